@@ -1,0 +1,20 @@
+//! Watching a network block by block, and changing it block by block.
+//!
+//! [`stream`] runs calibration batches through one block at a time and holds nothing else; [`moment`] is the tap that
+//! folds what a site sees into a second moment; [`treatment`] is what a method has to be so that it can be planned
+//! and applied to any site of any model.
+
+pub mod batch;
+pub mod error;
+pub mod memory;
+pub mod moment;
+pub mod store;
+pub mod stream;
+pub mod treatment;
+
+pub use batch::Batch;
+pub use error::{Error, Result};
+pub use memory::MemoryPrediction;
+pub use moment::SecondMoment;
+pub use stream::{BlockRun, Inputs, Stream, StreamSettings};
+pub use treatment::{Outcome, SiteEvidence, Treated, Treatment};

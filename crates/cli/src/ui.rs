@@ -1,0 +1,181 @@
+//! What a person sees: results on stdout, progress and warnings on stderr, and only there.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use trimtab::monitor::Monitor;
+
+use crate::args::Global;
+use crate::interrupt;
+
+/// The terminal.
+pub struct Ui {
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    live: bool,
+    bar: ProgressBar,
+    step: Option<(String, Instant)>,
+}
+
+impl Ui {
+    /// A terminal that obeys `--json`, `--quiet` and `--verbose`.
+    pub fn new(global: &Global) -> Self {
+        let live = std::io::stderr().is_terminal() && !global.quiet && !global.verbose && !global.json;
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            live,
+            bar: ProgressBar::hidden(),
+            step: None,
+        }
+    }
+
+    /// Whether `--json` was given.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints the result: the document under `--json`, the text otherwise.
+    pub fn result(&mut self, document: &impl Serialize, text: &str) -> anyhow::Result<()> {
+        self.end_step();
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            serde_json::to_writer_pretty(&mut out, document)?;
+            writeln!(out)?;
+        } else {
+            write!(out, "{text}")?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Writes a piece of a result as soon as it is there (`generate`).
+    pub fn stream(&mut self, piece: &str) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(piece.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Prints an error, its causes, and the hints among them.
+    pub fn error(&mut self, error: &anyhow::Error) {
+        self.end_step();
+        let mut messages: Vec<String> = Vec::new();
+        for cause in error.chain().map(ToString::to_string) {
+            // A transparent error repeats its source.
+            if !messages.iter().any(|earlier| earlier.contains(&cause)) {
+                messages.push(cause);
+            }
+        }
+        self.say(&format!("error: {}", messages.join(": ")));
+    }
+
+    fn say(&self, text: &str) {
+        let line = |text: &str| {
+            // Nobody is left to tell if stderr is closed.
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        };
+        if self.live { self.bar.suspend(|| line(text)) } else { line(text) }
+    }
+
+    fn end_step(&mut self) {
+        if let Some((name, begun)) = self.step.take() {
+            self.bar.finish_and_clear();
+            if self.verbose {
+                self.say(&format!("{name}: {}", seconds(begun.elapsed())));
+            }
+        }
+    }
+}
+
+impl Monitor for Ui {
+    fn begin(&mut self, name: &str, total: usize) {
+        self.end_step();
+        self.step = Some((name.into(), Instant::now()));
+        if !self.live {
+            return;
+        }
+        let template = "{msg:<28!} {bar:24} {pos}/{len} [{elapsed} < {eta}]";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr()).with_style(style);
+        self.bar.set_message(name.to_string());
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    fn advance(&mut self, done: usize, detail: &str) {
+        self.bar.set_position(done as u64);
+        if !detail.is_empty() && (self.live || self.verbose) {
+            self.say(&format!("  {detail}"));
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        if !self.quiet && !self.json {
+            self.say(text);
+        }
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.say(&format!("warning: {text}"));
+    }
+
+    fn interrupted(&self) -> bool {
+        interrupt::asked()
+    }
+}
+
+/// `1.2 s`, `3 min 20 s`.
+pub fn seconds(duration: Duration) -> String {
+    let s = duration.as_secs_f64();
+    if s < 100.0 { format!("{s:.1} s") } else { format!("{} min {} s", s as u64 / 60, s as u64 % 60) }
+}
+
+/// `1.23 MB` in powers of ten, as disks are sold.
+pub fn bytes(n: u64) -> String {
+    let value = n as f64;
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", value / 1e6),
+        _ => format!("{:.2} GB", value / 1e9),
+    }
+}
+
+/// Lines up columns: the first to the left, the others to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, &w))| match c {
+            0 => format!("{cell:<w$}"),
+            _ => format!("{cell:>w$}"),
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let rows = vec![vec!["a".into(), "bytes".into()], vec!["long name".into(), "7".into()]];
+        assert_eq!(table(&rows), "a          bytes\nlong name      7\n");
+    }
+
+    #[test]
+    fn units_are_readable() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1_234_567), "1.23 MB");
+        assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
+    }
+}

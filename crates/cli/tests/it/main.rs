@@ -1,0 +1,6 @@
+//! The program from outside: what it prints, how it ends, what it leaves behind.
+
+mod contract;
+mod real_data;
+mod resume;
+mod run;

@@ -1,0 +1,117 @@
+//! Which files of a directory are the weights.
+
+use std::path::Path;
+
+use super::store::Store;
+use crate::error::{Error, Result};
+
+/// End of the name of a file with tensors.
+pub(super) const WEIGHTS: &str = ".safetensors";
+/// End of the name of a shard index.
+pub(super) const INDEX: &str = ".safetensors.index.json";
+const CONVERT: &str =
+    "save the model as safetensors first, for example with save_pretrained(..., safe_serialization=True)";
+const CHOOSE: &str = "pass the path of one file instead of the directory";
+const EMPTY: &str = "pass a directory with model.safetensors, or the path of a .safetensors file";
+
+/// The weights of a checkpoint, by file name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Weights {
+    File(String),
+    Index(String),
+}
+
+/// The weights at a path, and the directory they are in.
+pub(super) fn on_disk(path: &Path) -> Result<(Store, Weights)> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+    if metadata.is_dir() {
+        let store = Store::Dir(path.into());
+        let weights = among(path, &store.names()?)?;
+        return Ok((store, weights));
+    }
+    let name = path.file_name().and_then(|name| name.to_str());
+    let Some(name) = name else {
+        let message = "the file name is not Unicode".into();
+        return Err(Error::NotACheckpoint { path: path.into(), message, hint: "rename the file" });
+    };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let weights = match name {
+        _ if name.ends_with(INDEX) => Weights::Index(name.into()),
+        _ if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") => {
+            let message = "a PyTorch file".into();
+            return Err(Error::NotACheckpoint { path: path.into(), message, hint: CONVERT });
+        }
+        _ => Weights::File(name.into()),
+    };
+    Ok((Store::Dir(parent.into()), weights))
+}
+
+/// The weights among the files of a directory.
+pub(super) fn among(path: &Path, names: &[String]) -> Result<Weights> {
+    let has = |name: &str| names.iter().any(|n| n == name);
+    if has("model.safetensors") {
+        return Ok(Weights::File("model.safetensors".into()));
+    }
+    if has("model.safetensors.index.json") {
+        return Ok(Weights::Index("model.safetensors.index.json".into()));
+    }
+    let ending = |end: &str| names.iter().filter(|n| n.ends_with(end)).cloned().collect::<Vec<_>>();
+    if let [index] = &ending(INDEX)[..] {
+        return Ok(Weights::Index(index.clone()));
+    }
+    match &ending(WEIGHTS)[..] {
+        [file] => Ok(Weights::File(file.clone())),
+        [] => Err(nothing(path, names)),
+        several => {
+            let message = format!("several files and no index: {}", several.join(", "));
+            Err(Error::NotACheckpoint { path: path.into(), message, hint: CHOOSE })
+        }
+    }
+}
+
+fn nothing(path: &Path, names: &[String]) -> Error {
+    let pytorch = names.iter().find(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth"));
+    let (message, hint) = match pytorch {
+        Some(name) => (format!("only PyTorch weights ({name})"), CONVERT),
+        None => ("no .safetensors file".into(), EMPTY),
+    };
+    Error::NotACheckpoint { path: path.into(), message, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(names: &[&str]) -> Result<Weights> {
+        among(Path::new("m"), &names.iter().map(|&n| n.into()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_order_of_preference() {
+        let file = |name: &str| Weights::File(name.into());
+        let index = |name: &str| Weights::Index(name.into());
+        assert_eq!(
+            find(&["x.safetensors", "model.safetensors", "model.safetensors.index.json"]).unwrap(),
+            file("model.safetensors")
+        );
+        assert_eq!(
+            find(&["model-1.safetensors", "model.safetensors.index.json", "y.safetensors.index.json"])
+                .unwrap(),
+            index("model.safetensors.index.json")
+        );
+        assert_eq!(
+            find(&["a-1.safetensors", "a-2.safetensors", "a.safetensors.index.json"]).unwrap(),
+            index("a.safetensors.index.json")
+        );
+        assert_eq!(find(&["config.json", "resnet.safetensors"]).unwrap(), file("resnet.safetensors"));
+    }
+
+    #[test]
+    fn refusals_say_what_is_there() {
+        assert!(
+            find(&["a.safetensors", "b.safetensors"]).unwrap_err().to_string().contains("a.safetensors, b")
+        );
+        assert!(find(&["pytorch_model.bin"]).unwrap_err().to_string().contains("safe_serialization"));
+        assert!(find(&[]).unwrap_err().to_string().contains("no .safetensors"));
+    }
+}

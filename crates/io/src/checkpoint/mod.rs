@@ -1,0 +1,301 @@
+//! Checkpoints: tensors by name, from a directory, a file or memory.
+
+mod index;
+mod locate;
+mod side;
+mod store;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::bytes::Bytes;
+use crate::digest::{self, hex};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::header::read_header;
+use crate::nearest::nearest;
+use crate::tensor::RawTensor;
+use locate::Weights;
+use store::Store;
+
+/// A set of named tensors and the files beside them. Clones share everything.
+///
+/// Opening reads and checks every header; tensors stay in their mapped files until they are used. Inputs are never
+/// modified.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
+    path: PathBuf,
+    store: Store,
+    config: Option<Value>,
+    metadata: BTreeMap<String, String>,
+    files: Vec<CheckpointFile>,
+    tensors: BTreeMap<String, TensorInfo>,
+    fingerprint: String,
+}
+
+/// One file with tensors.
+#[derive(Clone, Debug)]
+pub struct CheckpointFile {
+    /// Name inside the directory.
+    pub name: String,
+    /// Length of the file.
+    pub bytes: u64,
+    content: Bytes,
+}
+
+/// What a checkpoint knows of a tensor without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Type of the numbers.
+    pub dtype: Dtype,
+    /// Lengths, slowest dimension first.
+    pub shape: Vec<usize>,
+    /// Name of the file that holds it.
+    pub file: String,
+    /// Length of its data.
+    pub bytes: u64,
+    file_index: usize,
+    range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.range.len() / self.dtype.size()
+    }
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face directory, its index file, or one safetensors file.
+    ///
+    /// In a directory the weights are `model.safetensors`, else `model.safetensors.index.json` and its shards, else the
+    /// only other index, else the only other `*.safetensors`. `config.json` may be absent.
+    ///
+    /// # Errors
+    /// [`Error::NotACheckpoint`] if there is nothing to open; [`Error::Io`]; [`Error::Malformed`] and [`Error::Tensor`]
+    /// for a header, an index or a `config.json` that is not sound.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (store, weights) = locate::on_disk(path)?;
+        Self::load(path.to_path_buf(), store, weights)
+    }
+
+    /// A checkpoint made of named files in memory (`config.json`, `model.safetensors`, `tokenizer.json`, ...).
+    ///
+    /// Weights at odd addresses are copied once, so that their tensors can be borrowed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(files: Vec<(String, Bytes)>) -> Result<Self> {
+        let align = |(name, bytes): (String, Bytes)| {
+            let bytes = if name.ends_with(locate::WEIGHTS) { bytes.aligned() } else { bytes };
+            (name, bytes)
+        };
+        let store = Store::Memory(files.into_iter().map(align).collect());
+        let path = PathBuf::from("(memory)");
+        let weights = locate::among(&path, &store.names()?)?;
+        Self::load(path, store, weights)
+    }
+
+    /// The same checkpoint under another name in messages, for one that has no path.
+    pub fn named(self, name: &str) -> Self {
+        let inner = Arc::unwrap_or_clone(self.inner);
+        Self { inner: Arc::new(Inner { path: name.into(), ..inner }) }
+    }
+
+    fn load(path: PathBuf, store: Store, weights: Weights) -> Result<Self> {
+        let config_bytes = store.read(side::CONFIG)?;
+        let config =
+            config_bytes.as_deref().map(|bytes| parse_json(&store.label(side::CONFIG), bytes)).transpose()?;
+        let (names, map) = match weights {
+            Weights::File(name) => (vec![name], None),
+            Weights::Index(name) => {
+                let map = index::read(&store, &name)?;
+                (map.shards(), Some(map))
+            }
+        };
+        let mut hash = Sha256::new();
+        absorb(&mut hash, side::CONFIG, config_bytes.as_deref().unwrap_or_default(), 0);
+        let mut loaded = Loaded::default();
+        for name in names {
+            let content = match store.read(&name)? {
+                Some(content) => content,
+                None => return Err(index::missing_shard(&store, map.as_ref(), &name)),
+            };
+            let data_start = loaded.add(&store, &name, &content)?;
+            absorb(&mut hash, &name, &content[..data_start], content.len() as u64);
+        }
+        if let Some(map) = map {
+            map.check(&loaded.tensors)?;
+        }
+        let Loaded { metadata, files, tensors } = loaded;
+        let fingerprint = format!("sha256:{}", hex(&hash.finalize()));
+        Ok(Self { inner: Arc::new(Inner { path, store, config, metadata, files, tensors, fingerprint }) })
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.inner.tensors.keys().map(String::as_str)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.inner.tensors.len()
+    }
+
+    /// Whether there is no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.inner.tensors.is_empty()
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.inner.tensors.contains_key(name)
+    }
+
+    /// Type, shape and place of a tensor.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.inner.tensors.get(name)
+    }
+
+    /// The same, for a tensor that has to be there.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], with the names that look most like the one asked for.
+    pub fn require(&self, name: &str) -> Result<&TensorInfo> {
+        self.info(name).ok_or_else(|| Error::MissingTensor {
+            model: self.path().display().to_string(),
+            tensor: name.into(),
+            nearest: nearest(name, self.names(), 3),
+        })
+    }
+
+    /// A tensor, without copying it.
+    ///
+    /// # Errors
+    /// As [`Self::require`].
+    pub fn tensor(&self, name: &str) -> Result<RawTensor> {
+        let info = self.require(name)?;
+        let bytes = self.inner.files[info.file_index].content.slice(info.range.clone());
+        let bytes = bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))?;
+        RawTensor::new(info.dtype, info.shape.clone(), bytes)
+    }
+
+    /// Gives back the memory of what was read from mapped files; it is read again where it is used again.
+    pub fn release(&self) {
+        self.inner.files.iter().for_each(|file| file.content.release());
+    }
+
+    /// What was opened; the name given with [`Self::named`] for a checkpoint in memory.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The directory of the files; `None` in memory.
+    pub fn dir(&self) -> Option<&Path> {
+        self.inner.store.dir()
+    }
+
+    /// Content of `config.json`.
+    pub fn config(&self) -> Option<&Value> {
+        self.inner.config.as_ref()
+    }
+
+    /// The strings in `__metadata__`; where files differ, those of the first file that has the key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.inner.metadata
+    }
+
+    /// Files with tensors, in the order of their names.
+    pub fn files(&self) -> &[CheckpointFile] {
+        &self.inner.files
+    }
+
+    /// Bytes of all tensors, without headers.
+    pub fn total_bytes(&self) -> u64 {
+        self.inner.tensors.values().map(|info| info.bytes).sum()
+    }
+
+    /// A quick identity, `sha256:` and 64 digits: the hash of `config.json` and of name, header and length of every file
+    /// with tensors. It does not see changes inside the data; [`Self::content_sha256`] does.
+    pub fn fingerprint(&self) -> &str {
+        &self.inner.fingerprint
+    }
+
+    /// SHA-256 of the content of one of [`Self::files`], in hexadecimal. Reads the whole file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is no such file.
+    pub fn content_sha256(&self, file: &str) -> Result<String> {
+        let found = self.files().iter().find(|f| f.name == file);
+        let found = found.ok_or_else(|| {
+            Error::invalid(self.path().display().to_string(), format!("no file \"{file}\" with tensors"))
+        })?;
+        match self.dir() {
+            Some(dir) => Ok(digest::of_file(&dir.join(file))?.sha256),
+            None => Ok(digest::of_bytes(&found.content).sha256),
+        }
+    }
+}
+
+/// Files and tensors as they are collected.
+#[derive(Default)]
+struct Loaded {
+    metadata: BTreeMap<String, String>,
+    files: Vec<CheckpointFile>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Loaded {
+    /// Checks a file and takes in its tensors; returns the number of bytes before the data.
+    fn add(&mut self, store: &Store, name: &str, content: &Bytes) -> Result<usize> {
+        let label = store.label(name);
+        let header = read_header(&label, content)?;
+        for entry in header.tensors {
+            let info = TensorInfo {
+                dtype: entry.dtype,
+                shape: entry.shape,
+                file: name.into(),
+                bytes: entry.range.len() as u64,
+                file_index: self.files.len(),
+                range: entry.range,
+            };
+            if let Some(other) = self.tensors.get(&entry.name) {
+                return Err(Error::tensor(&label, &entry.name, format!("is also in {}", other.file)));
+            }
+            self.tensors.insert(entry.name, info);
+        }
+        for (key, value) in header.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
+        self.files.push(CheckpointFile {
+            name: name.into(),
+            bytes: content.len() as u64,
+            content: content.clone(),
+        });
+        Ok(header.data_start)
+    }
+}
+
+fn parse_json(label: &str, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::malformed(label, format!("not JSON: {e}")))
+}
+
+/// Lengths go in before contents, so that no two lists of files give one stream of bytes.
+fn absorb(hash: &mut Sha256, name: &str, content: &[u8], file_len: u64) {
+    hash.update((name.len() as u64).to_le_bytes());
+    hash.update(name);
+    hash.update((content.len() as u64).to_le_bytes());
+    hash.update(content);
+    hash.update(file_len.to_le_bytes());
+}

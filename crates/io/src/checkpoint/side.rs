@@ -1,0 +1,60 @@
+//! The small files beside the weights.
+
+use super::Checkpoint;
+use crate::bytes::Bytes;
+use crate::error::Result;
+
+pub(super) const CONFIG: &str = "config.json";
+
+/// What a treated model takes over unchanged. `config.json` is not among them: it changes.
+const COPIED: [&str; 24] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+];
+
+impl Checkpoint {
+    /// A file beside the weights by its name (`tokenizer.json`, `1_Pooling/config.json`); `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if it exists and cannot be read; [`Error::Malformed`](crate::Error::Malformed) if
+    /// the name leads out of the directory.
+    pub fn side_file(&self, name: &str) -> Result<Option<Bytes>> {
+        self.inner.store.read(name)
+    }
+
+    /// The files that belong to every version of this model, such as tokenizer and processor files, that are there.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if one cannot be read.
+    pub fn side_files(&self) -> Result<Vec<(String, Bytes)>> {
+        let mut found = Vec::new();
+        for name in COPIED {
+            if let Some(bytes) = self.side_file(name)? {
+                found.push((name.to_owned(), bytes));
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,132 @@
+//! Writing the object `quantization_config`.
+
+use serde_json::{Value, json};
+
+use super::config::{ConfigGroup, QuantizationConfig};
+use super::scheme::PACKED;
+use super::target::Target;
+use crate::affine::{AffineScheme, AffineTensor};
+
+impl QuantizationConfig {
+    /// The configuration of a checkpoint whose packed matrices are `modules`, by full module name, and whose other
+    /// linear maps are all in `ignore`.
+    ///
+    /// One scheme throughout becomes one group for the class `Linear`; several become one group each that lists its
+    /// modules. Groups stand in the order in which their schemes first appear.
+    pub fn of<'a>(modules: impl IntoIterator<Item = (&'a str, &'a AffineTensor)>, ignore: &[String]) -> Self {
+        let schemes =
+            modules.into_iter().map(|(module, tensor)| (module, tensor.scheme, tensor.g_idx.is_some()));
+        Self::of_schemes(schemes, ignore)
+    }
+
+    /// The same from the schemes of the modules, each with whether its columns carry a group index.
+    pub fn of_schemes<'a>(
+        modules: impl IntoIterator<Item = (&'a str, AffineScheme, bool)>,
+        ignore: &[String],
+    ) -> Self {
+        let mut groups: Vec<ConfigGroup> = Vec::new();
+        for (module, scheme, act_order) in modules {
+            let target = Target::Name(module.into());
+            let same = |group: &&mut ConfigGroup| group.scheme == scheme && group.act_order == act_order;
+            match groups.iter_mut().find(same) {
+                Some(group) => group.targets.push(target),
+                None => groups.push(ConfigGroup {
+                    name: format!("group_{}", groups.len()),
+                    scheme,
+                    per_tensor: false,
+                    act_order,
+                    targets: vec![target],
+                }),
+            }
+        }
+        if let [group] = &mut groups[..] {
+            group.targets = vec![Target::Class("Linear".into())];
+        }
+        Self { groups, ignore: ignore.iter().map(|module| Target::Name(module.clone())).collect() }
+    }
+
+    /// The object for `config.json`.
+    ///
+    /// All groups are `pack-quantized`, so this is also the format of the whole: `mixed-precision` is for groups of
+    /// different formats, not of different widths.
+    pub fn to_json(&self) -> Value {
+        let groups = self.groups.iter().map(|group| (group.name.clone(), group_json(group)));
+        json!({
+            "quant_method": "compressed-tensors",
+            "format": PACKED,
+            "quantization_status": "compressed",
+            "config_groups": Value::Object(groups.collect()),
+            "ignore": self.ignore().collect::<Vec<_>>(),
+            "kv_cache_scheme": null,
+            "global_compression_ratio": null,
+        })
+    }
+}
+
+fn group_json(group: &ConfigGroup) -> Value {
+    let AffineScheme { bits, group_size, symmetric } = group.scheme;
+    let strategy = match (group.per_tensor, group_size) {
+        (true, _) => "tensor",
+        (false, None) => "channel",
+        (false, Some(_)) => "group",
+    };
+    let mut weights = json!({
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": symmetric,
+        "strategy": strategy,
+        "group_size": group_size,
+        "dynamic": false,
+    });
+    if group.act_order {
+        weights["actorder"] = "group".into();
+    }
+    json!({
+        "targets": group.targets().collect::<Vec<_>>(),
+        "weights": weights,
+        "input_activations": null,
+        "output_activations": null,
+        "format": PACKED,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+
+    fn tensor(bits: u8, ordered: bool) -> AffineTensor {
+        let scheme = AffineScheme { bits, group_size: Some(2), symmetric: true };
+        let g_idx = ordered.then(|| vec![1, 0, 1, 0]);
+        AffineTensor::from_codes(1, 4, scheme, &[0; 4], vec![1.0; 2], None, g_idx, Dtype::F32).unwrap()
+    }
+
+    #[test]
+    fn one_scheme_is_one_group_of_all_linear_maps() {
+        let (a, b) = (tensor(4, false), tensor(4, false));
+        let config = QuantizationConfig::of([("m.a", &a), ("m.b", &b)], &["lm_head".into()]);
+        let json = config.to_json();
+        assert_eq!(json["config_groups"]["group_0"]["targets"], json!(["Linear"]));
+        assert_eq!(json["config_groups"]["group_0"]["weights"]["strategy"], "group");
+        assert_eq!(json["ignore"], json!(["lm_head"]));
+        let back = QuantizationConfig::parse(&json).unwrap();
+        assert_eq!(back.to_json(), json);
+        assert!(back.group_of("lm_head").unwrap().is_none());
+    }
+
+    #[test]
+    fn mixed_schemes_list_their_modules_and_stay_pack_quantized() {
+        let (a, b, c) = (tensor(4, false), tensor(3, false), tensor(4, true));
+        let config = QuantizationConfig::of([("m.a", &a), ("m.b", &b), ("m.c", &c), ("m.d", &a)], &[]);
+        let json = config.to_json();
+        assert_eq!(json["format"], "pack-quantized");
+        assert_eq!(json["config_groups"]["group_0"]["targets"], json!(["m.a", "m.d"]));
+        assert_eq!(json["config_groups"]["group_2"]["weights"]["actorder"], "group");
+        let back = QuantizationConfig::parse(&json).unwrap();
+        let group =
+            |module: &str| back.group_of(module).unwrap().map(|group| (group.scheme.bits, group.act_order));
+        assert_eq!(group("m.b"), Some((3, false)));
+        assert_eq!(group("m.c"), Some((4, true)));
+        assert_eq!(group("m.e"), None);
+    }
+}

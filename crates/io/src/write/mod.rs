@@ -1,0 +1,26 @@
+//! Writing: whole files or none, shards, and output directories that survive a kill.
+
+mod atomic;
+mod journal;
+mod lock;
+mod out_dir;
+mod plan;
+mod shards;
+mod space;
+mod unit;
+
+pub use atomic::write_atomic;
+pub use out_dir::OutDir;
+pub use shards::{ShardWriter, to_safetensors};
+pub use space::{ensure_space, free_space};
+
+/// A file that is complete on disk.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct WrittenFile {
+    /// Name inside its directory.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// SHA-256 of the content, in hexadecimal.
+    pub sha256: String,
+}

@@ -1,0 +1,235 @@
+//! Initial weights: a model from its `config.json` and a seed alone.
+//!
+//! Weights are normal with standard deviation 0.02; those that write to the residual stream are smaller by
+//! `sqrt(2 * blocks)` (Radford et al., "Language models are unsupervised multitask learners", 2019, section 2.3), so that
+//! the stream does not grow with the depth. Gains are 1, biases 0. Every tensor has a random stream of its own, named by
+//! the tensor and cut into chunks, so that neither the order nor the number of threads changes a number.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+use serde_json::Value;
+use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, ShardWriter, WrittenFile, to_safetensors};
+use trimtab_math::random::Stream;
+use trimtab_nn::StageInfo;
+
+use crate::error::{Error, Result};
+use crate::spec::ModelSpec;
+use crate::transformer::{Blueprint, Positions};
+
+/// Standard deviation of the weights.
+const STD: f64 = 0.02;
+/// Numbers drawn from one random stream.
+const CHUNK: usize = 1 << 16;
+/// Bytes of a shard of [`write_synthetic`].
+const SHARD_BYTES: u64 = 2_000_000_000;
+/// What stands for the model in messages; it has no path yet.
+const NAME: &str = "(new model)";
+
+/// A tensor before it has numbers.
+#[derive(Clone, Debug, PartialEq)]
+struct Blank {
+    name: String,
+    shape: Vec<usize>,
+    start: Start,
+}
+
+/// What the numbers of a tensor are at first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Start {
+    Normal { std: f64 },
+    Constant(f32),
+}
+
+/// A checkpoint in memory with initial weights for `config`, the content of a `config.json`.
+///
+/// # Errors
+/// [`Error::UnknownArchitecture`] or [`Error::Config`] if no transformer is described; [`Error::Io`] if `dtype` is no
+/// float type.
+pub fn checkpoint(config: &Value, seed: u64, dtype: Dtype) -> Result<Checkpoint> {
+    let tensors = blanks(config)?
+        .into_iter()
+        .map(|blank| Ok((blank.name.clone(), blank.fill(seed, dtype)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let files = vec![
+        ("config.json".to_string(), Bytes::from(config.to_string().into_bytes())),
+        ("model.safetensors".to_string(), Bytes::from(to_safetensors(&tensors, &BTreeMap::new())?)),
+    ];
+    Ok(Checkpoint::from_bytes(files)?.named(NAME))
+}
+
+/// Writes a model with initial weights for `config` into the existing directory `dir`, tensor by tensor: memory holds one
+/// tensor at a time. The numbers are those of [`checkpoint`].
+///
+/// # Errors
+/// As [`checkpoint`], and [`Error::Io`] if the files cannot be written.
+pub fn write_synthetic(config: &Value, dir: &Path, seed: u64, dtype: Dtype) -> Result<Vec<WrittenFile>> {
+    let mut writer = ShardWriter::create(dir, SHARD_BYTES, BTreeMap::new())?;
+    for blank in blanks(config)? {
+        writer.append(&blank.name, &blank.fill(seed, dtype)?)?;
+    }
+    let files = writer.finish()?;
+    let path = dir.join("config.json");
+    std::fs::write(&path, format!("{config:#}\n"))
+        .map_err(|source| trimtab_io::Error::Io { action: "write", path, source })?;
+    Ok(files)
+}
+
+/// Every tensor of the architecture, in the order in which data reaches them.
+fn blanks(config: &Value) -> Result<Vec<Blank>> {
+    let family = config.get("model_type").and_then(Value::as_str).unwrap_or("(no model_type)");
+    let spec = ModelSpec::built_in(family)?.ok_or_else(|| Error::UnknownArchitecture {
+        model: NAME.into(),
+        found: format!("model_type \"{family}\""),
+        known: ModelSpec::known().join(", "),
+    })?;
+    let options = spec.configure(config, NAME)?;
+    let blueprint = Blueprint::new(options, spec.names, |_| true);
+    Ok(blueprint.stages().iter().flat_map(|stage| stage_blanks(&blueprint, stage)).collect())
+}
+
+fn stage_blanks(blueprint: &Blueprint, stage: &StageInfo) -> Vec<Blank> {
+    let c = &blueprint.config;
+    let blocks = c.windows.len();
+    let writes_to_stream =
+        |site: &str| (0..blocks).map(|i| blueprint.block_sites(i)).any(|b| b.o.name == site || b.down.name == site);
+    let table = |name: &Option<String>| name.as_ref().map(|name| format!("{}.weight", blueprint.module(name)));
+    let (positions, token_types) = (table(&blueprint.names.positions), table(&blueprint.names.token_types));
+    let blank = |tensor: &String| -> Blank {
+        let mut start = Start::Normal { std: STD };
+        let shape = if let Some(site) = stage.sites.iter().find(|site| site.weight_name() == *tensor) {
+            if writes_to_stream(&site.name) {
+                start = Start::Normal { std: STD / (2.0 * blocks as f64).sqrt() };
+            }
+            site.stored_shape()
+        } else if let Some(site) = stage.sites.iter().find(|site| format!("{}.bias", site.name) == *tensor) {
+            start = Start::Constant(0.0);
+            vec![site.rows]
+        } else if let (true, Positions::Learned(rows)) = (Some(tensor) == positions.as_ref(), &c.positions) {
+            vec![*rows, c.width]
+        } else if let (true, Some(rows)) = (Some(tensor) == token_types.as_ref(), c.token_types) {
+            vec![rows, c.width]
+        } else {
+            start = Start::Constant(if tensor.ends_with(".bias") { 0.0 } else { 1.0 });
+            vec![c.width]
+        };
+        Blank { name: tensor.clone(), shape, start }
+    };
+    stage.tensors.iter().map(blank).collect()
+}
+
+impl Blank {
+    fn fill(&self, seed: u64, dtype: Dtype) -> Result<RawTensor> {
+        let bytes = match dtype {
+            Dtype::F32 => Bytes::from_numbers(self.numbers(seed, |v| v)),
+            Dtype::BF16 => Bytes::from_numbers(self.numbers(seed, bf16::from_f32)),
+            Dtype::F16 => Bytes::from_numbers(self.numbers(seed, f16::from_f32)),
+            other => {
+                let message = format!("weights are F32, BF16 or F16, not {other}");
+                return Err(Error::Config { model: NAME.into(), message });
+            }
+        };
+        Ok(RawTensor::new(dtype, self.shape.clone(), bytes)?)
+    }
+
+    fn numbers<T: Copy + Send>(&self, seed: u64, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
+        let numel = self.shape.iter().product();
+        let std = match self.start {
+            Start::Constant(value) => return vec![convert(value); numel],
+            Start::Normal { std } => std,
+        };
+        let purpose = format!("init/{}", self.name);
+        let mut numbers = vec![convert(0.0); numel];
+        numbers.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, part)| {
+            let mut stream = Stream::new(seed, &purpose, 0, chunk as u64);
+            part.iter_mut().for_each(|number| *number = convert((std * stream.normal()) as f32));
+        });
+        numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use trimtab_nn::StageSource;
+
+    use super::*;
+    use crate::Model;
+
+    fn llama(tied: bool) -> Value {
+        json!({
+            "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "intermediate_size": 48, "vocab_size": 2500, "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": tied, "max_position_embeddings": 64,
+        })
+    }
+
+    fn std(tensor: &RawTensor) -> f64 {
+        let values = tensor.to_f32().unwrap();
+        (values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+    }
+
+    #[test]
+    fn weights_have_their_spread_and_the_model_loads() {
+        let checkpoint = checkpoint(&llama(true), 3, Dtype::F32).unwrap();
+        assert!(!checkpoint.contains("lm_head.weight"), "the head is borrowed");
+        let tensor = |name: &str| checkpoint.tensor(name).unwrap();
+        // 80000 numbers: the relative error of a standard deviation is 1 / sqrt(160000) = 0.25%.
+        assert!((std(&tensor("model.embed_tokens.weight")) / 0.02 - 1.0).abs() < 0.01);
+        // 1536 numbers: 1.8%; four of it.
+        assert!((std(&tensor("model.layers.1.mlp.down_proj.weight")) / 0.01 - 1.0).abs() < 0.08);
+        assert_eq!(tensor("model.norm.weight").to_f32().unwrap(), [1.0; 32]);
+        assert_ne!(
+            tensor("model.layers.0.mlp.up_proj.weight").to_f32().unwrap(),
+            tensor("model.layers.1.mlp.up_proj.weight").to_f32().unwrap(),
+        );
+        let model = Model::from_checkpoint(checkpoint, None, burn::tensor::Device::flex()).unwrap();
+        assert_eq!(model.network().unwrap().stages().len(), 4);
+        assert!(model.owner().is_some());
+    }
+
+    #[test]
+    fn every_family_gets_all_its_tensors() {
+        let gpt2 = json!({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 20, "n_positions": 8});
+        let bert = json!({
+            "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20,
+            "intermediate_size": 32, "max_position_embeddings": 8, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+            "hidden_act": "gelu",
+        });
+        for config in [llama(false), gpt2, bert] {
+            let checkpoint = checkpoint(&config, 0, Dtype::F32).unwrap();
+            let model = Model::from_checkpoint(checkpoint, None, burn::tensor::Device::flex()).unwrap();
+            let network = model.network().unwrap_or_else(|e| panic!("{config}: {e}"));
+            assert_eq!(network.stages().len(), model.stages().len());
+        }
+    }
+
+    #[test]
+    fn files_hold_the_numbers_of_the_checkpoint_at_any_number_of_threads() {
+        let config = llama(false);
+        let written = |threads: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| write_synthetic(&config, dir.path(), 5, Dtype::BF16)).unwrap();
+            Checkpoint::open(dir.path()).unwrap().content_sha256("model.safetensors").unwrap()
+        };
+        assert_eq!(written(1), written(3));
+        let dir = tempfile::tempdir().unwrap();
+        write_synthetic(&config, dir.path(), 5, Dtype::BF16).unwrap();
+        let (file, memory) = (Checkpoint::open(dir.path()).unwrap(), checkpoint(&config, 5, Dtype::BF16).unwrap());
+        for name in memory.names() {
+            assert_eq!(file.tensor(name).unwrap().to_f32().unwrap(), memory.tensor(name).unwrap().to_f32().unwrap());
+        }
+        assert_eq!(file.config(), Some(&config));
+    }
+
+    #[test]
+    fn what_is_no_transformer_is_refused() {
+        let error = checkpoint(&json!({"model_type": "resnet"}), 0, Dtype::F32).unwrap_err().to_string();
+        assert!(error.contains("resnet") && error.contains("llama"), "{error}");
+        let error = checkpoint(&llama(true), 0, Dtype::I8).unwrap_err().to_string();
+        assert!(error.contains("I8"), "{error}");
+    }
+}

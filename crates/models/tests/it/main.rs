@@ -1,0 +1,4 @@
+//! Models against the numbers of the reference implementation.
+
+mod packed;
+mod parity;

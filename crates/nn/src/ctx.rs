@@ -1,0 +1,72 @@
+//! What belongs to one call of a network, and to nothing else.
+
+use burn::tensor::{Bool, Int, Tensor};
+
+use crate::site::Site;
+use crate::tap::TapSet;
+
+/// The context of one forward pass: masks, taps, cache, and the owner of a tied weight.
+#[derive(Default)]
+pub struct Ctx<'a> {
+    /// `[B, T]`, `true` keeps a token; `None` keeps all.
+    pub mask: Option<Tensor<2, Bool>>,
+    /// `[B, T]`, segment of each token, for models with token types.
+    pub token_types: Option<Tensor<2, Int>>,
+    /// Keys and values of earlier positions.
+    pub cache: Option<&'a mut KvCache>,
+    /// Observers.
+    pub taps: Option<&'a mut TapSet>,
+    /// Weight of each row of the batch for the taps, `[B * T]` (or one per image).
+    pub row_weights: Option<&'a [f64]>,
+    /// The owner of the tied weight; a tied head borrows it.
+    pub tied: Option<Site>,
+}
+
+impl Ctx<'_> {
+    /// Position of the first token of this call.
+    pub fn position(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| cache.len())
+    }
+}
+
+/// Keys and values of the positions seen so far, one pair for each block.
+#[derive(Default)]
+pub struct KvCache {
+    blocks: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    len: usize,
+}
+
+impl KvCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends keys and values (`[B, H_kv, T, d]`) of block `index` and returns all of them.
+    pub fn append(&mut self, index: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        if self.blocks.len() <= index {
+            self.blocks.resize_with(index + 1, || None);
+        }
+        let (keys, values) = match self.blocks[index].take() {
+            Some((k, v)) => (Tensor::cat(vec![k, keys], 2), Tensor::cat(vec![v, values], 2)),
+            None => (keys, values),
+        };
+        self.blocks[index] = Some((keys.clone(), values.clone()));
+        (keys, values)
+    }
+
+    /// Called once a whole pass is over: `n` positions were added.
+    pub fn advance(&mut self, n: usize) {
+        self.len += n;
+    }
+}

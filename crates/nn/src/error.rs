@@ -1,0 +1,52 @@
+//! Errors of the network floor.
+
+/// What can go wrong when a network is built, fed or observed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor does not have the shape that its place in the network needs.
+    #[error("site \"{site}\": weight has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// Name of the site.
+        site: String,
+        /// Shape that the architecture needs.
+        expected: Vec<usize>,
+        /// Shape that was found.
+        found: Vec<usize>,
+    },
+    /// A stage was given the wrong kind of data.
+    #[error("stage \"{stage}\" takes {expected}, but was given {found}")]
+    Flow {
+        /// Name of the stage.
+        stage: String,
+        /// Kind of data that the stage takes.
+        expected: &'static str,
+        /// Kind of data that was given.
+        found: &'static str,
+    },
+    /// An observer could not take what flowed through a site.
+    #[error("tap at site \"{site}\": {message}")]
+    Tap {
+        /// Name of the site.
+        site: String,
+        /// What the observer said.
+        message: String,
+    },
+    /// Reading or packing a weight failed.
+    #[error(transparent)]
+    Io(#[from] trimtab_io::Error),
+    /// A stage could not be loaded.
+    #[error("{0}")]
+    Load(Box<dyn std::error::Error + Send + Sync>),
+    /// A sequence is longer than the positions that the model was trained with.
+    #[error("the sequence has {found} tokens, but the model has {limit} learned positions\nhint: use a window of at most {limit}")]
+    Positions {
+        /// Positions of the model.
+        limit: usize,
+        /// Tokens that were given.
+        found: usize,
+    },
+}
+
+/// Result of the network floor.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,48 @@
+//! Output rows over threads, in chunks whose size does not depend on the number of threads.
+
+use rayon::prelude::*;
+
+/// Output rows that one task computes.
+pub(super) const CHUNK: usize = 32;
+
+/// Multiply-adds below which waking other threads costs more than it saves.
+const SERIAL_MACS: usize = 1 << 16;
+
+/// Fills `y` (`[n, rows]`) from `task(first_row, part, scratch)`, which fills `part` (`[rows of the chunk, n]`).
+pub(super) fn over_rows<S: Send>(
+    [rows, cols, n]: [usize; 3],
+    y: &mut [f32],
+    scratch: impl Fn() -> S + Sync + Send,
+    task: impl Fn(usize, &mut [f32], &mut S) + Sync + Send,
+) {
+    if y.is_empty() {
+        return;
+    }
+    if n == 1 {
+        return run(rows * cols, CHUNK, y, scratch, task);
+    }
+    let mut transposed = vec![0.0; rows * n];
+    run(rows * cols * n, CHUNK * n, &mut transposed, scratch, task);
+    for (t, y) in y.chunks_exact_mut(rows).enumerate() {
+        for (y, part) in y.iter_mut().zip(transposed.chunks_exact(n)) {
+            *y = part[t];
+        }
+    }
+}
+
+fn run<S: Send>(
+    macs: usize,
+    len: usize,
+    out: &mut [f32],
+    scratch: impl Fn() -> S + Sync + Send,
+    task: impl Fn(usize, &mut [f32], &mut S) + Sync + Send,
+) {
+    if macs < SERIAL_MACS || out.len() <= len {
+        let mut scratch = scratch();
+        out.chunks_mut(len).enumerate().for_each(|(i, part)| task(i * CHUNK, part, &mut scratch));
+    } else {
+        out.par_chunks_mut(len)
+            .enumerate()
+            .for_each_init(&scratch, |scratch, (i, part)| task(i * CHUNK, part, scratch));
+    }
+}

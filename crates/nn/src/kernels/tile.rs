@@ -1,0 +1,124 @@
+//! Many rows of `x`: tiles of the matrix are decoded into the cache of one core and multiplied there.
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+use super::parallel::{CHUNK, over_rows};
+use super::view::DenseValues;
+use super::{DenseView, Isa, PackedView, decode, portable};
+
+/// Columns of a tile: `CHUNK` rows of it fill 64 KB, four rows of it and of `x` fit into a first-level cache.
+pub(super) const TILE_COLS: usize = 512;
+
+/// A matrix that can show a tile of itself as numbers.
+pub(super) trait Tiled: Sync {
+    /// `[rows, cols]`.
+    fn dims(&self) -> [usize; 2];
+
+    /// Rows `row .. row + n_rows`, columns `col .. col + n_cols`, decoded into `scratch` where they are not numbers yet.
+    fn tile<'s>(&'s self, isa: Isa, rows: Span, cols: Span, scratch: &'s mut [f32]) -> Tile<'s>;
+}
+
+/// `start .. start + len`.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+/// Rows of numbers that lie `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+impl<'a> Tile<'a> {
+    /// Row `index`.
+    pub(super) fn row(&self, index: usize) -> &'a [f32] {
+        &self.values[index * self.stride..][..self.cols]
+    }
+}
+
+/// `y = x W^T`, `x [n, cols]`, `y [n, rows]`.
+pub(super) fn multiply(isa: Isa, matrix: &impl Tiled, x: &[f32], n: usize, y: &mut [f32]) {
+    let [rows, cols] = matrix.dims();
+    over_rows(
+        [rows, cols, n],
+        y,
+        || vec![0.0f32; CHUNK * TILE_COLS],
+        |first, part, scratch| {
+            let rows = Span { start: first, len: part.len() / n };
+            part.fill(0.0);
+            for start in (0..cols).step_by(TILE_COLS) {
+                let span = Span { start, len: TILE_COLS.min(cols - start) };
+                let w = matrix.tile(isa, rows, span, scratch);
+                let x = Tile { values: &x[start..], stride: cols, rows: n, cols: span.len };
+                add_product(isa, w, x, part);
+            }
+        },
+    );
+}
+
+/// `part[r, t] += w[r] . x[t]`, `part [w.rows, x.rows]`.
+fn add_product(isa: Isa, w: Tile<'_>, x: Tile<'_>, part: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::dense::add_product(w, x, part),
+        _ => {
+            for (r, part) in part.chunks_exact_mut(x.rows).enumerate() {
+                for (t, sum) in part.iter_mut().enumerate() {
+                    *sum += portable::dot(w.row(r), x.row(t));
+                }
+            }
+        }
+    }
+}
+
+impl Tiled for PackedView<'_> {
+    fn dims(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    fn tile<'s>(&'s self, isa: Isa, rows: Span, cols: Span, scratch: &'s mut [f32]) -> Tile<'s> {
+        for (r, out) in scratch.chunks_exact_mut(cols.len).take(rows.len).enumerate() {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::decode::decode_segment(self, rows.start + r, cols.start, out),
+                _ => decode::decode_segment(self, rows.start + r, cols.start, out),
+            }
+        }
+        Tile { values: scratch, stride: cols.len, rows: rows.len, cols: cols.len }
+    }
+}
+
+impl Tiled for DenseView<'_> {
+    fn dims(&self) -> [usize; 2] {
+        [self.rows(), self.cols()]
+    }
+
+    fn tile<'s>(&'s self, isa: Isa, rows: Span, cols: Span, scratch: &'s mut [f32]) -> Tile<'s> {
+        let first = rows.start * self.cols() + cols.start;
+        let values = match self.values {
+            DenseValues::F32(values) => {
+                return Tile {
+                    values: &values[first..],
+                    stride: self.cols(),
+                    rows: rows.len,
+                    cols: cols.len,
+                };
+            }
+            DenseValues::Bf16(values) => &values[first..],
+        };
+        for (r, out) in scratch.chunks_exact_mut(cols.len).take(rows.len).enumerate() {
+            let values = &values[r * self.cols()..][..cols.len];
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::dense::widen(values, out),
+                _ => decode::widen(values, out),
+            }
+        }
+        Tile { values: scratch, stride: cols.len, rows: rows.len, cols: cols.len }
+    }
+}

@@ -1,0 +1,27 @@
+//! Floor 1 of the house: what a network is made of.
+//!
+//! A network is a row of [stages](stage::Stage), a stage holds [sites](site::Site), and every site is a named linear
+//! map along two named [axes](axis::Axis). [Taps](tap::Tap) look at what flows through a site. Methods work on sites,
+//! axes and taps and know no model; models are built from sites and know no method.
+
+pub mod attention;
+pub mod axis;
+pub mod conv;
+pub mod ctx;
+pub mod error;
+pub mod kernels;
+pub mod norm;
+pub mod rotary;
+pub mod site;
+pub mod stage;
+pub mod tap;
+pub mod weight;
+
+pub use axis::Axis;
+pub use ctx::{Ctx, KvCache};
+pub use error::{Error, Result};
+pub use norm::{Activation, Norm, NormKind};
+pub use site::{Branch, InputOp, Site, SiteKind, SiteMeta};
+pub use stage::{Flow, Network, Role, Stage, StageInfo, StageSource, Task};
+pub use tap::{Tap, TapRows, TapSet};
+pub use weight::{Weight, host};

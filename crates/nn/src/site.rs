@@ -1,0 +1,338 @@
+//! The site: a named linear map, the place where models and methods meet.
+//!
+//! A site stores four things and no more: a weight, a bias, operations on its input, and additive branches. All that
+//! belongs to one call travels in the [`Ctx`] of [`Site::forward`]. Every network of the house is built from sites,
+//! so every method works on every network.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::axis::Axis;
+use crate::conv::ConvGeometry;
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::tap::TapRows;
+use crate::weight::{Weight, host};
+
+/// What kind of linear map a site is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SiteKind {
+    /// `y = x W^T + b`.
+    Linear,
+    /// Rows of the weight by token; also `y = x W^T` where a tied head borrows it.
+    Embedding,
+    /// A convolution, seen as the same linear map on im2col patches.
+    Conv(ConvGeometry),
+}
+
+/// What is known of a site without its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteMeta {
+    /// Module path in the checkpoint, `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Kind of map.
+    pub kind: SiteKind,
+    /// Output channels.
+    pub rows: usize,
+    /// Inputs of one output channel.
+    pub cols: usize,
+    /// Whether the checkpoint stores `[in, out]` (the Conv1D of GPT-2).
+    pub transposed: bool,
+    /// Axis of the inputs.
+    pub input: Axis,
+    /// Axis of the outputs.
+    pub output: Axis,
+    /// Sites of a stage with the same value read the very same rows (query, key and value; gate and up).
+    pub reads: String,
+    /// Sites that some engines fuse into one matrix, and that must then share one scheme.
+    pub fused: Option<String>,
+}
+
+impl SiteMeta {
+    /// Weights of the site.
+    pub fn numel(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Name of the weight tensor in a dense checkpoint.
+    pub fn weight_name(&self) -> String {
+        format!("{}.weight", self.name)
+    }
+
+    /// Shape of the weight tensor in a dense checkpoint.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        match &self.kind {
+            SiteKind::Conv(conv) => {
+                let [kh, kw] = conv.kernel;
+                vec![self.rows, self.cols / (kh * kw), kh, kw]
+            }
+            _ if self.transposed => vec![self.cols, self.rows],
+            _ => vec![self.rows, self.cols],
+        }
+    }
+}
+
+/// An operation on the input of a site.
+#[derive(Module, Debug)]
+pub enum InputOp {
+    /// Multiplies channel `c` by `scale[c]` (`[in]`); the weight holds the inverse.
+    Scale(Param<Tensor<1>>),
+}
+
+/// An additive side path.
+#[derive(Module, Debug)]
+pub enum Branch {
+    /// `scale * B (A x)`.
+    LowRank(LowRank),
+}
+
+/// A low-rank branch: `scale * B (A x)`, `A [r, in]`, `B [out, r]`. The scale is never folded silently.
+#[derive(Module, Debug)]
+pub struct LowRank {
+    /// `[r, in]`.
+    pub a: Param<Tensor<2>>,
+    /// `[out, r]`.
+    pub b: Param<Tensor<2>>,
+    /// `alpha / r`, or `alpha / sqrt(r)`.
+    #[module(skip)]
+    pub scale: f64,
+}
+
+/// A named linear map.
+#[derive(Module, Debug)]
+pub struct Site {
+    /// The matrix, `[out, in]`.
+    pub weight: Weight,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Operations on the input, in order.
+    pub input: Vec<InputOp>,
+    /// Additive side paths.
+    pub branches: Vec<Branch>,
+    #[module(skip)]
+    meta: Arc<SiteMeta>,
+}
+
+impl Site {
+    /// A site whose weight and bias have the shapes that `meta` states.
+    pub fn new(meta: SiteMeta, weight: Weight, bias: Option<Tensor<1>>) -> Result<Self> {
+        let found = weight.dims();
+        if found != [meta.rows, meta.cols] {
+            return Err(Error::Shape {
+                site: meta.name,
+                expected: vec![meta.rows, meta.cols],
+                found: found.to_vec(),
+            });
+        }
+        if let Some(bias) = &bias
+            && bias.dims() != [meta.rows]
+        {
+            return Err(Error::Shape {
+                site: format!("{}.bias", meta.name),
+                expected: vec![meta.rows],
+                found: bias.dims().to_vec(),
+            });
+        }
+        let bias = bias.map(Param::from_tensor);
+        Ok(Self { weight, bias, input: Vec::new(), branches: Vec::new(), meta: Arc::new(meta) })
+    }
+
+    /// What is known of the site without its numbers.
+    pub fn meta(&self) -> &SiteMeta {
+        &self.meta
+    }
+
+    /// Name of the site.
+    pub fn name(&self) -> &str {
+        &self.meta.name
+    }
+
+    /// Puts another weight in place. Its shape must be that of the site.
+    pub fn set_weight(&mut self, weight: Weight) -> Result<()> {
+        let [rows, cols] = weight.dims();
+        if [rows, cols] != [self.meta.rows, self.meta.cols] {
+            return Err(Error::Shape {
+                site: self.meta.name.clone(),
+                expected: vec![self.meta.rows, self.meta.cols],
+                found: vec![rows, cols],
+            });
+        }
+        self.weight = weight;
+        Ok(())
+    }
+
+    /// The linear map: `[.., in] -> [.., out]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &mut Ctx<'_>) -> Tensor<D> {
+        let mut dims: [usize; D] = x.dims();
+        let n = dims[..D - 1].iter().product();
+        let x = self.prepare(x.reshape([n, dims[D - 1]]));
+        self.show_input(&x, ctx);
+        let mut y = self.weight.multiply(x.clone());
+        if let Some(bias) = &self.bias {
+            y = y + bias.val().unsqueeze();
+        }
+        for branch in &self.branches {
+            y = y + branch.forward(x.clone());
+        }
+        self.show_output(&y, ctx);
+        dims[D - 1] = self.meta.rows;
+        y.reshape(dims)
+    }
+
+    /// Rows of the weight: `[B, T] -> [B, T, in]`.
+    pub fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.weight.lookup(ids)
+    }
+
+    /// The convolution: `[B, C, H, W] -> [B, out, H', W']`. Panics if the site is none.
+    pub fn convolve(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Tensor<4> {
+        let SiteKind::Conv(geometry) = &self.meta.kind else {
+            panic!("site \"{}\" is not a convolution", self.meta.name)
+        };
+        if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
+            self.show_input(&geometry.patches(x.clone()), ctx);
+        }
+        let y = geometry.convolve(x, &self.weight, self.bias.as_ref().map(|b| b.val()), self.meta.rows);
+        if ctx.taps.as_ref().is_some_and(|taps| taps.wants_output(self.name())) {
+            let [b, c, h, w] = y.dims();
+            self.show_output(&y.clone().permute([0, 2, 3, 1]).reshape([b * h * w, c]), ctx);
+        }
+        y
+    }
+
+    fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
+        self.input.iter().fold(x, |x, op| match op {
+            InputOp::Scale(scale) => x * scale.val().unsqueeze(),
+        })
+    }
+
+    fn show_input(&self, x: &Tensor<2>, ctx: &mut Ctx<'_>) {
+        let Some(taps) = ctx.taps.as_mut().filter(|taps| taps.observes(&self.meta.name)) else { return };
+        let [n, width] = x.dims();
+        let rows = host(x.clone());
+        let spread = spread(ctx.row_weights, n);
+        taps.input(&self.meta, TapRows { rows: &rows, width, weights: spread.as_deref() });
+    }
+
+    fn show_output(&self, y: &Tensor<2>, ctx: &mut Ctx<'_>) {
+        let Some(taps) = ctx.taps.as_mut().filter(|taps| taps.wants_output(&self.meta.name)) else { return };
+        let [n, width] = y.dims();
+        let rows = host(y.clone());
+        let spread = spread(ctx.row_weights, n);
+        taps.output(&self.meta, TapRows { rows: &rows, width, weights: spread.as_deref() });
+    }
+
+    /// The matrix as a tensor of the framework.
+    pub fn weight_tensor(&self, device: &Device) -> Tensor<2> {
+        self.weight.to_tensor(device)
+    }
+}
+
+/// Weights of `n` rows from the weights of fewer items: every item (an image) owns an equal run of rows (its patches).
+fn spread(weights: Option<&[f64]>, n: usize) -> Option<Vec<f64>> {
+    let weights = weights.filter(|w| !w.is_empty())?;
+    let run = n / weights.len();
+    Some(weights.iter().flat_map(|&w| std::iter::repeat_n(w, run)).collect())
+}
+
+impl Branch {
+    /// What the branch adds for rows `x` (`[n, in]`).
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::LowRank(branch) => {
+                let inner = x.matmul(branch.a.val().transpose());
+                inner.matmul(branch.b.val().transpose()) * branch.scale
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use burn::tensor::TensorData;
+
+    use super::*;
+    use crate::tap::{Tap, TapSet};
+
+    fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
+    }
+
+    fn site(values: &[f32], rows: usize, cols: usize) -> Site {
+        let meta = SiteMeta {
+            name: "up".into(),
+            kind: SiteKind::Linear,
+            rows,
+            cols,
+            transposed: false,
+            input: Axis::new("residual", cols),
+            output: Axis::new("hidden", rows),
+            reads: "mlp".into(),
+            fused: None,
+        };
+        Site::new(meta, Weight::dense(tensor(values, [rows, cols])), None).unwrap()
+    }
+
+    #[test]
+    fn scale_and_low_rank_branch_add_up_as_written() {
+        // W = [[1, 2]], s = [2, 1], x = [1, 1]: W(s x) = 4; branch: 0.5 * B(A (s x)) = 0.5 * 3 * (2 + 1) = 4.5.
+        let mut site = site(&[1.0, 2.0], 1, 2);
+        site.input.push(InputOp::Scale(Param::from_tensor(tensor(&[2.0, 1.0], [2]))));
+        let a = Param::from_tensor(tensor(&[1.0, 1.0], [1, 2]));
+        let b = Param::from_tensor(tensor(&[3.0], [1, 1]));
+        site.branches.push(Branch::LowRank(LowRank { a, b, scale: 0.5 }));
+        let y = site.forward(tensor(&[1.0, 1.0], [1, 1, 2]), &mut Ctx::default());
+        assert_eq!(host(y), [8.5]);
+    }
+
+    #[test]
+    fn a_weight_of_another_shape_is_refused() {
+        let mut site = site(&[1.0, 2.0], 1, 2);
+        let error = site.set_weight(Weight::dense(tensor(&[1.0, 2.0], [2, 1]))).unwrap_err();
+        assert!(error.to_string().contains("\"up\""), "{error}");
+    }
+
+    #[derive(Default)]
+    struct Sum(f64);
+
+    impl Tap for Sum {
+        fn input(&mut self, _: &SiteMeta, rows: TapRows<'_>) -> std::result::Result<(), String> {
+            let weight = |row: usize| rows.weights.map_or(1.0, |w| w[row]);
+            for (row, values) in rows.rows.chunks(rows.width).enumerate() {
+                self.0 += weight(row) * values.iter().map(|&v| f64::from(v)).sum::<f64>();
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn taps_see_rows_with_their_weights() {
+        let site = site(&[1.0, 2.0], 1, 2);
+        let sum = Arc::new(Mutex::new(Sum::default()));
+        let mut taps = TapSet::new();
+        taps.attach("up", Arc::clone(&sum));
+        let mut ctx = Ctx { taps: Some(&mut taps), row_weights: Some(&[1.0, 0.0]), ..Ctx::default() };
+        site.forward(tensor(&[1.0, 2.0, 30.0, 40.0], [1, 2, 2]), &mut ctx);
+        assert_eq!(sum.lock().unwrap().0, 3.0, "the second token is padding");
+    }
+
+    #[test]
+    fn a_step_on_a_tied_weight_sees_the_summed_gradient() {
+        // y = sum(E[id] E^T): E is used as a table and as a head; its gradient is the sum of both uses.
+        let device = Device::flex().autodiff();
+        let values = [0.5f32, -1.0, 2.0, 0.25];
+        let tied = Tensor::<2>::from_data(TensorData::new(values.to_vec(), [2, 2]), &device).require_grad();
+        let site = Site::new(site(&values, 2, 2).meta().clone(), Weight::dense(tied), None).unwrap();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(vec![0i64], [1, 1]), &device);
+        let loss = site.forward(site.lookup(ids), &mut Ctx::default()).sum();
+        let grads = loss.backward();
+        let Weight::Dense(param) = &site.weight else { panic!("dense") };
+        let gradient = host(param.val().grad(&grads).unwrap());
+        // d/dE of sum_v e0 . e_v: row 0 gets (e0 + e1) as a table plus e0 as a head, row 1 gets e0.
+        assert_eq!(gradient, [0.5 + 2.0 + 0.5, -1.0 + 0.25 - 1.0, 0.5, -1.0]);
+    }
+}

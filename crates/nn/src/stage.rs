@@ -1,0 +1,193 @@
+//! Stages: a network cut into pieces that run one after another and can be loaded one at a time.
+
+use burn::tensor::{Int, Tensor};
+
+use crate::ctx::Ctx;
+use crate::error::{Error, Result};
+use crate::site::{Site, SiteMeta};
+
+/// What flows from stage to stage.
+#[derive(Clone, Debug)]
+pub enum Flow {
+    /// Token ids, `[B, T]`.
+    Tokens(Tensor<2, Int>),
+    /// Hidden states or logits, `[B, T, C]`.
+    Hidden(Tensor<3>),
+    /// Images or feature maps, `[B, C, H, W]`.
+    Image(Tensor<4>),
+    /// One vector an item, `[B, C]`.
+    Vector(Tensor<2>),
+}
+
+impl Flow {
+    /// What this is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tokens(_) => "tokens",
+            Self::Hidden(_) => "hidden states",
+            Self::Image(_) => "images",
+            Self::Vector(_) => "vectors",
+        }
+    }
+
+    /// Token ids, or an error that names the stage that wanted them.
+    pub fn tokens(self, stage: &str) -> Result<Tensor<2, Int>> {
+        match self {
+            Self::Tokens(ids) => Ok(ids),
+            other => Err(wrong(stage, "tokens", &other)),
+        }
+    }
+
+    /// Hidden states, or an error that names the stage that wanted them.
+    pub fn hidden(self, stage: &str) -> Result<Tensor<3>> {
+        match self {
+            Self::Hidden(x) => Ok(x),
+            other => Err(wrong(stage, "hidden states", &other)),
+        }
+    }
+
+    /// Feature maps, or an error that names the stage that wanted them.
+    pub fn image(self, stage: &str) -> Result<Tensor<4>> {
+        match self {
+            Self::Image(x) => Ok(x),
+            other => Err(wrong(stage, "images", &other)),
+        }
+    }
+
+    /// Vectors, or an error that names the stage that wanted them.
+    pub fn vector(self, stage: &str) -> Result<Tensor<2>> {
+        match self {
+            Self::Vector(x) => Ok(x),
+            other => Err(wrong(stage, "vectors", &other)),
+        }
+    }
+}
+
+fn wrong(stage: &str, expected: &'static str, found: &Flow) -> Error {
+    Error::Flow { stage: stage.into(), expected, found: found.kind() }
+}
+
+/// A piece of a network.
+pub trait Stage: Send {
+    /// Runs the stage.
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow>;
+
+    /// Its sites, in the order in which data reaches them.
+    fn sites(&self) -> Vec<&Site>;
+
+    /// Its sites, to be changed.
+    fn sites_mut(&mut self) -> Vec<&mut Site>;
+
+    /// The site whose weight a later stage borrows, if any.
+    fn owner(&self) -> Option<&Site> {
+        None
+    }
+}
+
+/// What a stage is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Turns the input into features: embeddings, the first convolution.
+    Embed,
+    /// One of the blocks that treatments work on by default.
+    Block,
+    /// Reads out: the language head, the classifier, the pooler.
+    Head,
+}
+
+/// What a network does, which decides how its output is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Predicts the next token: a distribution for each token.
+    Language,
+    /// Embeds text: the mean of the last hidden states.
+    Encoder,
+    /// Classifies images: a distribution for each image.
+    Images,
+}
+
+/// What is known of a stage before it is loaded.
+#[derive(Clone, Debug)]
+pub struct StageInfo {
+    /// What it is for.
+    pub role: Role,
+    /// Name: the common prefix of its tensors.
+    pub name: String,
+    /// Its sites, in the order in which data reaches them.
+    pub sites: Vec<SiteMeta>,
+    /// Names of all its tensors in the checkpoint; a borrowed (tied) tensor belongs to its owner only.
+    pub tensors: Vec<String>,
+    /// Numbers in those tensors, dense.
+    pub numel: usize,
+}
+
+/// A network that can be loaded stage by stage.
+pub trait StageSource: Sync {
+    /// The stages, in order: first what embeds, last what reads out.
+    fn stages(&self) -> &[StageInfo];
+
+    /// Loads one stage.
+    fn load(&self, index: usize) -> Result<Box<dyn Stage>>;
+
+    /// The stage that owns a weight which a later stage borrows.
+    fn owner(&self) -> Option<usize>;
+}
+
+/// A network that is loaded as a whole.
+pub struct Network {
+    stages: Vec<Box<dyn Stage>>,
+    owner: Option<usize>,
+    features: usize,
+}
+
+impl Network {
+    /// Loads every stage of `source`.
+    pub fn load(source: &dyn StageSource) -> Result<Self> {
+        let infos = source.stages();
+        let stages = (0..infos.len()).map(|i| source.load(i)).collect::<Result<_>>()?;
+        let features = infos.iter().position(|info| info.role == Role::Head).unwrap_or(infos.len());
+        Ok(Self { stages, owner: source.owner(), features })
+    }
+
+    /// Runs all stages.
+    pub fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        self.forward_from(0, flow, ctx)
+    }
+
+    /// Number of stages before the head.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+
+    /// Runs the stages from `first` on; `flow` is what stage `first` takes.
+    pub fn forward_from(&self, first: usize, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        self.forward_range(first, self.stages.len(), flow, ctx)
+    }
+
+    /// Runs the stages `first .. last`.
+    pub fn forward_range(&self, first: usize, last: usize, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        ctx.tied = self.owner.and_then(|owner| self.stages[owner].owner().cloned());
+        self.stages[first..last].iter().try_fold(flow, |flow, stage| stage.forward(flow, ctx))
+    }
+
+    /// The stages.
+    pub fn stages(&self) -> &[Box<dyn Stage>] {
+        &self.stages
+    }
+
+    /// One stage, to be changed.
+    pub fn stage_mut(&mut self, index: usize) -> &mut dyn Stage {
+        self.stages[index].as_mut()
+    }
+
+    /// All sites, in the order in which data reaches them.
+    pub fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.stages.iter().flat_map(|stage| stage.sites())
+    }
+
+    /// The site called `name` and the index of its stage.
+    pub fn site_mut(&mut self, name: &str) -> Option<(usize, &mut Site)> {
+        let stages = self.stages.iter_mut().enumerate();
+        stages.flat_map(|(i, stage)| stage.sites_mut().into_iter().map(move |site| (i, site))).find(|(_, site)| site.name() == name)
+    }
+}

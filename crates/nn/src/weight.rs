@@ -1,0 +1,206 @@
+//! How a site holds its matrix.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use trimtab_io::{AffineTensor, Dtype, RawTensor};
+
+use crate::kernels::{self, DenseView, PackedView};
+
+/// The matrix of a site, `[out, in]`; a convolution's columns are `in/groups * kh * kw`, in that order.
+///
+/// A new kind needs [`Weight::to_f32`] to be right and a kernel only to be fast: whatever has no kernel is decoded,
+/// then multiplied.
+#[derive(Module, Debug)]
+pub enum Weight {
+    /// A tensor of the framework: what is trained, and what runs on a GPU.
+    Dense(Param<Tensor<2>>),
+    /// Dense numbers as they lie in the checkpoint, borrowed from the mapped file and read by our own kernels.
+    Stored(Stored),
+    /// Integer codes with scales and zero points, never unpacked as a whole.
+    Packed(Packed),
+}
+
+/// Dense numbers in the type and bytes of the checkpoint, shape `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Stored {
+    #[module(skip)]
+    tensor: Arc<RawTensor>,
+}
+
+/// Packed integer codes.
+#[derive(Module, Debug)]
+pub struct Packed {
+    #[module(skip)]
+    tensor: Arc<AffineTensor>,
+}
+
+impl Weight {
+    /// A weight that the training loop may change.
+    pub fn dense(values: Tensor<2>) -> Self {
+        Self::Dense(Param::from_tensor(values))
+    }
+
+    /// A weight in the bytes of its file. `tensor` has two dimensions and a float type.
+    pub fn stored(tensor: RawTensor) -> Self {
+        Self::Stored(Stored { tensor: Arc::new(tensor) })
+    }
+
+    /// A packed weight.
+    pub fn packed(tensor: AffineTensor) -> Self {
+        Self::Packed(Packed { tensor: Arc::new(tensor) })
+    }
+
+    /// `[out, in]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(param) => param.val().dims(),
+            Self::Stored(stored) => [stored.tensor.shape[0], stored.tensor.shape[1]],
+            Self::Packed(packed) => [packed.tensor.rows, packed.tensor.cols],
+        }
+    }
+
+    /// The packed codes, where the weight is packed.
+    pub fn as_packed(&self) -> Option<&AffineTensor> {
+        match self {
+            Self::Packed(packed) => Some(&packed.tensor),
+            _ => None,
+        }
+    }
+
+    /// The numbers, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::Dense(param) => host(param.val()),
+            Self::Stored(stored) => stored.floats().into_owned(),
+            Self::Packed(packed) => packed.tensor.dequantize(),
+        }
+    }
+
+    /// The matrix as a tensor of the framework.
+    pub fn to_tensor(&self, device: &Device) -> Tensor<2> {
+        match self {
+            Self::Dense(param) => param.val(),
+            _ => Tensor::from_data(TensorData::new(self.to_f32(), self.dims()), device),
+        }
+    }
+
+    /// `x W^T` for rows `x` (`[n, in]`).
+    pub fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+        let device = x.device();
+        if let Self::Dense(param) = self {
+            return x.matmul(param.val().transpose());
+        }
+        if !on_host(&device) {
+            return x.matmul(self.to_tensor(&device).transpose());
+        }
+        let [n, _] = x.dims();
+        let [out, _] = self.dims();
+        let rows = host(x);
+        let mut y = vec![0.0f32; n * out];
+        match self {
+            Self::Packed(packed) if packed.tensor.g_idx.is_none() => {
+                kernels::matmul_packed(&packed.view(), &rows, n, &mut y)
+            }
+            Self::Stored(stored) if stored.view().is_some() => {
+                kernels::matmul_dense(&stored.view().expect("checked by the guard"), &rows, n, &mut y)
+            }
+            _ => kernels::matmul_dense(&self.decoded().view(), &rows, n, &mut y),
+        }
+        .expect("the shapes of a site agree since it was built");
+        Tensor::from_data(TensorData::new(y, [n, out]), &device)
+    }
+
+    /// Rows of the matrix by index: `[B, T] -> [B, T, in]`.
+    pub fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        if let Self::Dense(param) = self {
+            return burn::tensor::module::embedding(param.val(), ids);
+        }
+        let device = ids.device();
+        let [b, t] = ids.dims();
+        let [_, width] = self.dims();
+        let mut out = vec![0.0f32; b * t * width];
+        for (row, id) in out.chunks_exact_mut(width).zip(ids.into_data().iter::<i64>()) {
+            self.read_row(id as usize, row);
+        }
+        Tensor::from_data(TensorData::new(out, [b, t, width]), &device)
+    }
+
+    fn read_row(&self, index: usize, row: &mut [f32]) {
+        match self {
+            Self::Packed(packed) => packed.tensor.dequantize_row(index, row),
+            Self::Stored(stored) => stored.read_row(index, row),
+            Self::Dense(_) => unreachable!("dense weights are looked up by the framework"),
+        }
+    }
+
+    fn decoded(&self) -> Decoded {
+        Decoded { values: self.to_f32(), dims: self.dims() }
+    }
+}
+
+impl Stored {
+    fn floats(&self) -> Cow<'_, [f32]> {
+        self.tensor.as_f32_cow().expect("the type of a stored weight was checked when it was loaded")
+    }
+
+    /// What the dense kernels can read without a conversion.
+    fn view(&self) -> Option<DenseView<'_>> {
+        let [rows, cols] = [self.tensor.shape[0], self.tensor.shape[1]];
+        match self.tensor.dtype {
+            Dtype::F32 => self.tensor.bytes.as_f32().map(|w| DenseView::f32(rows, cols, w)),
+            Dtype::BF16 => self.tensor.bytes.as_bf16().map(|w| DenseView::bf16(rows, cols, w)),
+            _ => None,
+        }
+    }
+
+    fn read_row(&self, index: usize, row: &mut [f32]) {
+        let width = row.len();
+        match self.view() {
+            Some(view) => view.read_row(index, row).expect("token ids were checked against the vocabulary"),
+            None => row.copy_from_slice(&self.floats()[index * width..(index + 1) * width]),
+        }
+    }
+}
+
+impl Packed {
+    fn view(&self) -> PackedView<'_> {
+        let t = &self.tensor;
+        PackedView {
+            rows: t.rows,
+            cols: t.cols,
+            bits: t.scheme.bits,
+            group_size: t.scheme.group_size.unwrap_or(t.cols),
+            codes: &t.codes,
+            scales: &t.scales,
+            zeros: t.zeros.as_deref(),
+        }
+    }
+}
+
+struct Decoded {
+    values: Vec<f32>,
+    dims: [usize; 2],
+}
+
+impl Decoded {
+    fn view(&self) -> DenseView<'_> {
+        DenseView::f32(self.dims[0], self.dims[1], &self.values)
+    }
+}
+
+/// Whether tensors on this device are host memory that no gradient flows through.
+fn on_host(device: &Device) -> bool {
+    *device == Device::flex() && !device.is_autodiff()
+}
+
+/// The numbers of a tensor on the host, row-major.
+///
+/// # Panics
+///
+/// If the tensor is not of `f32`: the house computes in nothing else.
+pub fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_into_vec().expect("the house computes in f32")
+}

@@ -1,0 +1,75 @@
+//! Large instances: seconds, not minutes, and exact.
+
+use std::time::{Duration, Instant};
+
+use trimtab_plan::{Limits, PriceList, SiteOption, SitePrices, SolveOptions, frontier, solve};
+
+use crate::support::{Random, quantization_list};
+
+/// Generous for a slow machine; a laptop core needs a small part of it.
+const LIMIT: Duration = Duration::from_secs(5);
+
+#[test]
+fn three_hundred_sites_of_twenty_eight_options() {
+    for (seed, bits) in [(1, 2.4), (2, 3.5), (3, 4.25), (4, 6.1)] {
+        let prices = quantization_list(seed, 300);
+        let limits = Limits::bytes((prices.weights() as f64 * bits / 8.0) as u64);
+        let start = Instant::now();
+        let found = solve(&prices, &limits, &SolveOptions::default()).unwrap();
+        let took = start.elapsed();
+        assert!(took < LIMIT, "{bits} bits per weight: {took:?}, {} states", found.states);
+        assert!(found.costs.bytes <= limits.bytes.unwrap());
+        assert!(found.gap <= 1e-4 * found.damage, "{bits}: gap {} of {}", found.gap, found.damage);
+    }
+}
+
+#[test]
+fn two_limits_at_scale() {
+    let mut prices = quantization_list(5, 300);
+    for site in &mut prices.sites {
+        for (i, option) in site.options.iter_mut().enumerate() {
+            // Fast kernels exist for 4 and 8 bits.
+            let slow = if i / 4 == 2 || i / 4 == 6 { 1.0 } else { 2.5 };
+            option.costs.latency_s = Some(option.costs.bytes as f64 * 1e-11 * slow);
+        }
+    }
+    let prices = PriceList::new("kl", prices.sites).unwrap();
+    let bytes = (prices.weights() as f64 * 4.5 / 8.0) as u64;
+    let limits = Limits { latency_s: Some(bytes as f64 * 1.3e-11), ..Limits::bytes(bytes) };
+    let start = Instant::now();
+    let found = solve(&prices, &limits, &SolveOptions::default()).unwrap();
+    let took = start.elapsed();
+    assert!(took < 2 * LIMIT, "{took:?}, {} states", found.states);
+    assert!(found.gap <= 1e-2 * found.damage, "gap {} of {}", found.gap, found.damage);
+}
+
+/// The hard kind: damage nearly proportional to the bytes saved, arbitrary costs, so that bounds hardly prune.
+#[test]
+fn correlated_costs_stay_bounded_in_time_and_honest() {
+    let mut random = Random(11);
+    let sites = (0..100).map(|s| {
+        let options = (0..10).map(|o| {
+            let bytes = 1_000_000 + random.below(100_000_000);
+            let damage = 2e8 - bytes as f64 + random.unit() * 1e5;
+            SiteOption::new(format!("o{o}"), bytes, damage * 1e-9)
+        });
+        SitePrices::new(format!("s{s}"), 1, options.collect())
+    });
+    let prices = PriceList::new("kl", sites.collect()).unwrap();
+    let limits = Limits::bytes(5_000_000_001);
+    let start = Instant::now();
+    let found = solve(&prices, &limits, &SolveOptions::default()).unwrap();
+    let took = start.elapsed();
+    assert!(took < 2 * LIMIT, "{took:?}, {} states", found.states);
+    assert!(found.gap >= 0.0 && found.gap <= 1e-4 * found.damage, "gap {} of {}", found.gap, found.damage);
+    assert!(found.lower_bound <= found.damage);
+}
+
+#[test]
+fn the_curve_of_a_large_list_needs_no_search() {
+    let prices = quantization_list(6, 300);
+    let start = Instant::now();
+    let points = frontier(&prices, 40).unwrap();
+    assert!(start.elapsed() < LIMIT);
+    assert_eq!(points.len(), 40);
+}

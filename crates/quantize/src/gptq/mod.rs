@@ -1,0 +1,176 @@
+//! GPTQ: quantize column by column, and let the columns still to come make up for each error.
+//!
+//! Source: Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: accurate post-training quantization for generative pre-trained
+//! transformers", arXiv:2210.17323, algorithm 1, with activation order and static groups as in its reference program.
+//!
+//! With `U` the upper Cholesky factor of the inverse, `H⁻¹ = Uᵀ U`, the algorithm computes `e_j = (w_j − q_j) / U_jj` on the
+//! current weights and subtracts `e_j U_jk` from every later column `k`. Here `U` is never formed. `R = U⁻¹` is upper
+//! triangular with `H = R Rᵀ` (one Cholesky factorization, no inverse), and with `R̃ = R diag(R)⁻¹` the same current weights
+//! are `w_j + Σ_{k<j} (w_k − q_k) R̃_kj`, where `w` is the *original* weight and `w − q` the error kept in full. So the
+//! update of a whole range of columns is one matrix product with a block of `R̃`, and rows are independent.
+//!
+//! `H` is factored in double precision; weights and errors are single precision. The result is the same at any number of
+//! threads. `Σ E² = tr((W−Q)(H + shift)(W−Q)ᵀ)` gives the damage without another product.
+//!
+//! Departures: a dead input (`H_jj = 0`) gets the mean of the live diagonal instead of 1, so that the damping does not depend on
+//! the scale of `H`; a group that begins inside a block is fitted on weights that are current in all its columns.
+
+mod chunk;
+mod problem;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use trimtab_math::linalg::Damping;
+
+use self::chunk::{Chunk, ROWS, Sums};
+use self::problem::Problem;
+use crate::affine::Affine;
+use crate::error::{Error, Result};
+use crate::layer::{Layer, LayerReport, Quantized};
+use crate::range::RangeFinder;
+use crate::rtn::{RtnSettings, rtn, split_parameters};
+use crate::scheme::WeightScheme;
+
+/// Order in which columns are quantized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnOrder {
+    /// As they stand.
+    #[default]
+    Natural,
+    /// Most powerful inputs first ("activation order"); equal ones by index.
+    DescendingDiagonal,
+}
+
+/// When the step and zero of a group are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupFit {
+    /// When its first column comes up, on the weights as corrected so far. With another column order, groups follow that
+    /// order and the result carries a group index.
+    #[default]
+    Dynamic,
+    /// Beforehand, on the original weights; groups stay consecutive in any column order.
+    Static,
+}
+
+/// Settings of [`gptq`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GptqSettings {
+    /// Damping of the second moment.
+    pub damping: Damping,
+    /// Columns that are quantized between two matrix products. Changes the result within rounding only.
+    pub block: usize,
+    /// Order of the columns.
+    pub order: ColumnOrder,
+    /// When groups are fitted.
+    pub groups: GroupFit,
+    /// How step and zero of a group are found.
+    pub range: RangeFinder,
+    /// Compare with round-to-nearest, and return that where it does less damage. Costs about as much as GPTQ itself
+    /// without the factorization.
+    pub rtn_check: bool,
+}
+
+impl Default for GptqSettings {
+    fn default() -> Self {
+        GptqSettings {
+            damping: Damping::default(),
+            block: 128,
+            order: ColumnOrder::default(),
+            groups: GroupFit::default(),
+            range: RangeFinder::default(),
+            rtn_check: true,
+        }
+    }
+}
+
+/// Differences of damage below this share are rounding, not a reason to fall back.
+const ROUNDING: f64 = 1e-5;
+
+/// Quantizes a layer with GPTQ.
+///
+/// The report holds the damping used, GPTQ's loss `Σ E² / 2` (of `H`, without the paper's factor 2), the damage with and without
+/// GPTQ, and whether the result fell back to round-to-nearest.
+///
+/// # Errors
+/// A scheme or setting out of range; no second moment; a second moment that no damping makes positive definite; a step that
+/// overflows its storage type.
+pub fn gptq(layer: &Layer, scheme: &WeightScheme, settings: &GptqSettings) -> Result<Quantized> {
+    scheme.check()?;
+    settings.range.check()?;
+    if settings.block == 0 {
+        let found = "0".to_string();
+        return Err(Error::Setting { what: "gptq: block", expected: "at least 1", found });
+    }
+    let problem = Problem::new(layer.need_hessian("gptq")?, scheme, settings)?;
+    let (mut result, sums) = walk(layer, scheme, &problem)?;
+    let damage = problem.damage(&sums);
+    result.report = LayerReport {
+        method: "gptq".into(),
+        damage: Some(damage),
+        rtn_damage: None,
+        loss: Some(problem.loss(&sums)),
+        damping_used: Some(problem.damping_used),
+        dead_columns: problem.dead_columns(),
+        fell_back: false,
+    };
+    if !settings.rtn_check {
+        return Ok(result);
+    }
+    let rounded = rtn(layer, scheme, &RtnSettings { range: settings.range.clone() })?;
+    let rtn_damage = problem.damage(&measure(layer, &rounded, &problem));
+    result.report.rtn_damage = Some(rtn_damage);
+    if damage > rtn_damage * (1.0 + ROUNDING) {
+        let report =
+            LayerReport { damage: Some(rtn_damage), dead_columns: 0, fell_back: true, ..result.report };
+        return Ok(Quantized { report, ..rounded });
+    }
+    Ok(result)
+}
+
+/// Runs the columns in order, for all rows.
+fn walk(layer: &Layer, scheme: &WeightScheme, problem: &Problem) -> Result<(Quantized, Sums)> {
+    let (d_output, d_input) = (layer.d_output(), layer.d_input());
+    let groups = scheme.groups(d_input);
+    let mut codes = vec![0u8; d_output * d_input];
+    let mut parameters = vec![Affine { scale: 1.0, zero: 0 }; d_output * groups];
+    let sums: Vec<Sums> = layer
+        .weight()
+        .par_chunks((ROWS * d_input).max(1))
+        .zip(codes.par_chunks_mut((ROWS * d_input).max(1)))
+        .zip(parameters.par_chunks_mut((ROWS * groups).max(1)))
+        .map(|((weights, codes), parameters)| Chunk::new(problem, weights, codes, parameters).run())
+        .collect();
+    let (scales, zeros) = split_parameters(&parameters, groups, &problem.grid)?;
+    let g_idx = problem.g_idx();
+    let report = LayerReport::default();
+    let result = Quantized { d_output, d_input, scheme: *scheme, codes, scales, zeros, g_idx, report };
+    Ok((result, Sums::total(&sums)))
+}
+
+/// The sums that give the damage of any other quantization of the same layer.
+fn measure(layer: &Layer, other: &Quantized, problem: &Problem) -> Sums {
+    let n = layer.d_input();
+    let groups = other.groups();
+    let sums: Vec<Sums> = layer
+        .weight()
+        .par_chunks((ROWS * n).max(1))
+        .zip(other.codes.par_chunks((ROWS * n).max(1)))
+        .zip(other.scales.par_chunks((ROWS * groups).max(1)))
+        .zip(other.zeros.par_chunks((ROWS * groups).max(1)))
+        .map(|(((weights, codes), scales), zeros)| {
+            chunk::measure(problem, weights, |row, column| {
+                let at = row * groups + column / problem.group_width;
+                let (scale, zero) = (scales[at], zeros[at]);
+                crate::affine::value_of_code(f32::from(codes[row * n + column]), scale, f32::from(zero))
+            })
+        })
+        .collect();
+    Sums::total(&sums)
+}

@@ -1,0 +1,31 @@
+//! Post-training weight quantization on plain slices: affine grids, range search, round-to-nearest and GPTQ.
+//!
+//! A weight is `[d_output, d_input]`, row-major `f32`; its input statistics are the second moment `H = Σ w x xᵀ / Σ w`
+//! (`trimtab_math::gram`). A method knows no model, opens no file and uses no tensor framework.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`affine`] | the grid of codes, and one slice's step and zero |
+//! | [`granularity`] | which elements share a step: tensor, row, column, group, block, token, head |
+//! | [`range`] | how step and zero are found |
+//! | [`scheme`] | the storage scheme of a weight: bits, group size, symmetry |
+//! | [`layer`] | the problem every solver gets, and what it returns |
+//! | [`rtn`] | round-to-nearest |
+//! | [`gptq`] | error-compensating quantization column by column |
+//! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
+//! | [`solver`] | the solvers by name, with their settings |
+//! | [`treatment`] | the solvers as something that can be planned and applied to any site |
+
+pub mod affine;
+pub mod damage;
+pub mod error;
+pub mod gptq;
+pub mod granularity;
+pub mod layer;
+pub mod range;
+pub mod rtn;
+pub mod scheme;
+pub mod solver;
+pub mod treatment;
+
+pub use error::{Error, Result};

@@ -1,0 +1,111 @@
+//! What a loop trains on: numbered items that become batches.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::error::{Error, Result};
+
+/// Numbered items and how some of them become a batch.
+pub trait Dataset {
+    /// What the objective takes.
+    type Batch;
+
+    /// Number of items.
+    fn len(&self) -> usize;
+
+    /// Whether there is no item.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The items with these numbers, in this order.
+    fn batch(&self, items: &[usize], device: &Device) -> Self::Batch;
+}
+
+/// A token stream cut into windows that touch: the last target of a window is the first input of the next.
+#[derive(Clone, Debug)]
+pub struct TokenWindows {
+    tokens: Vec<u32>,
+    window: usize,
+}
+
+impl TokenWindows {
+    /// Cuts `tokens` into windows of `window` inputs. Ids must lie below `vocab`; what is left over at the end is not
+    /// used. `what` names the data in messages.
+    ///
+    /// # Errors
+    /// [`Error::TooShort`] if not one window fits, [`Error::Vocabulary`], [`Error::Setting`] for a window of 0.
+    pub fn new(tokens: Vec<u32>, window: usize, vocab: usize, what: &str) -> Result<Self> {
+        if window == 0 {
+            return Err(Error::setting("window", "must be at least 1"));
+        }
+        if tokens.len() <= window {
+            return Err(Error::TooShort { what: what.into(), found: tokens.len(), needed: window + 1 });
+        }
+        match tokens.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => Err(Error::Vocabulary { what: what.into(), id, vocab }),
+            None => Ok(Self { tokens, window }),
+        }
+    }
+
+    /// Tokens of the stream.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn ids(&self, items: &[usize], shift: usize, device: &Device) -> Tensor<2, Int> {
+        let window = |&item: &usize| {
+            let start = item * self.window + shift;
+            self.tokens[start..start + self.window].iter().map(|&id| i64::from(id))
+        };
+        let ids: Vec<i64> = items.iter().flat_map(window).collect();
+        Tensor::from_data(TensorData::new(ids, [items.len(), self.window]), device)
+    }
+}
+
+/// Windows of a token stream and what follows each of their tokens.
+#[derive(Clone, Debug)]
+pub struct TokenBatch {
+    /// `[B, T]`.
+    pub inputs: Tensor<2, Int>,
+    /// `[B, T]`, the token after each input.
+    pub targets: Tensor<2, Int>,
+}
+
+impl Dataset for TokenWindows {
+    type Batch = TokenBatch;
+
+    fn len(&self) -> usize {
+        (self.tokens.len() - 1) / self.window
+    }
+
+    fn batch(&self, items: &[usize], device: &Device) -> TokenBatch {
+        TokenBatch { inputs: self.ids(items, 0, device), targets: self.ids(items, 1, device) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(ids: Tensor<2, Int>) -> Vec<i64> {
+        ids.into_data().iter::<i64>().collect()
+    }
+
+    #[test]
+    fn windows_touch_and_targets_are_shifted() {
+        let data = TokenWindows::new((0..8).collect(), 3, 8, "text").unwrap();
+        assert_eq!(data.len(), 2, "7 targets make two windows of 3");
+        let batch = data.batch(&[1, 0], &Device::flex());
+        assert_eq!(rows(batch.inputs), [3, 4, 5, 0, 1, 2]);
+        assert_eq!(rows(batch.targets), [4, 5, 6, 1, 2, 3]);
+    }
+
+    #[test]
+    fn bad_streams_are_refused() {
+        let error = |tokens: Vec<u32>, window| TokenWindows::new(tokens, window, 4, "text").unwrap_err().to_string();
+        assert!(error(vec![0, 1, 2], 3).contains("has 3 tokens"));
+        assert!(error(vec![0, 4], 1).contains("token id 4"));
+        assert!(error(vec![0, 1], 0).contains("window"));
+        assert_eq!(TokenWindows::new(vec![0, 1, 2, 3], 3, 4, "text").unwrap().len(), 1);
+    }
+}

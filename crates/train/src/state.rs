@@ -1,0 +1,126 @@
+//! Saved training state: one safetensors file with parameters, optimizer state and position, all by name.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use serde::{Deserialize, Serialize};
+use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors};
+
+use crate::error::{Error, Result};
+use crate::optimizer::SavedState;
+use crate::settings::Settings;
+
+/// Metadata key of the position; also what tells such a file from a model.
+const KEY: &str = "trimtab.train";
+const FORMAT: u32 = 1;
+const PARAMETER: &str = "parameter/";
+const OPTIMIZER: &str = "optimizer/";
+const COUNTER: &str = "counter/";
+
+/// What a run was doing, and where it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    format: u32,
+    /// Steps done, over all phases.
+    pub step: usize,
+    /// Items of the data set.
+    items: usize,
+    settings: Settings,
+}
+
+impl Position {
+    pub fn new(step: usize, items: usize, settings: &Settings) -> Self {
+        Self { format: FORMAT, step, items, settings: settings.clone() }
+    }
+
+    /// What forbids to go on from `self` with these settings and data, if anything. How often a run measures and saves
+    /// does not change what it computes.
+    fn differs(&self, items: usize, settings: &Settings) -> Option<&'static str> {
+        let mut saved = self.settings.clone();
+        (saved.heldout_every, saved.save_every) = (settings.heldout_every, settings.save_every);
+        if saved != *settings {
+            return Some("its settings differ");
+        }
+        (self.items != items).then_some("its data has another number of items")
+    }
+}
+
+/// Parameters, optimizer state and position.
+pub(crate) struct State {
+    pub position: Position,
+    pub parameters: Vec<(String, TensorData)>,
+    pub optimizer: SavedState,
+}
+
+impl State {
+    /// Writes to a temporary file, syncs it and renames it to `path`.
+    pub fn write(self, path: &Path) -> Result<()> {
+        let failed = |message: String| Error::State { path: path.into(), message };
+        let position = serde_json::to_string(&self.position).map_err(|e| failed(e.to_string()))?;
+        let mut tensors = Vec::new();
+        for (prefix, list) in [(PARAMETER, self.parameters), (OPTIMIZER, self.optimizer.tensors)] {
+            for (name, data) in list {
+                let shape = data.shape().to_vec();
+                let values = data.try_into_vec::<f32>().map_err(|e| failed(format!("\"{name}\": {e:?}")))?;
+                let tensor = RawTensor::new(Dtype::F32, shape, Bytes::from_numbers(values))?;
+                tensors.push((format!("{prefix}{name}"), tensor));
+            }
+        }
+        for (name, n) in self.optimizer.counters {
+            let tensor = RawTensor::new(Dtype::I64, vec![1], Bytes::from_numbers(vec![n as i64]))?;
+            tensors.push((format!("{COUNTER}{name}"), tensor));
+        }
+        let metadata = BTreeMap::from([(KEY.to_string(), position)]);
+        write_whole(path, &to_safetensors(&tensors, &metadata)?)
+    }
+
+    /// Reads what [`State::write`] wrote, if there is such a file, and checks that it belongs to this run.
+    pub fn read(path: &Path, items: usize, settings: &Settings) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed = |message: String| Error::State { path: path.into(), message };
+        let file = Checkpoint::open(path)?;
+        let position = file.metadata().get(KEY).ok_or_else(|| failed(format!("no \"{KEY}\" in its metadata")))?;
+        let position: Position = serde_json::from_str(position).map_err(|e| failed(e.to_string()))?;
+        if position.format != FORMAT {
+            return Err(failed(format!("format {}, expected {FORMAT}", position.format)));
+        }
+        if let Some(message) = position.differs(items, settings) {
+            return Err(Error::OtherRun { path: path.into(), message: message.into() });
+        }
+        let mut state = Self { position, parameters: Vec::new(), optimizer: SavedState::default() };
+        for name in file.names() {
+            let tensor = file.tensor(name)?;
+            if let Some(name) = name.strip_prefix(COUNTER) {
+                let counter = tensor.to_i64()?.first().and_then(|&n| u64::try_from(n).ok());
+                let counter = counter.ok_or_else(|| failed(format!("counter \"{name}\" is no number from 0")))?;
+                state.optimizer.counters.push((name.into(), counter));
+                continue;
+            }
+            let data = TensorData::new(tensor.to_f32()?, tensor.shape.clone());
+            if let Some(name) = name.strip_prefix(PARAMETER) {
+                state.parameters.push((name.into(), data));
+            } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
+                state.optimizer.tensors.push((name.into(), data));
+            } else {
+                return Err(failed(format!("unknown tensor \"{name}\"")));
+            }
+        }
+        Ok(Some(state))
+    }
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = PathBuf::from(format!("{}.tmp", path.display()));
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|source| Error::Write { path: path.into(), source })
+}

@@ -1,0 +1,412 @@
+//! Runs of the whole loop on problems whose answer is known.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use trimtab_math::random::Stream;
+use trimtab_nn::{Axis, Ctx, Norm, NormKind, Site, SiteKind, SiteMeta, Weight};
+
+use super::*;
+use crate::parameters::values;
+
+/// `y = x W^T + b`.
+#[derive(Module, Debug)]
+struct Line {
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+}
+
+fn line(weight: [f32; 2], bias: f32) -> Line {
+    let device = Device::flex().autodiff();
+    let weight = Tensor::from_data(TensorData::new(weight.to_vec(), [1, 2]), &device);
+    let bias = Tensor::from_data(TensorData::new(vec![bias], [1]), &device);
+    Line { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) }
+}
+
+/// Points `(x, y)`.
+struct Points(Vec<([f32; 2], f32)>);
+
+impl Points {
+    /// `y = 2 x_0 - 3 x_1 + 0.5` with noise.
+    fn noisy(n: usize) -> Self {
+        let mut stream = Stream::new(0, "points", 0, 0);
+        let mut normal = || stream.normal() as f32;
+        let point = |_| {
+            let x = [normal(), normal()];
+            (x, 2.0 * x[0] - 3.0 * x[1] + 0.5 + 0.3 * normal())
+        };
+        Self((0..n).map(point).collect())
+    }
+}
+
+impl Dataset for Points {
+    type Batch = (Tensor<2>, Tensor<2>);
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn batch(&self, items: &[usize], device: &Device) -> Self::Batch {
+        let x: Vec<f32> = items.iter().flat_map(|&i| self.0[i].0).collect();
+        let y: Vec<f32> = items.iter().map(|&i| self.0[i].1).collect();
+        let tensor = |values, width| Tensor::from_data(TensorData::new(values, [items.len(), width]), device);
+        (tensor(x, 2), tensor(y, 1))
+    }
+}
+
+struct SquaredError;
+
+impl Objective<Line, (Tensor<2>, Tensor<2>)> for SquaredError {
+    fn loss(&self, model: &Line, (x, y): &(Tensor<2>, Tensor<2>)) -> Result<Loss> {
+        let guess = x.clone().matmul(model.weight.val().transpose()) + model.bias.val().unsqueeze();
+        Ok(Loss { mean: (guess - y.clone()).square().mean(), terms: y.dims()[0] })
+    }
+}
+
+fn phase(steps: usize, rate: f64, optimizer: OptimizerConfig) -> Phase {
+    let trainable = Trainable::default();
+    Phase { name: "main".into(), steps, rate, optimizer, schedule: Schedule::Constant, trainable }
+}
+
+fn settings(batch: usize, phases: Vec<Phase>) -> Settings {
+    Settings { seed: 1, batch, accumulate: 1, clip_norm: None, heldout_every: 0, save_every: 0, phases }
+}
+
+fn sgd(momentum: f64) -> OptimizerConfig {
+    OptimizerConfig::Sgd { momentum, weight_decay: 0.0 }
+}
+
+fn run(data: &Points, settings: &Settings, state: Option<&Path>, observer: &mut dyn Observer) -> Result<Outcome<Line>> {
+    let state = state.map(Into::into);
+    let trainer =
+        Trainer { data, heldout: None, objective: &SquaredError, settings, device: Device::flex(), state };
+    trainer.run(line([0.1, 0.2], 0.0), observer)
+}
+
+fn trained(data: &Points, settings: &Settings) -> Vec<f32> {
+    numbers(&run(data, settings, None, &mut Silent::default()).unwrap().module)
+}
+
+fn numbers<M: Module>(module: &M) -> Vec<f32> {
+    values(module).into_iter().flat_map(|(_, data)| data.try_into_vec::<f32>().unwrap()).collect()
+}
+
+/// Normal equations of the regression, solved by Cramer's rule in f64.
+fn closed_form(data: &Points) -> [f64; 3] {
+    let mut m = [[0.0f64; 4]; 3];
+    for &(x, y) in &data.0 {
+        let row = [f64::from(x[0]), f64::from(x[1]), 1.0, f64::from(y)];
+        (0..3).for_each(|i| (0..4).for_each(|j| m[i][j] += row[i] * row[j]));
+    }
+    let det = |c: [usize; 3]| {
+        let minor = |a: usize, b: usize| m[1][c[a]] * m[2][c[b]] - m[1][c[b]] * m[2][c[a]];
+        m[0][c[0]] * minor(1, 2) - m[0][c[1]] * minor(0, 2) + m[0][c[2]] * minor(0, 1)
+    };
+    [det([3, 1, 2]), det([0, 3, 2]), det([0, 1, 3])].map(|d| d / det([0, 1, 2]))
+}
+
+#[test]
+fn a_regression_reaches_the_closed_form() {
+    let data = Points::noisy(32);
+    let exact = closed_form(&data);
+    let adam = OptimizerConfig::Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    for phases in [vec![phase(300, 0.1, sgd(0.9))], vec![phase(300, 0.1, adam), phase(100, 0.1, sgd(0.5))]] {
+        let found = trained(&data, &settings(32, phases));
+        for (found, exact) in found.iter().zip(exact) {
+            // Rounding of the gradient in f32, divided by the smallest curvature (about 1).
+            assert!((f64::from(*found) - exact).abs() < 1e-5, "{found} {exact}");
+        }
+    }
+    assert!(exact[0] - 2.0 != 0.0 && (exact[0] - 2.0).abs() < 0.3, "the noise moves the answer a little");
+}
+
+#[test]
+fn passes_of_a_step_are_one_batch() {
+    let data = Points::noisy(24);
+    let whole = settings(12, vec![phase(6, 0.05, OptimizerConfig::default())]);
+    let halves = Settings { batch: 6, accumulate: 2, ..whole.clone() };
+    let first_half = Settings { batch: 6, ..whole.clone() };
+    let (a, b, c) = (trained(&data, &whole), trained(&data, &halves), trained(&data, &first_half));
+    // The same sums in another order: a few roundings.
+    let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(far(&a, &b) < 1e-5, "{a:?} {b:?}");
+    assert!(far(&a, &c) > 1e-3, "half of the data is not the same");
+}
+
+#[test]
+fn passes_are_weighted_by_their_terms() {
+    let module = line([0.0, 0.0], 0.0);
+    let gradients = |data: Points| {
+        let items: Vec<usize> = (0..data.len()).collect();
+        let loss = SquaredError.loss(&module, &data.batch(&items, &Device::flex().autodiff())).unwrap();
+        Gradients::collect(&module, loss.mean.backward(), &Trainable::default(), loss.terms)
+    };
+    let one = gradients(Points(vec![([3.0, 0.0], 1.0)]));
+    let two = gradients(Points(vec![([0.0, 0.0], 1.0), ([0.0, 0.0], 1.0)]));
+    // Weight: (1 * -2 * 3 + 2 * 0) / 3 = -2; bias: (1 * -2 + 2 * -2) / 3 = -2. Norm: sqrt(8).
+    let both = one.merge(two, &module);
+    assert!((both.norm(&module) - 8.0f64.sqrt()).abs() < 1e-6);
+}
+
+#[test]
+fn clipping_by_hand() {
+    // One point x = (3, 0), y = -2 at zero: residual 2, gradient of the weight (12, 0), of the bias 4.
+    let module = line([0.0, 0.0], 0.0);
+    let data = Points(vec![([3.0, 0.0], -2.0)]);
+    let gradients = || {
+        let loss = SquaredError.loss(&module, &data.batch(&[0], &Device::flex().autodiff())).unwrap();
+        Gradients::collect(&module, loss.mean.backward(), &Trainable::default(), 1)
+    };
+    let norm = gradients().norm(&module);
+    assert!((norm - 160.0f64.sqrt()).abs() < 1e-5);
+    let stepped = |limit| {
+        let mut gradients = gradients();
+        gradients.clip(&module, norm, limit);
+        numbers(&Optimizer::new(&sgd(0.0)).step(module.clone(), gradients, 1.0))
+    };
+    let scale = 2.0 / 160.0f32.sqrt();
+    let clipped = stepped(2.0);
+    assert!((clipped[0] + 12.0 * scale).abs() < 1e-6 && (clipped[2] + 4.0 * scale).abs() < 1e-6, "{clipped:?}");
+    assert_eq!(stepped(20.0), [-12.0, 0.0, -4.0], "a short gradient stays as it is");
+}
+
+#[test]
+fn matrices_decay_and_vectors_do_not() {
+    // The gradient is 0 where the model fits: only the decay acts.
+    let data = Points(vec![([1.0, -1.0], 3.0)]);
+    let module = line([1.0, -1.0], 1.0);
+    for (optimizer, factor) in [
+        (OptimizerConfig::Sgd { momentum: 0.0, weight_decay: 0.5 }, 0.95),
+        (OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.95, epsilon: 1e-8, weight_decay: 0.5 }, 0.95),
+    ] {
+        let loss = SquaredError.loss(&module, &data.batch(&[0], &Device::flex().autodiff())).unwrap();
+        let gradients = Gradients::collect(&module, loss.mean.backward(), &Trainable::default(), 1);
+        let found = numbers(&Optimizer::new(&optimizer).step(module.clone(), gradients, 0.1));
+        assert_eq!(found, [factor, -factor, 1.0], "{optimizer:?}");
+    }
+}
+
+#[test]
+fn only_the_trainable_set_moves() {
+    let data = Points::noisy(8);
+    let mut first = phase(3, 0.1, sgd(0.0));
+    first.trainable.paths = vec!["bias".into()];
+    let found = trained(&data, &settings(8, vec![first.clone()]));
+    assert!(found[..2] == [0.1, 0.2] && found[2] != 0.0, "{found:?}");
+    first.trainable.paths = vec!["norm".into()];
+    let error = run(&data, &settings(8, vec![first]), None, &mut Silent::default()).unwrap_err().to_string();
+    assert!(error.contains("\"weight\"") && error.contains("norm"), "{error}");
+}
+
+#[test]
+fn a_run_that_diverges_says_where() {
+    let error = run(&Points::noisy(8), &settings(8, vec![phase(400, 10.0, sgd(0.9))]), None, &mut Silent::default());
+    assert!(matches!(error, Err(Error::Diverged { .. })), "{error:?}");
+}
+
+/// Sets the flag after a number of steps, and keeps what it saw.
+struct StopAfter {
+    left: usize,
+    flag: AtomicBool,
+    seen: Vec<StepRecord>,
+}
+
+impl StopAfter {
+    fn new(steps: usize) -> Self {
+        Self { left: steps, flag: AtomicBool::new(false), seen: Vec::new() }
+    }
+}
+
+impl Observer for StopAfter {
+    fn step(&mut self, record: &StepRecord) {
+        self.left = self.left.saturating_sub(1);
+        self.flag.store(self.left == 0, Ordering::SeqCst);
+        self.seen.push(record.clone());
+    }
+
+    fn interrupted(&self) -> bool {
+        Silent { stop: Some(&self.flag) }.interrupted()
+    }
+}
+
+/// Two phases: the second starts with a fresh optimizer, also when the run is resumed at its very beginning.
+fn long(accumulate: usize) -> Settings {
+    let adamw = phase(12, 0.02, OptimizerConfig::default());
+    let schedule = Schedule::Cosine { warmup: 0.25, floor: 0.1 };
+    let momentum = Phase { name: "second".into(), schedule, ..phase(8, 0.02, sgd(0.9)) };
+    Settings { accumulate, clip_norm: Some(1.0), ..settings(5, vec![adamw, momentum]) }
+}
+
+#[test]
+fn a_resumed_run_gives_the_same_bytes() {
+    let data = Points::noisy(17);
+    for accumulate in [1, 2] {
+        let settings = long(accumulate);
+        let straight = trained(&data, &settings);
+        for stop in [1, 10, 12, 19] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = dir.path().join("state.safetensors");
+            let part = run(&data, &settings, Some(&state), &mut StopAfter::new(stop)).unwrap();
+            assert!(!part.finished && part.step == stop);
+            assert_ne!(numbers(&part.module), straight);
+            let mut rest = StopAfter::new(0);
+            let whole = run(&data, &settings, Some(&state), &mut rest);
+            assert!(rest.seen.len() == 1, "a flag that is set at once stops after one step");
+            assert!(whole.is_ok());
+            let whole = run(&data, &settings, Some(&state), &mut Silent::default()).unwrap();
+            assert!(whole.finished && whole.step == 20);
+            assert_eq!(numbers(&whole.module), straight, "stopped after {stop}");
+        }
+    }
+}
+
+#[test]
+fn saved_states_are_the_same_bytes_and_are_checked() {
+    let data = Points::noisy(17);
+    let settings = Settings { save_every: 10, ..long(1) };
+    let dir = tempfile::tempdir().unwrap();
+    let saved = |name: &str| {
+        let state = dir.path().join(name);
+        run(&data, &settings, Some(&state), &mut Silent::default()).unwrap();
+        std::fs::read(&state).unwrap()
+    };
+    assert!(saved("a") == saved("b"), "the last save, after all steps");
+    let state = dir.path().join("a");
+    let again = run(&data, &settings, Some(&state), &mut Silent::default()).unwrap();
+    assert!(again.finished && again.last.is_none(), "nothing is left to do");
+    let more_often = Settings { save_every: 1, ..settings.clone() };
+    run(&data, &more_often, Some(&state), &mut Silent::default()).unwrap();
+    let other = Settings { seed: 2, ..settings.clone() };
+    let error = run(&data, &other, Some(&state), &mut Silent::default()).unwrap_err().to_string();
+    assert!(error.contains("settings differ") && error.contains("hint"), "{error}");
+    let error = run(&Points::noisy(16), &settings, Some(&state), &mut Silent::default()).unwrap_err().to_string();
+    assert!(error.contains("number of items"), "{error}");
+    std::fs::write(&state, b"nonsense").unwrap();
+    assert!(run(&data, &settings, Some(&state), &mut Silent::default()).is_err());
+}
+
+#[test]
+fn the_observer_sees_rate_norm_and_heldout_loss() {
+    let data = Points::noisy(10);
+    let settings = Settings { heldout_every: 8, ..long(1) };
+    let trainer = Trainer {
+        data: &data,
+        heldout: Some(&data),
+        objective: &SquaredError,
+        settings: &settings,
+        device: Device::flex(),
+        state: None,
+    };
+    let mut observer = StopAfter::new(usize::MAX);
+    let outcome = trainer.run(line([0.0, 0.0], 0.0), &mut observer).unwrap();
+    let measured: Vec<usize> = observer.seen.iter().filter(|r| r.heldout.is_some()).map(|r| r.step).collect();
+    assert_eq!(measured, [8, 16, 20]);
+    let last = outcome.last.unwrap();
+    assert_eq!((last.total, last.samples, last.phase.as_str()), (20, 100, "second"));
+    let loss = trainer.heldout_loss(&outcome.module, &data).unwrap();
+    assert_eq!(last.heldout, Some(loss));
+    // Brute force over the points.
+    let w = numbers(&outcome.module);
+    let errors = data.0.iter().map(|(x, y)| f64::from(w[0] * x[0] + w[1] * x[1] + w[2] - y).powi(2));
+    assert!((loss - errors.sum::<f64>() / 10.0).abs() < 1e-5 * loss);
+    assert_eq!(observer.seen[12].rate, 0.02 * 0.5, "half of the warm-up of the second phase");
+}
+
+/// Embedding, a gated layer and the embedding again: what a language model does to its tied weight.
+#[derive(Module, Debug)]
+struct Tied {
+    embed: Site,
+    up: Site,
+    norm: Norm,
+}
+
+const VOCAB: usize = 40;
+const WIDTH: usize = 24;
+
+fn tied() -> Tied {
+    let device = Device::flex().autodiff();
+    let site = |name: &str, kind, rows: usize| {
+        let meta = SiteMeta {
+            name: name.into(),
+            kind,
+            rows,
+            cols: WIDTH,
+            transposed: false,
+            input: Axis::new("residual", WIDTH),
+            output: Axis::new(name, rows),
+            reads: name.into(),
+            fused: None,
+        };
+        let mut stream = Stream::new(0, name, 0, 0);
+        let values: Vec<f32> = (0..rows * WIDTH).map(|_| 0.3 * stream.normal() as f32).collect();
+        let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [rows, WIDTH]), &device));
+        Site::new(meta, weight, None).unwrap()
+    };
+    let gain = Tensor::ones([WIDTH], &device);
+    Tied {
+        embed: site("embed", SiteKind::Embedding, VOCAB),
+        up: site("up", SiteKind::Linear, WIDTH),
+        norm: Norm::new("norm", (NormKind::Rms, 1e-5), Axis::new("residual", WIDTH), gain, None),
+    }
+}
+
+fn tied_logits(model: &Tied, ids: Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>> {
+    let x = model.embed.lookup(ids);
+    let x = x.clone() + activation::silu(model.up.forward(x, &mut Ctx::default()));
+    Ok(model.embed.forward(model.norm.forward(x), &mut Ctx::default()))
+}
+
+#[test]
+fn the_gradient_of_a_tied_weight_is_that_of_both_uses() {
+    let (device, model) = (Device::flex(), tied());
+    let data = TokenWindows::new((0..65).map(|i| (i * 7) % 31).collect(), 16, VOCAB, "text").unwrap();
+    let loss = |model: &Tied, device: &Device| {
+        NextToken(tied_logits).loss(model, &data.batch(&[0, 1, 2, 3], device)).unwrap().mean
+    };
+    let backward = loss(&model, &device.clone().autodiff()).backward();
+    let Weight::Dense(param) = &model.embed.weight else { panic!("dense") };
+    let gradient: Vec<f32> = param.val().grad(&backward).unwrap().into_data().try_into_vec().unwrap();
+    let base: Vec<f32> = param.val().into_data().try_into_vec().unwrap();
+    let at = |index: usize, step: f32| {
+        let mut changed = base.clone();
+        changed[index] += step;
+        let mut model = model.valid();
+        let tensor = Tensor::from_data(TensorData::new(changed, [VOCAB, WIDTH]), &device);
+        model.embed.set_weight(Weight::dense(tensor)).unwrap();
+        f64::from(loss(&model, &device).into_scalar::<f32>())
+    };
+    // Row 35 is never an input, only a candidate of the head.
+    for index in [0, 5 * WIDTH + 3, 30 * WIDTH + 7, 35 * WIDTH + 1] {
+        let step = 1e-2;
+        let difference = (at(index, step) - at(index, -step)) / (2.0 * f64::from(step));
+        // The loss (about 3.7) is rounded to 2e-7, so a difference to 2e-5; curvature adds less.
+        assert!((difference - f64::from(gradient[index])).abs() < 1e-4, "{index}: {difference} {}", gradient[index]);
+    }
+    assert!(gradient.iter().any(|g| g.abs() > 1e-3), "there is something to compare");
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let data = TokenWindows::new((0..4097).map(|i: u32| (i * i / 7) % 37).collect(), 64, VOCAB, "text").unwrap();
+    let settings = settings(16, vec![phase(4, 3e-3, OptimizerConfig::default())]);
+    let settings = Settings { clip_norm: Some(0.5), ..settings };
+    let trained = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let objective = NextToken(tied_logits);
+        let trainer = Trainer {
+            data: &data,
+            heldout: None,
+            objective: &objective,
+            settings: &settings,
+            device: Device::flex(),
+            state: None,
+        };
+        numbers(&pool.install(|| trainer.run(tied(), &mut Silent::default())).unwrap().module)
+    };
+    let one = trained(1);
+    assert_eq!(one, trained(2));
+    assert_eq!(one, trained(3));
+    assert_ne!(one, numbers(&tied()), "training does something");
+}

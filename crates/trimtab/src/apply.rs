@@ -1,0 +1,343 @@
+//! Applying: a treated model on disk, whole or not at all.
+//!
+//! Every stage is a unit of the journal: treated, written, synced, and found again by the same command after a kill.
+//! What a resumed run sees of a finished block is what it wrote, so that the bytes do not depend on where it was
+//! killed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use trimtab_calibrate::Treated;
+use trimtab_io::{
+    AffineScheme, Bytes, Checkpoint, OutDir, QuantizationConfig, RawTensor, ensure_space, read_compressed, to_safetensors,
+    to_tensors,
+};
+use trimtab_nn::{SiteMeta, StageSource};
+use trimtab_plan::Plan;
+
+use crate::calibration::{Calibration, CalibrationSettings};
+use crate::error::{Error, Result};
+use crate::inventory::{Inventory, TreatedSite};
+use crate::monitor::Monitor;
+use crate::quantizer::Quantizer;
+use crate::scheme::Scheme;
+use crate::treating::{Assignment, Form, Job, SiteReport, StageSink, TreatedStage, treat};
+
+/// Largest shard, in bytes.
+const SHARD_BYTES: u64 = 5_000_000_000;
+const MANIFEST: &str = "trimtab.json";
+
+/// What is written beside the weights: enough to tell what was done, and to do it again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this program.
+    pub trimtab: String,
+    /// Fingerprint of the input.
+    pub model: String,
+    /// How codes were chosen.
+    pub quantizer: Quantizer,
+    /// Form of the weights.
+    pub form: Form,
+    /// What was calibrated on.
+    pub calibration: Option<String>,
+    /// The sites in order, each with what happened to it.
+    pub sites: Vec<SiteReport>,
+}
+
+/// A model that was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Applied {
+    /// The directory.
+    pub output: PathBuf,
+    /// Bytes of all weight files.
+    pub bytes: u64,
+    /// Bits per weight of the treated sites.
+    pub bits_per_weight: f64,
+    /// What happened to each site.
+    pub sites: Vec<SiteReport>,
+}
+
+/// Where and how to write.
+#[derive(Clone, Debug)]
+pub struct OutputSettings {
+    /// The directory.
+    pub output: PathBuf,
+    /// Form of the weights.
+    pub form: Form,
+    /// Whether an existing output, or an unfinished run with other settings, is replaced.
+    pub force: bool,
+}
+
+impl OutputSettings {
+    /// Checks place and space before any long work.
+    pub fn check(&self, needed: u64) -> Result<()> {
+        let taken = self.output.exists() && !is_empty_dir(&self.output);
+        if taken && !self.force {
+            return Err(trimtab_io::Error::OutputExists { path: self.output.clone() }.into());
+        }
+        let parent = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Units and shards stand side by side while the shards are assembled.
+        Ok(ensure_space(parent, 2 * needed + (1 << 20))?)
+    }
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Identifies a job: everything that determines its bytes.
+pub fn job_hash(job: &Job<'_>, calibration: Option<&CalibrationSettings>) -> Result<String> {
+    let source = calibration.and_then(|settings| settings.source.as_ref());
+    let text = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": job.model.checkpoint().fingerprint(),
+        "assignment": job.assignment.iter().map(|(site, scheme)| (site.clone(), json!(scheme.to_string()))).collect::<serde_json::Map<_, _>>(),
+        "quantizer": job.quantizer,
+        "form": job.form,
+        "calibration": calibration,
+        "calibration_bytes": source.map(|path| std::fs::read(path).map(|bytes| trimtab_io::sha256(&bytes)).unwrap_or_default()),
+    });
+    Ok(trimtab_io::sha256(text.to_string().as_bytes()))
+}
+
+/// Treats the model and writes it.
+pub fn apply(
+    job: Job<'_>,
+    calibration: Option<(&Calibration, &CalibrationSettings)>,
+    plan: Option<&Plan>,
+    out: &OutputSettings,
+    monitor: &mut dyn Monitor,
+) -> Result<Applied> {
+    check_format(&job)?;
+    let hash = job_hash(&job, calibration.map(|(_, settings)| settings))?;
+    let dir = OutDir::create(&out.output, &hash, out.force)?;
+    if dir.units().next().is_some() {
+        monitor.note(&format!("going on with {}: {} stages are finished", dir.partial().display(), dir.units().count()));
+    }
+    let kept = dir.partial().display().to_string();
+    let mut sink = Writer::new(job, calibration.map(|(data, _)| data.description.clone()), dir)?;
+    let done = treat(job, calibration.map(|(data, _)| data), &mut sink, monitor);
+    match done {
+        Err(Error::Calibrate(trimtab_calibrate::Error::Interrupted)) => return Err(Error::Interrupted { kept }),
+        other => other?,
+    }
+    sink.finish(plan)
+}
+
+/// What the format cannot hold.
+fn check_format(job: &Job<'_>) -> Result<()> {
+    for site in &job.inventory.sites {
+        let packed = matches!(job.assignment.get(&site.meta.name), Some(Scheme::Affine(_)));
+        if packed && job.form == Form::Packed && site.meta.kind == trimtab_nn::SiteKind::Embedding {
+            return Err(Error::Format {
+                format: "compressed-tensors",
+                what: format!("the embedding \"{}\" as integers that engines load", site.meta.name),
+                hint: "leave it out, or write --format safetensors",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Writes stages into an output directory.
+struct Writer<'a> {
+    job: Job<'a>,
+    dir: OutDir,
+    manifest: Manifest,
+    config: QuantizationConfig,
+}
+
+impl<'a> Writer<'a> {
+    fn new(job: Job<'a>, calibration: Option<String>, dir: OutDir) -> Result<Self> {
+        let fresh = Manifest {
+            trimtab: env!("CARGO_PKG_VERSION").into(),
+            model: job.model.checkpoint().fingerprint().into(),
+            quantizer: *job.quantizer,
+            form: job.form,
+            calibration,
+            sites: Vec::new(),
+        };
+        let manifest = match dir.get_file(MANIFEST)? {
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or(fresh),
+            None => fresh,
+        };
+        let config = quantization(job.assignment, job.inventory);
+        Ok(Self { job, dir, manifest, config })
+    }
+
+    fn key(stage: usize) -> String {
+        format!("stage-{stage:05}")
+    }
+
+    fn sites(&self, stage: usize) -> impl Iterator<Item = &'a TreatedSite> + use<'a> {
+        self.job.inventory.sites.iter().filter(move |site| site.stage == stage)
+    }
+
+    /// The tensors of a stage as they go into the file.
+    fn tensors(&self, stage: usize, treated: &TreatedStage) -> Result<Vec<(String, RawTensor)>> {
+        let sites: BTreeMap<String, &TreatedSite> =
+            self.sites(stage).map(|site| (site.meta.weight_name(), site)).collect();
+        let mut tensors = Vec::new();
+        for name in &self.job.model.stages()[stage].tensors {
+            let weight = sites.get(name).and_then(|site| Some((site, treated.weights.get(&site.meta.name)?)));
+            match weight {
+                None => tensors.push((name.clone(), self.job.model.checkpoint().tensor(name)?)),
+                Some((site, Treated::Packed(codes))) => tensors.extend(to_tensors(&site.meta.name, codes)?),
+                Some((site, Treated::Dense(values))) => tensors.push((name.clone(), dense_tensor(site, values)?)),
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// The treated weights of a stage from its finished unit.
+    fn read(&self, stage: usize) -> Result<TreatedStage> {
+        let tensors = self.dir.read_unit(&Self::key(stage))?;
+        let file = Bytes::from(to_safetensors(&tensors, &BTreeMap::new())?);
+        let unit = Checkpoint::from_bytes(vec![("model.safetensors".into(), file)])?;
+        let mut treated = TreatedStage::default();
+        for site in self.sites(stage) {
+            let meta = &site.meta;
+            let Some(Scheme::Affine(_)) = self.job.assignment.get(&meta.name) else { continue };
+            let weight = match self.job.form {
+                Form::Packed => read_compressed(&unit, &meta.name, &self.config)?.map(Treated::Packed),
+                Form::Dense => Some(Treated::Dense(stored_values(&unit, meta)?)),
+            };
+            treated.weights.extend(weight.map(|weight| (meta.name.clone(), weight)));
+        }
+        Ok(treated)
+    }
+
+    /// Everything that is not a treated stage; then the whole appears.
+    fn finish(mut self, plan: Option<&Plan>) -> Result<Applied> {
+        let model = self.job.model;
+        for (stage, info) in model.stages().iter().enumerate() {
+            if !self.dir.unit_done(&Self::key(stage)) {
+                let tensors = info.tensors.iter().map(|name| Ok((name.clone(), model.checkpoint().tensor(name)?)));
+                self.dir.commit_unit(&Self::key(stage), &tensors.collect::<Result<Vec<_>>>()?)?;
+                model.checkpoint().release();
+            }
+        }
+        self.commit_rest()?;
+        self.put_side_files(plan)?;
+        let metadata = model.checkpoint().metadata().clone().into_iter().chain([("format".into(), "pt".into())]).collect();
+        let files = self.dir.finish_shards(SHARD_BYTES, &metadata)?;
+        let bytes = files.iter().filter(|f| f.name.ends_with(".safetensors")).map(|file| file.bytes).sum();
+        let treated: u64 = self.manifest.sites.iter().map(|site| site.bytes).sum();
+        let output = self.dir.finish()?;
+        let bits_per_weight = self.job.inventory.totals.bits_per_weight(treated).unwrap_or(f64::NAN);
+        Ok(Applied { output, bytes, bits_per_weight, sites: self.manifest.sites })
+    }
+
+    /// Tensors that belong to no stage (buffers of old checkpoints) are copied. A head that is tied and stored all
+    /// the same is one tensor with its owner, and is not written a second time.
+    fn commit_rest(&mut self) -> Result<()> {
+        let model = self.job.model;
+        let known: std::collections::BTreeSet<&String> = model.stages().iter().flat_map(|s| &s.tensors).collect();
+        let rest: Vec<String> = model
+            .checkpoint()
+            .names()
+            .filter(|&name| !known.contains(&name.to_string()) && !(model.tied() && name == "lm_head.weight"))
+            .map(str::to_string)
+            .collect();
+        if rest.is_empty() || self.dir.unit_done("rest") {
+            return Ok(());
+        }
+        let tensors = rest.into_iter().map(|name| Ok((name.clone(), model.checkpoint().tensor(&name)?)));
+        Ok(self.dir.commit_unit("rest", &tensors.collect::<Result<Vec<_>>>()?)?)
+    }
+
+    fn put_side_files(&self, plan: Option<&Plan>) -> Result<()> {
+        let checkpoint = self.job.model.checkpoint();
+        for (name, bytes) in checkpoint.side_files()? {
+            if name != "config.json" && name != MANIFEST && name != "plan.toml" {
+                self.dir.put_file(&name, &bytes)?;
+            }
+        }
+        // A checkpoint that is a bare file has no config; one that says how it is packed makes it readable again.
+        let config = checkpoint.config().cloned();
+        let packed = self.job.form == Form::Packed && !self.config.groups().is_empty();
+        if let Some(config) = match (config, packed) {
+            (Some(config), false) => Some(config),
+            (config, true) => {
+                let mut config = config.unwrap_or_else(|| json!({}));
+                config["quantization_config"] = self.config.to_json();
+                Some(config)
+            }
+            (None, false) => None,
+        } {
+            self.dir.put_file("config.json", pretty(&config).as_bytes())?;
+        }
+        if let Some(plan) = plan {
+            self.dir.put_file("plan.toml", plan.to_toml()?.as_bytes())?;
+        }
+        self.put_manifest()
+    }
+
+    fn put_manifest(&self) -> Result<()> {
+        let value = serde_json::to_value(&self.manifest)
+            .map_err(|e| Error::Data { what: MANIFEST.into(), message: e.to_string() })?;
+        Ok(self.dir.put_file(MANIFEST, pretty(&value).as_bytes())?)
+    }
+}
+
+impl StageSink for Writer<'_> {
+    fn finished(&mut self, stage: usize) -> Result<Option<TreatedStage>> {
+        match self.dir.unit_done(&Self::key(stage)) {
+            true => self.read(stage).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn keep(&mut self, stage: usize, treated: TreatedStage) -> Result<()> {
+        if treated.reports.is_empty() {
+            return Ok(());
+        }
+        // The manifest first: a stage whose unit is there has its report there too.
+        let again: Vec<&String> = treated.reports.iter().map(|report| &report.site).collect();
+        self.manifest.sites.retain(|known| !again.contains(&&known.site));
+        self.manifest.sites.extend(treated.reports.iter().cloned());
+        self.put_manifest()?;
+        let tensors = self.tensors(stage, &treated)?;
+        Ok(self.dir.commit_unit(&Self::key(stage), &tensors)?)
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// How the output is quantized.
+fn quantization(assignment: &Assignment, inventory: &Inventory) -> QuantizationConfig {
+    let affine = |site: &TreatedSite| -> Option<AffineScheme> {
+        match assignment.get(&site.meta.name)? {
+            Scheme::Affine(scheme) => Some(*scheme),
+            Scheme::Dense => None,
+        }
+    };
+    let packed = inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), affine(site)?, false)));
+    let dense = inventory.sites.iter().filter(|site| affine(site).is_none()).map(|site| site.meta.name.clone());
+    let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
+    QuantizationConfig::of_schemes(packed, &ignore)
+}
+
+/// Dense numbers `[out, in]` in the shape and type of the checkpoint.
+fn dense_tensor(site: &TreatedSite, values: &[f32]) -> Result<RawTensor> {
+    let meta = &site.meta;
+    let stored = meta.stored_shape();
+    Ok(match meta.transposed {
+        true => RawTensor::from_f32(stored, &transpose(values, meta.rows, meta.cols), site.dtype)?,
+        false => RawTensor::from_f32(stored, values, site.dtype)?,
+    })
+}
+
+/// The inverse of [`dense_tensor`].
+fn stored_values(checkpoint: &Checkpoint, meta: &SiteMeta) -> Result<Vec<f32>> {
+    let values = checkpoint.tensor(&meta.weight_name())?.to_f32()?;
+    Ok(if meta.transposed { transpose(&values, meta.cols, meta.rows) } else { values })
+}
+
+fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|c| (0..rows).map(move |r| values[r * cols + c])).collect()
+}

@@ -1,0 +1,113 @@
+//! Measuring the kernels on this machine.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use trimtab_math::gram::GramAccumulator;
+use trimtab_math::random::Stream;
+use trimtab_nn::kernels::bench::{self, Precision, Setting};
+use trimtab_quantize::gptq::{GptqSettings, gptq};
+use trimtab_quantize::layer::Layer;
+use trimtab_quantize::scheme::WeightScheme;
+
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+
+/// Names of the measurements.
+pub const KERNELS: [&str; 4] = ["memory", "packed", "dense", "gptq"];
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// What was measured.
+    pub name: String,
+    /// On what.
+    pub shape: String,
+    /// Median.
+    pub seconds: f64,
+    /// Bytes of weights read a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gb_per_s: Option<f64>,
+    /// Floating-point operations a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gflops: Option<f64>,
+}
+
+/// Runs the measurements called `names`.
+pub fn run(names: &[&str], threads: usize, monitor: &mut dyn Monitor) -> Result<Vec<Measured>> {
+    monitor.begin("measuring", names.len());
+    let mut found = Vec::new();
+    for (i, &name) in names.iter().enumerate() {
+        match name {
+            "memory" => found.push(memory(threads)?),
+            "packed" => found.extend(packed(threads)?),
+            "dense" => found.extend(dense(threads)?),
+            _ => found.push(solver()?),
+        }
+        monitor.advance(i + 1, name);
+    }
+    Ok(found)
+}
+
+fn failed(message: impl ToString) -> Error {
+    Error::Data { what: "bench".into(), message: message.to_string() }
+}
+
+fn memory(threads: usize) -> Result<Measured> {
+    let gb_per_s = bench::memory_bandwidth(threads_or_all(threads)).map_err(failed)?;
+    let (name, shape) = ("memory read".into(), "out of cache".into());
+    Ok(Measured { name, shape, seconds: 1.0 / gb_per_s, gb_per_s: Some(gb_per_s), gflops: None })
+}
+
+/// 0 stands for one thread a core.
+fn threads_or_all(threads: usize) -> usize {
+    if threads == 0 { rayon::current_num_threads() } else { threads }
+}
+
+fn setting(threads: usize, n: usize) -> Setting {
+    Setting { n, rows: 2048, cols: 5632, matrices: 48, rounds: 5, threads: threads_or_all(threads) }
+}
+
+fn packed(threads: usize) -> Result<Vec<Measured>> {
+    let shapes = [(4, 1), (8, 1), (4, 16), (4, 256)];
+    let one = |(bits, n)| Ok(of(bench::packed(setting(threads, n), bits, 128).map_err(failed)?));
+    shapes.into_iter().map(one).collect()
+}
+
+fn dense(threads: usize) -> Result<Vec<Measured>> {
+    let shapes = [(Precision::F32, 1), (Precision::Bf16, 1), (Precision::F32, 256)];
+    let one = |(precision, n)| Ok(of(bench::dense(setting(threads, n), precision).map_err(failed)?));
+    shapes.into_iter().map(one).collect()
+}
+
+fn of(m: bench::Measurement) -> Measured {
+    let [n, rows, cols] = m.shape;
+    let shape = format!("{n} x {rows} x {cols}");
+    Measured { name: m.name, shape, seconds: m.seconds, gb_per_s: Some(m.gb_per_s), gflops: Some(m.gflops) }
+}
+
+/// GPTQ on one 4096 x 4096 site, 4 bits, groups of 128, the second moment given.
+fn solver() -> Result<Measured> {
+    const N: usize = 4096;
+    let normals = |purpose: &str, n: usize| -> Vec<f32> {
+        let mut stream = Stream::new(0, purpose, 0, 0);
+        (0..n).map(|_| stream.normal() as f32).collect()
+    };
+    let weight: Vec<f32> = normals("bench.weight", N * N).into_iter().map(|w| 0.02 * w).collect();
+    let mut sums = GramAccumulator::new(N);
+    sums.add(&normals("bench.input", 2 * N * N), None).map_err(failed)?;
+    let h = sums.mean().map_err(failed)?;
+    let layer = Layer::new(&weight, N, N, Some(&h))?;
+    let settings = GptqSettings { rtn_check: false, ..GptqSettings::default() };
+    let time = || -> Result<f64> {
+        let begun = Instant::now();
+        gptq(&layer, &WeightScheme::default(), &settings)?;
+        Ok(begun.elapsed().as_secs_f64())
+    };
+    let mut seconds = [time()?, time()?, time()?];
+    seconds.sort_by(f64::total_cmp);
+    // Cholesky of the second moment and the update of the weights, multiply-adds counted as two.
+    let operations = (N as f64).powi(3) / 3.0 + (N as f64).powi(3);
+    let (name, shape) = ("gptq int4 g128".into(), format!("{N} x {N}"));
+    Ok(Measured { name, shape, seconds: seconds[1], gb_per_s: None, gflops: Some(operations / seconds[1] / 1e9) })
+}

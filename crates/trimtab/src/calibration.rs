@@ -1,0 +1,204 @@
+//! Calibration data: from a file, or from the grammar in this program, to batches.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use trimtab_calibrate::Batch;
+use trimtab_eval::Windows;
+use trimtab_io::{ImageSet, read_pairs, read_text};
+use trimtab_math::random::Stream;
+use trimtab_models::{Model, Normalization, pico};
+use trimtab_nn::{Flow, Task};
+
+use crate::error::{Error, Result};
+use crate::judge::{ENCODER_WINDOW, Judge};
+
+/// Tokens (or images) in one batch of the stream.
+const BATCH_TOKENS: usize = 2048;
+const BATCH_IMAGES: usize = 64;
+/// Tokens of a window where nothing else is said.
+pub const DEFAULT_WINDOW: usize = 256;
+
+/// What to calibrate on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationSettings {
+    /// A text, sentence pairs (`.csv`) or images (`.safetensors`); without one, stories of the built-in grammar.
+    pub source: Option<PathBuf>,
+    /// Windows, texts or images.
+    pub samples: usize,
+    /// Tokens of a window.
+    pub window: Option<usize>,
+    /// The first samples in order instead of a random choice.
+    pub sequential: bool,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
+impl Default for CalibrationSettings {
+    fn default() -> Self {
+        Self { source: None, samples: 128, window: None, sequential: false, seed: 0 }
+    }
+}
+
+/// Calibration batches and what they are.
+pub struct Calibration {
+    /// The batches.
+    pub batches: Vec<Batch>,
+    /// Windows, texts or images in them.
+    pub samples: usize,
+    /// Tokens or images in them.
+    pub rows: usize,
+    /// One line for reports.
+    pub description: String,
+    /// What was not calibrated on, to prove the result with; absent where nothing is left.
+    pub rest: Option<Judge>,
+}
+
+impl Calibration {
+    /// Reads, tokenizes, chooses and packs.
+    pub fn load(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
+        if settings.samples == 0 {
+            return Err(Error::Setting { what: "--samples", message: "must be at least 1".into() });
+        }
+        match model.task() {
+            Task::Language => Self::windows(model, settings),
+            Task::Encoder => Self::sentences(model, settings),
+            Task::Images => Self::images(model, settings),
+        }
+    }
+
+    fn windows(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
+        let (text, name) = match &settings.source {
+            Some(path) => (sentences_or_text(path)?.join("\n"), path.display().to_string()),
+            None => (pico::calibration_text(settings.seed), "stories of the built-in grammar".into()),
+        };
+        let tokens = model.tokenizer()?.encode(&text, false)?;
+        let vocab = model.vocab().unwrap_or(0);
+        let window = window_of(model, settings.window);
+        let windows = Windows::cut(&tokens, window, window, vocab)?;
+        let all = windows.as_slices();
+        let chosen = choose(all.len(), settings);
+        let per_batch = (BATCH_TOKENS / window).max(1);
+        let batches = chosen
+            .chunks(per_batch)
+            .map(|part| Batch::windows(&part.iter().map(|&i| all[i]).collect::<Vec<_>>(), model.device()))
+            .collect();
+        let rest: Vec<u32> = (0..all.len()).filter(|i| chosen.binary_search(i).is_err()).flat_map(|i| all[i].to_vec()).collect();
+        let rest = match &settings.source {
+            None => Some(heldout_stories(model, window)?),
+            Some(_) => (!rest.is_empty()).then_some(Judge::Text { tokens: rest, window, stride: window, limit: 256 }),
+        };
+        Ok(Self {
+            batches,
+            samples: chosen.len(),
+            rows: chosen.len() * window,
+            description: format!("{} windows of {window} tokens of {name}", chosen.len()),
+            rest,
+        })
+    }
+
+    fn sentences(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
+        let (texts, name) = match &settings.source {
+            Some(path) => (sentences_or_text(path)?, path.display().to_string()),
+            None => {
+                (vec![pico::calibration_text(settings.seed)], "stories of the built-in grammar".into())
+            }
+        };
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let texts: Vec<&str> = lines.map(str::trim).filter(|text| !text.is_empty()).collect();
+        if texts.is_empty() {
+            return Err(Error::EmptyCalibration { source_name: name });
+        }
+        let chosen = choose(texts.len(), settings);
+        let picked: Vec<&str> = chosen.iter().map(|&i| texts[i]).collect();
+        let window = settings.window.unwrap_or(ENCODER_WINDOW);
+        let ids = model.tokenizer()?.encode_batch(&picked, true, window)?;
+        check_ids(&ids, model.vocab().unwrap_or(0))?;
+        let batches = ids
+            .chunks(32)
+            .map(|part| Batch::padded(&part.iter().map(Vec::as_slice).collect::<Vec<_>>(), 0, model.device()))
+            .collect();
+        Ok(Self {
+            batches,
+            samples: ids.len(),
+            rows: ids.iter().map(Vec::len).sum(),
+            description: format!("{} texts of {name}", ids.len()),
+            rest: None,
+        })
+    }
+
+    fn images(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
+        let Some(path) = &settings.source else {
+            return Err(Error::NeedsCalibration { what: "a model of images", example: "images.safetensors" });
+        };
+        let set = ImageSet::read(path, "train")?;
+        let normalization = model.normalization()?;
+        let chosen = choose(set.len(), settings);
+        let picked = set.select(&chosen);
+        let batches = (0..picked.len())
+            .step_by(BATCH_IMAGES)
+            .map(|i| image_batch(&picked, &normalization, i..(i + BATCH_IMAGES).min(picked.len()), model.device()))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            batches,
+            samples: chosen.len(),
+            rows: chosen.len(),
+            description: format!("{} images of {}", chosen.len(), path.display()),
+            rest: None,
+        })
+    }
+}
+
+/// The held-out stories that `@pico` (or any language model without a text of its own) is judged on.
+pub fn heldout_stories(model: &Model, window: usize) -> Result<Judge> {
+    let tokens = model.tokenizer()?.encode(&pico::heldout_text(), false)?;
+    Ok(Judge::Text { tokens, window, stride: window, limit: 128 })
+}
+
+/// Tokens of a window: what was asked for, or the default within what the model can take.
+pub fn window_of(model: &Model, asked: Option<usize>) -> usize {
+    let limit = model.checkpoint().config().and_then(|config| {
+        ["max_position_embeddings", "n_positions"].iter().find_map(|key| config.get(key)?.as_u64())
+    });
+    asked.unwrap_or_else(|| limit.map_or(DEFAULT_WINDOW, |limit| DEFAULT_WINDOW.min(limit as usize)))
+}
+
+/// A batch of images, normalized.
+pub fn image_batch(set: &ImageSet, normalization: &Normalization, range: Range<usize>, device: &Device) -> Result<Batch> {
+    let [_, c, h, w] = set.shape;
+    if normalization.mean.len() != c || normalization.std.len() != c {
+        return Err(Error::Channels { images: c, model: normalization.mean.len() });
+    }
+    let pixels = set.pixels(range.clone());
+    let input = Flow::Image(normalization.apply(pixels, [range.len(), c, h, w], device));
+    Ok(Batch { input, mask: None, row_weights: None })
+}
+
+/// The sentences of a csv file of pairs, or the lines of a text.
+fn sentences_or_text(path: &Path) -> Result<Vec<String>> {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+        let pairs = read_pairs(path)?;
+        return Ok(pairs.into_iter().flat_map(|pair| [pair.first, pair.second]).collect());
+    }
+    Ok(vec![read_text(path)?])
+}
+
+/// Indices of the chosen samples, ascending.
+fn choose(n: usize, settings: &CalibrationSettings) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    if !settings.sequential {
+        Stream::new(settings.seed, "calibration", 0, 0).shuffle(&mut order);
+    }
+    order.truncate(settings.samples);
+    order.sort_unstable();
+    order
+}
+
+fn check_ids(rows: &[Vec<u32>], vocab: usize) -> Result<()> {
+    match rows.iter().flatten().find(|&&id| id as usize >= vocab) {
+        Some(&id) => Err(trimtab_calibrate::Error::Vocabulary { id, vocab }.into()),
+        None => Ok(()),
+    }
+}

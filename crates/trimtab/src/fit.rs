@@ -1,0 +1,250 @@
+//! Fitting: plan, apply, prove.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+use trimtab_io::AffineScheme;
+use trimtab_models::Model;
+use trimtab_nn::Network;
+use trimtab_plan::Plan;
+
+use crate::apply::{Applied, OutputSettings, apply};
+use crate::calibration::Calibration;
+use crate::error::{Error, Result};
+use crate::judge::{Judge, Quality};
+use crate::measure;
+use crate::monitor::Monitor;
+use crate::planning::{CandidateReport, Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
+use crate::quantizer::{Method, Quantizer};
+use crate::scheme::Scheme;
+use crate::system::peak_memory_bytes;
+use crate::treating::{Assignment, Collected, Form, Job, SiteReport, treat};
+
+/// What a fit is asked for.
+pub struct FitSettings {
+    /// Planning.
+    pub planning: PlanningSettings,
+    /// Writing.
+    pub output: OutputSettings,
+    /// What the result is proved on; what calibration left over otherwise.
+    pub judge: Option<Judge>,
+}
+
+/// A model in the table of a report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// What it is.
+    pub name: String,
+    /// Bytes of the weight file.
+    pub bytes: u64,
+    /// Bits per weight of the treated sites.
+    pub bits_per_weight: f64,
+    /// How good it is, and how far from the original.
+    #[serde(flatten)]
+    pub quality: Quality,
+}
+
+/// What a fit did and what that cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FitReport {
+    /// The model.
+    pub model: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// The budget.
+    pub budget: String,
+    /// Seed.
+    pub seed: u64,
+    /// What was calibrated on.
+    pub calibration: String,
+    /// Where the result is.
+    pub output: PathBuf,
+    /// Bytes of its weight files.
+    pub bytes: u64,
+    /// Bytes at most that the budget allows for the whole file, if it bounds the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_bytes: Option<u64>,
+    /// Bits per weight of the treated sites.
+    pub bits_per_weight: f64,
+    /// The original, the baselines, the plan.
+    pub rows: Vec<Row>,
+    /// Damage that the plan predicts, on calibration data.
+    pub damage_predicted: f64,
+    /// Damage of the plan as a whole, measured on the same data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage_measured: Option<f64>,
+    /// Candidates that were measured.
+    pub candidates: Vec<CandidateReport>,
+    /// The sites.
+    pub sites: Vec<SiteReport>,
+    /// Largest memory of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
+    /// Seconds of the run.
+    pub seconds: f64,
+    /// Whether the result keeps the budget.
+    pub within_budget: bool,
+}
+
+/// Plans within the budget, writes the result, and proves it on data that it was not calibrated on.
+pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> Result<FitReport> {
+    let begun = Instant::now();
+    let prepared = prepare(model, &settings.planning)?;
+    settings.output.check(prepared.inventory.totals.file_bytes_original)?;
+    let calibration = Calibration::load(model, &settings.planning.calibration)?;
+    monitor.note(&format!("calibrating on {}", calibration.description));
+    let planned = plan_or_resume(model, &prepared, &calibration, settings, monitor)?;
+    let assignment = assignment_of(&planned.plan, model, &prepared.inventory)?;
+    let quantizer = &settings.planning.quantizer;
+    let form = settings.output.form;
+    let job = Job { model, inventory: &prepared.inventory, assignment: &assignment, quantizer, form };
+    let applied =
+        apply(job, Some((&calibration, &settings.planning.calibration)), Some(&planned.plan), &settings.output, monitor)?;
+    let _ = std::fs::remove_file(pending_plan(settings));
+    let rows = prove(model, &prepared, &calibration, settings, &applied, monitor)?;
+    let limit = prepared.limits.bytes;
+    let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
+    Ok(FitReport {
+        model: model.checkpoint().path().display().to_string(),
+        fingerprint: model.checkpoint().fingerprint().into(),
+        budget: settings.planning.budget.to_string(),
+        seed: settings.planning.calibration.seed,
+        calibration: calibration.description.clone(),
+        output: applied.output.clone(),
+        bytes: applied.bytes,
+        budget_bytes: limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes)),
+        bits_per_weight: applied.bits_per_weight,
+        rows,
+        damage_predicted: planned.plan.predicted.damage,
+        damage_measured: planned.measured,
+        candidates: planned.history,
+        peak_memory_bytes: peak_memory_bytes(),
+        seconds: begun.elapsed().as_secs_f64(),
+        within_budget: limit.is_none_or(|limit| treated <= limit),
+        sites: applied.sites,
+    })
+}
+
+/// Where a finished plan waits for its model: beside the output, so that a killed run need not plan again.
+fn pending_plan(settings: &FitSettings) -> PathBuf {
+    let mut name = settings.output.output.clone().into_os_string();
+    name.push(".plan.toml");
+    name.into()
+}
+
+/// Makes the plan, or takes the one that an earlier run of the same command left.
+fn plan_or_resume(
+    model: &Model,
+    prepared: &Prepared,
+    calibration: &Calibration,
+    settings: &FitSettings,
+    monitor: &mut dyn Monitor,
+) -> Result<Planned> {
+    let path = pending_plan(settings);
+    let asked = &settings.planning;
+    if path.exists() && !settings.output.force {
+        let plan = crate::planning::read_plan(&path)?;
+        let header = &plan.header;
+        let same = header.fingerprint == model.checkpoint().fingerprint()
+            && header.budget.as_ref() == Some(&asked.budget)
+            && header.seed == asked.calibration.seed
+            && header.calibration == calibration.description
+            && plan.prices.metric == asked.metric.name();
+        if same {
+            monitor.note(&format!("going on with the plan in {}", path.display()));
+            return Ok(Planned { plan, measured: None, history: Vec::new() });
+        }
+    }
+    let planned = plan(model, prepared, calibration, asked, monitor)?;
+    write_plan(&planned.plan, &path)?;
+    Ok(planned)
+}
+
+/// Writes a plan file, whole or not at all.
+pub fn write_plan(plan: &Plan, path: &std::path::Path) -> Result<()> {
+    Ok(trimtab_io::write_atomic(path, plan.to_toml()?.as_bytes())?)
+}
+
+/// The original, plain round-to-nearest and GPTQ at the nearest whole width, and the written model read back.
+fn prove(
+    model: &Model,
+    prepared: &Prepared,
+    calibration: &Calibration,
+    settings: &FitSettings,
+    applied: &Applied,
+    monitor: &mut dyn Monitor,
+) -> Result<Vec<Row>> {
+    let Some(judge) = settings.judge.as_ref().or(calibration.rest.as_ref()) else {
+        monitor.warn("there is nothing to prove the result on; pass --text, --pairs or --images");
+        return Ok(Vec::new());
+    };
+    let totals = &prepared.inventory.totals;
+    let original = model.network()?;
+    let mut rows = vec![Row {
+        name: "original".into(),
+        bytes: totals.file_bytes_original,
+        bits_per_weight: totals.bits_per_weight(totals.treated_bytes_original).unwrap_or(f64::NAN),
+        quality: judge.score(model, &original, monitor)?,
+    }];
+    let bits = (applied.bits_per_weight.floor() as u8).clamp(2, 8);
+    let mut network = model.network()?;
+    for method in [Method::Rtn, Method::Gptq] {
+        let quantizer = Quantizer::plain(method);
+        rows.push(baseline(model, prepared, calibration, (bits, &quantizer), (judge, &original, &mut network), monitor)?);
+    }
+    let written = Model::open(&applied.output.display().to_string(), None)?;
+    rows.push(Row {
+        name: "plan".into(),
+        bytes: applied.bytes,
+        bits_per_weight: applied.bits_per_weight,
+        quality: judge.compare(model, &written.network()?, &original, monitor)?,
+    });
+    Ok(rows)
+}
+
+/// A uniform plan at `bits` with groups of 128, as most people run it.
+fn baseline(
+    model: &Model,
+    prepared: &Prepared,
+    calibration: &Calibration,
+    (bits, quantizer): (u8, &Quantizer),
+    (judge, original, network): (&Judge, &Network, &mut Network),
+    monitor: &mut dyn Monitor,
+) -> Result<Row> {
+    let scheme = Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
+    let inventory = &prepared.inventory;
+    let assignment: Assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+    let mut treated = Collected::default();
+    let job = Job { model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
+    treat(job, Some(calibration), &mut treated, monitor)?;
+    let bytes: u64 = inventory.sites.iter().map(|site| scheme.bytes(&site.meta, site.dtype)).sum();
+    let (_, undo) = measure::put(network, &treated.overlay(inventory)?)?;
+    let quality = judge.compare(model, network, original, monitor)?;
+    measure::put(network, &undo)?;
+    let name = match quantizer.method {
+        Method::Rtn => format!("round-to-nearest {scheme}"),
+        Method::Gptq => format!("GPTQ {scheme}"),
+    };
+    Ok(Row {
+        name,
+        bytes: inventory.totals.file_bytes(bytes),
+        bits_per_weight: inventory.totals.bits_per_weight(bytes).unwrap_or(f64::NAN),
+        quality,
+    })
+}
+
+/// The default output: the model's name and the budget, in the working directory.
+pub fn default_output(model: &str, budget: &str) -> Result<PathBuf> {
+    let name = match model {
+        "@pico" => "pico".to_string(),
+        path => {
+            let path = std::path::Path::new(path);
+            let stem = if path.is_file() { path.file_stem() } else { path.file_name() };
+            let stem = stem.and_then(|stem| stem.to_str()).map(str::to_string);
+            stem.ok_or(Error::Setting { what: "-o", message: "give a name for the output".into() })?
+        }
+    };
+    let budget: String = budget.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    Ok(PathBuf::from(format!("{name}-{budget}")))
+}

@@ -1,0 +1,101 @@
+//! What of a model is treated, and what its parts weigh.
+
+use std::collections::BTreeSet;
+
+use trimtab_io::Dtype;
+use trimtab_models::Model;
+use trimtab_nn::{Role, SiteMeta, StageSource};
+use trimtab_plan::{Selection, Totals};
+
+use crate::error::{Error, Result};
+
+/// A site that is treated.
+#[derive(Clone, Debug)]
+pub struct TreatedSite {
+    /// The site.
+    pub meta: SiteMeta,
+    /// Index of its stage.
+    pub stage: usize,
+    /// Type of its weight in the checkpoint.
+    pub dtype: Dtype,
+    /// Whether calibration data reaches it: the sites of the blocks.
+    pub observed: bool,
+}
+
+/// The treated sites of a model, in the order in which data reaches them, and the weight of all the rest.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    /// The treated sites.
+    pub sites: Vec<TreatedSite>,
+    /// What bits per weight and shares refer to.
+    pub totals: Totals,
+    /// Linear maps and convolutions that stay as they are.
+    pub untouched: Vec<String>,
+}
+
+impl Inventory {
+    /// Selects sites. Without `include`, those are all sites of the blocks; the embedding and the head only by name.
+    pub fn take(model: &Model, selection: &Selection) -> Result<Self> {
+        if model.quantization().is_some() {
+            return Err(Error::AlreadyQuantized { model: model.checkpoint().path().display().to_string() });
+        }
+        let all: Vec<(usize, Role, &SiteMeta)> = model
+            .stages()
+            .iter()
+            .enumerate()
+            .flat_map(|(i, stage)| stage.sites.iter().map(move |site| (i, stage.role, site)))
+            .collect();
+        let names: Vec<&str> = all.iter().map(|(.., site)| site.name.as_str()).collect();
+        let named = selection.treated(&names)?;
+        let everything = selection.include.is_empty();
+        let mut sites = Vec::new();
+        let mut untouched = Vec::new();
+        for ((stage, role, meta), named) in all.into_iter().zip(named) {
+            if named && (role == Role::Block || !everything) {
+                let name = meta.weight_name();
+                let dtype = model.checkpoint().require(&name)?.dtype;
+                sites.push(TreatedSite { meta: meta.clone(), stage, dtype, observed: role == Role::Block });
+            } else if !matches!(meta.kind, trimtab_nn::SiteKind::Embedding) {
+                untouched.push(meta.name.clone());
+            }
+        }
+        if model.tied() {
+            untouched.push("lm_head".into());
+        }
+        if sites.is_empty() {
+            return Err(Error::Setting { what: "--exclude", message: "no site is left to treat".into() });
+        }
+        let totals = totals(model, &sites)?;
+        Ok(Self { sites, totals, untouched })
+    }
+}
+
+/// Weights and bytes. Headers are counted as they are now: a treated file's differ by a few hundred bytes a site, which
+/// [`header_bytes`] accounts for.
+fn totals(model: &Model, sites: &[TreatedSite]) -> Result<Totals> {
+    let checkpoint = model.checkpoint();
+    let treated: BTreeSet<String> = sites.iter().map(|site| site.meta.weight_name()).collect();
+    let mut fixed = 0;
+    for name in checkpoint.names().filter(|name| !treated.contains(*name)) {
+        fixed += checkpoint.require(name)?.bytes;
+    }
+    let treated_bytes: u64 = sites.iter().map(|s| (s.meta.numel() * s.dtype.size()) as u64).sum();
+    Ok(Totals {
+        treated_weights: sites.iter().map(|s| s.meta.numel() as u64).sum(),
+        treated_bytes_original: treated_bytes,
+        file_bytes_original: checkpoint.total_bytes(),
+        file_bytes_fixed: fixed + header_bytes(checkpoint.names().count(), sites.len()),
+        ..Totals::default()
+    })
+}
+
+/// Upper bound of the safetensors header of the output: every tensor takes a line, a packed site four.
+fn header_bytes(tensors: usize, sites: usize) -> u64 {
+    160 * (tensors + 3 * sites) as u64 + 64
+}
+
+/// A pattern that matches this name and no other.
+pub fn literal(name: &str) -> String {
+    let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\');
+    name.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}

@@ -1,0 +1,229 @@
+//! Judging a model on data it was not treated with: a text, sentence pairs, or labelled images.
+
+use serde::Serialize;
+use trimtab_calibrate::Batch;
+use trimtab_eval::images::ImageScore;
+use trimtab_eval::{Reference, Windows, language, pairs};
+use trimtab_io::{ImageSet, Pair};
+use trimtab_models::Model;
+use trimtab_nn::{Network, Task};
+
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+
+/// Texts in one batch of an encoder; images in one batch of a classifier.
+const BATCH: usize = 64;
+/// Tokens of a text that an encoder sees at most.
+pub const ENCODER_WINDOW: usize = 256;
+
+/// What a model is judged on.
+pub enum Judge {
+    /// Prediction of a text by windows.
+    Text {
+        /// The whole text as tokens.
+        tokens: Vec<u32>,
+        /// Tokens of a window.
+        window: usize,
+        /// Tokens between windows.
+        stride: usize,
+        /// Windows at most.
+        limit: usize,
+    },
+    /// Correlation with human judgements of similarity.
+    Pairs {
+        /// Token ids of the first and second sentence of every pair.
+        sides: [Vec<Vec<u32>>; 2],
+        /// Human scores.
+        scores: Vec<f64>,
+    },
+    /// Classification.
+    Images {
+        /// Images with labels.
+        set: ImageSet,
+    },
+}
+
+/// How good a model is, and how far from its original; a field is absent where it makes no sense.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Quality {
+    /// `exp` of the mean negative log-likelihood per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// Spearman correlation times 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spearman: Option<f64>,
+    /// Percent of images that are classified right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Mean `KL(original || treated)`, nats per token or image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// Its standard error over windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_standard_error: Option<f64>,
+    /// Share of positions at which both find the same token most likely.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_top1: Option<f64>,
+    /// Mean `1 - cos` between the embeddings of both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_distance: Option<f64>,
+    /// Predictions, pairs or images.
+    pub items: usize,
+    /// Tokens of a window, where there are windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// Tokens between windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stride: Option<usize>,
+}
+
+impl Judge {
+    /// Sentence pairs, tokenized.
+    pub fn pairs(model: &Model, list: &[Pair]) -> Result<Self> {
+        let tokenizer = model.tokenizer()?;
+        let side = |texts: Vec<&str>| tokenizer.encode_batch(&texts, true, ENCODER_WINDOW);
+        let first = side(list.iter().map(|pair| pair.first.as_str()).collect())?;
+        let second = side(list.iter().map(|pair| pair.second.as_str()).collect())?;
+        Ok(Self::Pairs { sides: [first, second], scores: list.iter().map(|pair| pair.score).collect() })
+    }
+
+    /// Judges one network.
+    pub fn score(&self, model: &Model, network: &Network, monitor: &mut dyn Monitor) -> Result<Quality> {
+        self.judge(model, network, None, monitor)
+    }
+
+    /// Judges a treated network, also by how far it is from its original.
+    pub fn compare(
+        &self,
+        model: &Model,
+        treated: &Network,
+        original: &Network,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Quality> {
+        self.judge(model, treated, Some(original), monitor)
+    }
+
+    fn judge(
+        &self,
+        model: &Model,
+        network: &Network,
+        original: Option<&Network>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Quality> {
+        match self {
+            Self::Text { tokens, window, stride, limit } => {
+                let vocab = model.vocab().ok_or(Error::WrongData { given: "a text", task: model.task() })?;
+                let windows = Windows::cut(tokens, *window, *stride, vocab)?.take(*limit);
+                judge_text(network, original, &windows, vocab, monitor)
+            }
+            Self::Pairs { sides, scores } => judge_pairs(model, network, original, sides, scores, monitor),
+            Self::Images { set } => judge_images(model, network, original, set, monitor),
+        }
+    }
+}
+
+fn judge_text(
+    network: &Network,
+    original: Option<&Network>,
+    windows: &Windows<'_>,
+    vocab: usize,
+    monitor: &mut dyn Monitor,
+) -> Result<Quality> {
+    monitor.begin("perplexity", windows.as_slices().len());
+    let mut progress = |done: usize, _: usize| monitor.advance(done, "");
+    let quality = |score: &language::LanguageScore| Quality {
+        perplexity: Some(score.perplexity),
+        items: score.tokens,
+        window: Some(score.window),
+        stride: Some(score.stride),
+        ..Quality::default()
+    };
+    let Some(original) = original else {
+        return Ok(quality(&language::score(network, windows, vocab, &mut progress)?));
+    };
+    let both = language::compare(network, original, windows, vocab, &mut progress)?;
+    Ok(Quality {
+        kl: Some(both.kl),
+        kl_standard_error: Some(both.kl_standard_error),
+        same_top1: Some(both.same_top1),
+        ..quality(&both.treated)
+    })
+}
+
+fn judge_pairs(
+    model: &Model,
+    network: &Network,
+    original: Option<&Network>,
+    sides: &[Vec<Vec<u32>>; 2],
+    scores: &[f64],
+    monitor: &mut dyn Monitor,
+) -> Result<Quality> {
+    if model.task() == Task::Images {
+        return Err(Error::WrongData { given: "sentence pairs", task: model.task() });
+    }
+    monitor.begin("embeddings", 2 * scores.len());
+    let mut done = 0;
+    let mut embed = |network: &Network, side: &[Vec<u32>], monitor: &mut dyn Monitor| -> Result<Vec<Vec<f32>>> {
+        let mut embeddings = Vec::with_capacity(side.len());
+        for part in side.chunks(BATCH) {
+            let rows: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
+            let batch = Batch::padded(&rows, 0, model.device());
+            embeddings.extend(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?);
+            done += part.len();
+            monitor.advance(done, "");
+        }
+        Ok(embeddings)
+    };
+    let left = embed(network, &sides[0], monitor)?;
+    let right = embed(network, &sides[1], monitor)?;
+    let score = pairs::correlate(&left, &right, scores)?;
+    let distance = match original {
+        None => None,
+        Some(original) => {
+            let kept = [embed(original, &sides[0], monitor)?, embed(original, &sides[1], monitor)?];
+            let all = left.iter().zip(&kept[0]).chain(right.iter().zip(&kept[1]));
+            let sum: f64 = all.map(|(a, b)| (1.0 - pairs::cosine(a, b)).max(0.0)).sum();
+            Some(sum / (2 * scores.len()) as f64)
+        }
+    };
+    Ok(Quality {
+        spearman: Some(score.spearman),
+        embedding_distance: distance,
+        items: score.pairs,
+        ..Quality::default()
+    })
+}
+
+fn judge_images(
+    model: &Model,
+    network: &Network,
+    original: Option<&Network>,
+    set: &ImageSet,
+    monitor: &mut dyn Monitor,
+) -> Result<Quality> {
+    let normalization = model.normalization()?;
+    let n = set.len();
+    monitor.begin("accuracy", n);
+    let mut score = ImageScore::default();
+    let (mut kl, mut rows) = (0.0, 0usize);
+    for first in (0..n).step_by(BATCH) {
+        let last = (first + BATCH).min(n);
+        let batch = crate::calibration::image_batch(set, &normalization, first..last, model.device())?;
+        let output = network.forward(batch.input.clone(), &mut batch.ctx())?;
+        if let Some(original) = original {
+            let mut reference = Reference::new(Task::Images);
+            reference.push(original.forward(batch.input.clone(), &mut batch.ctx())?, &batch.ctx())?;
+            let (mean, n) = reference.measure(0, output.clone(), &batch.ctx())?;
+            kl += mean * n as f64;
+            rows += n;
+        }
+        score.add(output, &set.labels[first..last])?;
+        monitor.advance(last, "");
+    }
+    Ok(Quality {
+        accuracy: Some(score.accuracy),
+        kl: original.map(|_| kl / rows.max(1) as f64),
+        items: score.images,
+        ..Quality::default()
+    })
+}

@@ -1,0 +1,40 @@
+//! Trimtab fits a neural network to a budget: it observes what each layer can bear, prices every option, plans,
+//! treats block by block, proves what that cost, and ships a file that other programs run.
+//!
+//! This crate is the facade over the floors below: the pipeline that the command line drives, and the names that a
+//! program needs who wants it as a library.
+
+pub mod apply;
+pub mod bench;
+pub mod calibration;
+pub mod error;
+pub mod fit;
+pub mod inspect;
+pub mod inventory;
+pub mod judge;
+pub mod measure;
+pub mod memory;
+pub mod monitor;
+pub mod planning;
+pub mod pricing;
+pub mod quantizer;
+pub mod scheme;
+pub mod system;
+pub mod training;
+pub mod treating;
+
+pub use error::{Error, Result};
+
+/// The floors below, for programs that go deeper.
+pub mod floors {
+    pub use trimtab_calibrate as calibrate;
+    pub use trimtab_eval as eval;
+    pub use trimtab_io as io;
+    pub use trimtab_math as math;
+    pub use trimtab_models as models;
+    pub use trimtab_nn as nn;
+    pub use trimtab_plan as plan;
+    pub use trimtab_quantize as quantize;
+    pub use trimtab_sample as sample;
+    pub use trimtab_train as train;
+}

@@ -1,0 +1,74 @@
+//! What a run will need, said before it starts.
+
+use trimtab_calibrate::MemoryPrediction;
+use trimtab_calibrate::stream::reading_groups;
+use trimtab_nn::{Flow, Role, StageSource};
+
+use crate::calibration::Calibration;
+use crate::quantizer::Method;
+use crate::treating::Job;
+
+/// The program, its tables and its allocator, measured on an empty run.
+const PROGRAM: u64 = 24_000_000;
+
+/// Predicts the peak of treating and writing a model.
+///
+/// Weights are borrowed from the mapped file: a block counts with its bytes there, and with what the sites that are
+/// treated at the same time take as numbers (the weight, its codes, the decoded result, and what GPTQ works on).
+pub fn predict(job: &Job<'_>, calibration: Option<&Calibration>) -> MemoryPrediction {
+    let observe = calibration.filter(|_| job.quantizer.method == Method::Gptq);
+    let stages = job.model.stages();
+    let stored = |stage: usize| -> u64 {
+        let names = stages[stage].tensors.iter();
+        names.filter_map(|name| job.model.checkpoint().info(name)).map(|info| info.bytes).sum()
+    };
+    let of_role = |role: Role| (0..stages.len()).filter(move |&i| stages[i].role == role);
+    let embedding = of_role(Role::Embed).chain(of_role(Role::Head)).map(stored).max().unwrap_or(0);
+    let treating = |stage: usize| -> u64 {
+        let sites = job.inventory.sites.iter().filter(|site| site.stage == stage).map(|site| &site.meta);
+        let working = if observe.is_some() { 17 } else { 9 };
+        let groups = reading_groups(sites);
+        let largest = groups.iter().map(|group| group.iter().map(|s| s.numel() as u64).sum::<u64>()).max();
+        working * largest.unwrap_or(0)
+    };
+    let statistics = |stage: usize| -> u64 {
+        let sites = job.inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
+        // The accumulator, its mean, and the factor.
+        sites.map(|site| 3 * 8 * (site.meta.cols as u64).pow(2)).max().unwrap_or(0)
+    };
+    let blocks: Vec<usize> = of_role(Role::Block).collect();
+    let largest = |f: &dyn Fn(usize) -> u64| blocks.iter().map(|&stage| f(stage)).max().unwrap_or(0);
+    MemoryPrediction {
+        program: PROGRAM,
+        embedding: if observe.is_some() { embedding } else { 0 },
+        block: largest(&|stage| stored(stage) + treating(stage)).max(2 * embedding),
+        statistics: if observe.is_some() { largest(&statistics) } else { 0 },
+        hidden: observe.map_or(0, |data| hidden_bytes(job, data)),
+        activations: observe.map_or(0, |data| activation_bytes(job, data)),
+    }
+}
+
+/// Hidden states of the whole calibration set.
+fn hidden_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
+    match calibration.batches.first().map(|batch| &batch.input) {
+        Some(Flow::Tokens(_)) => 4 * calibration.rows as u64 * width(job),
+        // The widest feature map of a convolutional network is that of its first stage.
+        Some(Flow::Image(x)) => {
+            let [_, _, h, w] = x.dims();
+            let channels = job.model.stages()[0].sites.first().map_or(0, |site| site.rows);
+            4 * (calibration.rows * channels * h * w) as u64
+        }
+        _ => 0,
+    }
+}
+
+fn width(job: &Job<'_>) -> u64 {
+    job.model.stages()[0].sites.first().map_or(0, |site| site.cols as u64)
+}
+
+/// Activations of one batch inside a block: the widest of them a few times over.
+fn activation_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
+    let rows = calibration.batches.iter().map(|batch| batch.rows() as u64).max().unwrap_or(0);
+    let widest = job.inventory.sites.iter().map(|site| site.meta.rows.max(site.meta.cols) as u64).max().unwrap_or(0);
+    4 * rows * (4 * widest + 4 * width(job))
+}

@@ -1,0 +1,306 @@
+//! Planning: from prices and a budget to an option for every site.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use trimtab_models::Model;
+use trimtab_nn::Network;
+use trimtab_plan::{
+    Allocation, Budget, Candidate, Limits, Plan, PlanHeader, PriceList, RefineOptions, Refined, Selection, SolveOptions,
+    refine, solve,
+};
+
+use crate::calibration::{Calibration, CalibrationSettings};
+use crate::error::{Error, Result};
+use crate::inventory::Inventory;
+use crate::measure::Gauge;
+use crate::monitor::Monitor;
+use crate::pricing::{self, Metric, Observations, Probe, Probes};
+use crate::quantizer::Quantizer;
+use crate::scheme::{Choices, Scheme};
+use crate::treating::{Assignment, Collected, Form, Job, treat};
+
+/// Everything that a plan depends on, beside the model.
+#[derive(Clone, Debug)]
+pub struct PlanningSettings {
+    /// The budget.
+    pub budget: Budget,
+    /// What to calibrate on.
+    pub calibration: CalibrationSettings,
+    /// What the planner may choose from.
+    pub choices: Choices,
+    /// Which damage is priced.
+    pub metric: Metric,
+    /// Rounds of re-pricing around the chosen point.
+    pub rounds: usize,
+    /// Which sites are treated, and which options are fixed.
+    pub selection: Selection,
+    /// Whether sites that engines fuse get one scheme.
+    pub fused: bool,
+    /// How codes are chosen.
+    pub quantizer: Quantizer,
+}
+
+/// A plan and how it came about.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// Damage of the chosen plan as measured on calibration data, beside the prediction in the plan; only with the KL
+    /// metric, where there is a measure of the whole.
+    pub measured: Option<f64>,
+    /// Candidates that were measured, in order.
+    pub history: Vec<CandidateReport>,
+}
+
+/// A candidate, for reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CandidateReport {
+    /// `uniform` or the round.
+    pub origin: String,
+    /// Bits per weight of the treated sites.
+    pub bits_per_weight: f64,
+    /// Damage that the prices of its round predict.
+    pub damage_predicted: f64,
+    /// Damage of the whole plan, measured on calibration data.
+    pub damage_measured: f64,
+}
+
+/// What is known before anything is measured: sizes, and whether the budget can be met at all.
+pub struct Prepared {
+    /// The treated sites.
+    pub inventory: Inventory,
+    /// Prices, all damages zero.
+    pub prices: PriceList,
+    /// The budget in numbers.
+    pub limits: Limits,
+}
+
+/// Takes stock and refuses an impossible budget, in no time.
+pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
+    let inventory = Inventory::take(model, &settings.selection)?;
+    let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
+    settings.selection.pin(&mut prices)?;
+    let limits = settings.budget.limits(&inventory.totals)?;
+    solve(&prices, &limits, &SolveOptions::default())?;
+    Ok(Prepared { inventory, prices, limits })
+}
+
+/// Prices, solves, measures, re-prices.
+pub fn plan(
+    model: &Model,
+    prepared: &Prepared,
+    calibration: &Calibration,
+    settings: &PlanningSettings,
+    monitor: &mut dyn Monitor,
+) -> Result<Planned> {
+    let options = (&settings.choices, &settings.quantizer);
+    let found = pricing::observe(model, &prepared.inventory, calibration, options, monitor)?;
+    let mut prices = prepared.prices.clone();
+    match settings.metric {
+        Metric::OutputError => {
+            pricing::by_output_error(&mut prices, &found)?;
+            let allocation = solve(&prices, &prepared.limits, &SolveOptions::default())?;
+            let plan = Plan::new(header(model, prepared, calibration, settings), prices, &allocation)?;
+            Ok(Planned { plan, measured: None, history: Vec::new() })
+        }
+        Metric::Kl => {
+            let mut network = model.network()?;
+            let gauge = Gauge::new(&network, model.task(), &calibration.batches)?;
+            let probes = pricing::probe(&mut network, &found, &gauge, &prepared.inventory, monitor)?;
+            pricing::by_probes(&mut prices, &found, &probes)?;
+            let study = Study { model, prepared, calibration, settings, gauge, found };
+            study.refine(prices, probes, network, monitor)
+        }
+    }
+}
+
+fn header(model: &Model, prepared: &Prepared, calibration: &Calibration, settings: &PlanningSettings) -> PlanHeader {
+    PlanHeader {
+        model: model.checkpoint().path().display().to_string(),
+        fingerprint: model.checkpoint().fingerprint().to_string(),
+        budget: Some(settings.budget.clone()),
+        seed: settings.calibration.seed,
+        calibration: calibration.description.clone(),
+        totals: prepared.inventory.totals.clone(),
+    }
+}
+
+/// Planning by measurement of the whole.
+struct Study<'a> {
+    model: &'a Model,
+    prepared: &'a Prepared,
+    calibration: &'a Calibration,
+    settings: &'a PlanningSettings,
+    gauge: Gauge,
+    found: Observations,
+}
+
+impl Study<'_> {
+    fn refine(self, prices: PriceList, probes: Probes, network: Network, monitor: &mut dyn Monitor) -> Result<Planned> {
+        let uniform = self.best_uniform(&prices)?;
+        let options = RefineOptions { rounds: self.settings.rounds, solve: SolveOptions::default() };
+        // Both closures of `refine` treat, measure and report.
+        let shared = std::cell::RefCell::new((network, probes, monitor));
+        let refined: Refined = refine(
+            &prices,
+            &self.prepared.limits,
+            &options,
+            uniform.as_slice(),
+            |choice| {
+                let (network, _, monitor) = &mut *shared.borrow_mut();
+                let overlay = self.overlay(&prices, choice, *monitor)?;
+                self.gauge.with_overlay(network, &overlay)
+            },
+            |_, choice, prices| {
+                let (network, probes, monitor) = &mut *shared.borrow_mut();
+                self.reprice(network, probes, choice, prices, *monitor)
+            },
+        )?;
+        let (_, _, monitor) = shared.into_inner();
+        let chosen = refined.chosen().clone();
+        let history: Vec<CandidateReport> = refined.history.iter().map(|c| self.report(c)).collect();
+        for candidate in &history {
+            monitor.note(&format!(
+                "  {:<8} {:.3} bits per weight: damage {:.5} predicted, {:.5} measured",
+                candidate.origin, candidate.bits_per_weight, candidate.damage_predicted, candidate.damage_measured
+            ));
+        }
+        let allocation = self.allocation(&refined, &chosen)?;
+        let header = header(self.model, self.prepared, self.calibration, self.settings);
+        let plan = Plan::new(header, refined.prices, &allocation)?;
+        Ok(Planned { plan, measured: Some(chosen.measured), history })
+    }
+
+    /// The uniform plan within the budget that promises least damage: what a plan has to beat.
+    fn best_uniform(&self, prices: &PriceList) -> Result<Option<Vec<usize>>> {
+        let mut best: Option<(f64, Vec<usize>)> = None;
+        for choice in prices.labels().into_iter().filter_map(|label| prices.uniform(label)) {
+            let (costs, damage) = prices.total(&choice)?;
+            let fits = self.prepared.limits.exceeded_by(&costs).is_none();
+            if fits && best.as_ref().is_none_or(|(least, _)| damage < *least) {
+                best = Some((damage, choice));
+            }
+        }
+        Ok(best.map(|(_, choice)| choice))
+    }
+
+    fn assignment(&self, prices: &PriceList, choice: &[usize]) -> Result<Assignment> {
+        let sites = prices.sites.iter().zip(choice);
+        sites.map(|(site, &i)| Ok((site.site.clone(), Scheme::from_settings(&site.options[i].params)?))).collect()
+    }
+
+    fn overlay(&self, prices: &PriceList, choice: &[usize], monitor: &mut dyn Monitor) -> Result<crate::measure::Overlay> {
+        let assignment = self.assignment(prices, choice)?;
+        let mut treated = Collected::default();
+        let inventory = &self.prepared.inventory;
+        let quantizer = &self.settings.quantizer;
+        let job = Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
+        treat(job, Some(self.calibration), &mut treated, monitor)?;
+        treated.overlay(inventory)
+    }
+
+    /// Prices around a plan: what each site's damage is with all the others as the plan has them.
+    ///
+    /// The site is put back as it was in the model treated by the plan; by as much as the damage falls, the site hurts
+    /// there. That point takes the place of the measured point that is nearest to it.
+    fn reprice(
+        &self,
+        network: &mut Network,
+        probes: &mut Probes,
+        choice: &[usize],
+        prices: &mut PriceList,
+        monitor: &mut dyn Monitor,
+    ) -> Result<()> {
+        let overlay = self.overlay(prices, choice, monitor)?;
+        let whole = self.gauge.with_overlay(network, &overlay)?;
+        let assignment = self.assignment(prices, choice)?;
+        monitor.begin("re-pricing", overlay.len());
+        for (i, name) in overlay.keys().enumerate() {
+            if monitor.interrupted() {
+                return Err(trimtab_calibrate::Error::Interrupted.into());
+            }
+            let mut without = overlay.clone();
+            without.remove(name);
+            let damage = whole - self.gauge.with_overlay(network, &without)?;
+            let error = self.found.get(name).and_then(|priced| priced.error(&assignment[name]));
+            if let (Some(points), Some(error)) = (probes.get_mut(name), error) {
+                shift(points, Probe { error, damage });
+            }
+            monitor.advance(i + 1, "");
+        }
+        pricing::by_probes(prices, &self.found, probes)
+    }
+
+    fn report(&self, candidate: &Candidate) -> CandidateReport {
+        let totals = &self.prepared.inventory.totals;
+        CandidateReport {
+            origin: match candidate.origin {
+                trimtab_plan::Origin::Baseline(_) => "uniform".into(),
+                trimtab_plan::Origin::Round(round) => format!("round {round}"),
+            },
+            bits_per_weight: totals.bits_per_weight(candidate.costs.bytes).unwrap_or(f64::NAN),
+            damage_predicted: candidate.predicted,
+            damage_measured: candidate.measured,
+        }
+    }
+
+    fn allocation(&self, refined: &Refined, chosen: &Candidate) -> Result<Allocation> {
+        let (costs, damage) = refined.prices.total(&chosen.choice)?;
+        let bound = solve(&refined.prices, &self.prepared.limits, &SolveOptions::default())?;
+        Ok(Allocation { choice: chosen.choice.clone(), costs, damage, ..bound })
+    }
+}
+
+/// Scales a site's measured line so that it passes through a new point. A damage that is lost in the noise (or a
+/// gain) halves the line: one measurement does not make a site free.
+fn shift(points: &mut [Probe], new: Probe) {
+    let before = pricing::interpolate(points, new.error);
+    if before <= 0.0 {
+        return;
+    }
+    let factor = (new.damage / before).clamp(0.5, 4.0);
+    for point in points {
+        point.damage *= factor;
+    }
+}
+
+/// The assignment of a plan file, checked against the model.
+pub fn assignment_of(plan: &Plan, model: &Model, inventory: &Inventory) -> Result<Assignment> {
+    let fingerprint = model.checkpoint().fingerprint();
+    if plan.header.fingerprint != fingerprint {
+        let message = format!("its fingerprint is {}, that of this model is {fingerprint}", plan.header.fingerprint);
+        return Err(Error::OtherModel { message });
+    }
+    let mut assignment = Assignment::new();
+    for (site, &choice) in plan.prices.sites.iter().zip(&plan.choice) {
+        if !inventory.sites.iter().any(|known| known.meta.name == site.site) {
+            return Err(Error::Site { site: site.site.clone(), message: "the model has no such site".into() });
+        }
+        assignment.insert(site.site.clone(), Scheme::from_settings(&site.options[choice].params)?);
+    }
+    Ok(assignment)
+}
+
+/// Reads a plan file.
+pub fn read_plan(path: &PathBuf) -> Result<Plan> {
+    let text = trimtab_io::read_text(path)?;
+    Ok(Plan::parse(&text, &path.display().to_string())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_point_scales_the_line_within_limits() {
+        let line = [Probe { error: 1.0, damage: 0.1 }, Probe { error: 10.0, damage: 1.0 }];
+        let after = |damage: f64| {
+            let mut points = line;
+            shift(&mut points, Probe { error: 1.0, damage });
+            points[0].damage
+        };
+        assert!((after(0.2) - 0.2).abs() < 1e-12);
+        assert!((after(-0.3) - 0.05).abs() < 1e-12, "a gain halves it");
+        assert!((after(9.0) - 0.4).abs() < 1e-12, "an outlier is bounded");
+    }
+}

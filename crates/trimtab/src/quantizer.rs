@@ -1,0 +1,96 @@
+//! How codes are chosen, for all sites alike.
+
+use serde::{Deserialize, Serialize};
+use trimtab_io::{AffineScheme, Dtype};
+use trimtab_math::linalg::Damping;
+use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
+use trimtab_quantize::gptq::{ColumnOrder, GptqSettings, GroupFit};
+use trimtab_quantize::range::RangeFinder;
+use trimtab_quantize::rtn::RtnSettings;
+use trimtab_quantize::scheme::WeightScheme;
+use trimtab_quantize::solver::Solver;
+use trimtab_quantize::treatment::AffineTreatment;
+
+/// Methods that choose codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Round-to-nearest: no data.
+    Rtn,
+    /// GPTQ.
+    #[default]
+    Gptq,
+}
+
+/// How the range of a group is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Range {
+    /// The extremes.
+    MinMax,
+    /// The shrunk range with the least error.
+    #[default]
+    Mse,
+}
+
+/// Settings of the quantizer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quantizer {
+    /// Method.
+    pub method: Method,
+    /// Range finder.
+    pub range: Range,
+    /// Damping of the second moment, in parts of its mean diagonal.
+    pub damping: f64,
+    /// Whether columns with a large second moment are rounded first (groups keep their columns).
+    pub act_order: bool,
+}
+
+impl Default for Quantizer {
+    fn default() -> Self {
+        Self { method: Method::Gptq, range: Range::Mse, damping: 0.01, act_order: false }
+    }
+}
+
+impl Quantizer {
+    /// Round-to-nearest or GPTQ as most people run them: min-max ranges, no order.
+    pub fn plain(method: Method) -> Self {
+        Self { method, range: Range::MinMax, ..Self::default() }
+    }
+
+    /// The treatment for one site. Without observations, codes are chosen by rounding to nearest.
+    pub fn method(&self, scheme: AffineScheme, dense: Dtype, observed: bool) -> AffineTreatment {
+        let weighted = observed && self.method == Method::Gptq;
+        let range = match self.range {
+            Range::MinMax => RangeFinder::MinMax,
+            Range::Mse if weighted => RangeFinder::mse_weighted(),
+            Range::Mse => RangeFinder::mse(),
+        };
+        let solver = match weighted {
+            false => Solver::Rtn(RtnSettings { range }),
+            true => Solver::Gptq(GptqSettings {
+                range,
+                damping: Damping { first: self.damping, ..Damping::default() },
+                order: if self.act_order { ColumnOrder::DescendingDiagonal } else { ColumnOrder::Natural },
+                // In another order, only groups fitted beforehand keep their columns together.
+                groups: if self.act_order { GroupFit::Static } else { GroupFit::Dynamic },
+                ..GptqSettings::default()
+            }),
+        };
+        let scale_dtype = match crate::scheme::scale_dtype(dense) {
+            Dtype::F16 => ScaleDtype::F16,
+            Dtype::BF16 => ScaleDtype::Bf16,
+            _ => ScaleDtype::F32,
+        };
+        let scheme = WeightScheme {
+            bits: scheme.bits,
+            group_size: scheme.group_size,
+            symmetric: scheme.symmetric,
+            symmetric_scale: SymmetricScale::CompressedTensors,
+            scale_dtype,
+            ..WeightScheme::default()
+        };
+        AffineTreatment { solver, scheme }
+    }
+}

@@ -1,0 +1,271 @@
+//! Treating: the block stream with a plan in hand.
+//!
+//! Blocks are treated in order, and inside a block the sites that read the same rows together: query, key and value;
+//! the attention's output; gate and up; down. Each group sees the inputs that the treated sites before it really
+//! produce.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use trimtab_calibrate::stream::reading_groups;
+use trimtab_calibrate::{BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated, Treatment};
+use trimtab_models::Model;
+use trimtab_nn::{Role, StageSource, Weight};
+
+use crate::calibration::Calibration;
+use crate::error::{Error, Result};
+use crate::inventory::{Inventory, TreatedSite};
+use crate::monitor::Monitor;
+use crate::quantizer::{Method, Quantizer};
+use crate::scheme::Scheme;
+
+/// The scheme of each treated site.
+pub type Assignment = BTreeMap<String, Scheme>;
+
+/// What happened to a site, for reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteReport {
+    /// Name of the site.
+    pub site: String,
+    /// Label of its scheme.
+    pub scheme: String,
+    /// Bytes of its weight in the file.
+    pub bytes: u64,
+    /// Squared output error, on the inputs of the treated prefix.
+    pub damage: f64,
+    /// The same for round-to-nearest with the same scheme.
+    pub rtn_damage: f64,
+    /// Whether round-to-nearest was better and was taken.
+    pub fell_back: bool,
+    /// Damping that was used.
+    pub damping: f64,
+}
+
+/// The treated sites of one stage.
+#[derive(Clone, Debug, Default)]
+pub struct TreatedStage {
+    /// New weights by site; sites that stay dense are absent.
+    pub weights: BTreeMap<String, Treated>,
+    /// What happened.
+    pub reports: Vec<SiteReport>,
+}
+
+/// In which form treated weights are kept: what later blocks see must be what the file will hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Integer codes.
+    #[default]
+    Packed,
+    /// Numbers in the type of the original.
+    Dense,
+}
+
+impl Form {
+    fn shape(self, treated: Treated, dtype: trimtab_io::Dtype) -> Result<Treated> {
+        if self == Self::Packed {
+            return Ok(treated);
+        }
+        let mut values = match treated {
+            Treated::Packed(tensor) => tensor.dequantize(),
+            Treated::Dense(values) => values,
+        };
+        trimtab_io::round_floats(&mut values, dtype)?;
+        Ok(Treated::Dense(values))
+    }
+}
+
+/// Keeps and returns treated stages: a run that goes on after a kill finds the finished ones here.
+pub trait StageSink {
+    /// A stage that an earlier run finished.
+    fn finished(&mut self, stage: usize) -> Result<Option<TreatedStage>>;
+
+    /// Keeps a stage.
+    fn keep(&mut self, stage: usize, treated: TreatedStage) -> Result<()>;
+}
+
+/// Keeps everything in memory.
+#[derive(Default)]
+pub struct Collected(pub BTreeMap<usize, TreatedStage>);
+
+impl Collected {
+    /// The new weights of all stages, by site.
+    pub fn overlay(self, inventory: &Inventory) -> Result<crate::measure::Overlay> {
+        let mut overlay = crate::measure::Overlay::new();
+        for (name, treated) in self.0.into_values().flat_map(|stage| stage.weights) {
+            let site = inventory.sites.iter().find(|site| site.meta.name == name);
+            let meta = &site.ok_or_else(|| missing(&name))?.meta;
+            overlay.insert(name, treated.into_weight(meta)?);
+        }
+        Ok(overlay)
+    }
+}
+
+impl StageSink for Collected {
+    fn finished(&mut self, _: usize) -> Result<Option<TreatedStage>> {
+        Ok(None)
+    }
+
+    fn keep(&mut self, stage: usize, treated: TreatedStage) -> Result<()> {
+        self.0.insert(stage, treated);
+        Ok(())
+    }
+}
+
+fn missing(site: &str) -> Error {
+    Error::Site { site: site.into(), message: "the plan says nothing about it".into() }
+}
+
+/// What is done to a model.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Its treated sites.
+    pub inventory: &'a Inventory,
+    /// The scheme of each.
+    pub assignment: &'a Assignment,
+    /// How codes are chosen.
+    pub quantizer: &'a Quantizer,
+    /// Form of the new weights.
+    pub form: Form,
+}
+
+/// Treats the model by an assignment, stage after stage.
+pub fn treat(
+    run: Job<'_>,
+    calibration: Option<&Calibration>,
+    sink: &mut dyn StageSink,
+    monitor: &mut dyn Monitor,
+) -> Result<()> {
+    let Job { model, inventory, quantizer, .. } = run;
+    // Round-to-nearest sees no data: then nothing has to flow.
+    let batches = match quantizer.method {
+        Method::Rtn => &[],
+        Method::Gptq => calibration.map_or(&[][..], |c| &c.batches[..]),
+    };
+    let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
+    monitor.begin("treating", blocks.len());
+    let mut done = 0;
+    for stage in blocks.iter().copied().filter(|&stage| model.stages()[stage].role != Role::Block) {
+        if sink.finished(stage)?.is_none() {
+            sink.keep(stage, run.unobserved(stage)?)?;
+        }
+        done += 1;
+    }
+    let settings = StreamSettings { inputs: Inputs::Treated, ..StreamSettings::default() };
+    Stream::new(model, batches, model.device().clone(), settings).run(|block| -> Result<()> {
+        if monitor.interrupted() {
+            return Err(trimtab_calibrate::Error::Interrupted.into());
+        }
+        if let Some(stage) = sink.finished(block.index())? {
+            return run.restore(block, &stage);
+        }
+        let stage = run.block(block, !batches.is_empty())?;
+        if !stage.reports.is_empty() {
+            done += 1;
+            monitor.advance(done, &summary(&block.info().name, &stage));
+            warn_of_fallbacks(&stage, monitor);
+        }
+        sink.keep(block.index(), stage)?;
+        model.checkpoint().release();
+        Ok(())
+    })
+}
+
+/// One line a block: its damage beside that of round-to-nearest.
+fn summary(block: &str, stage: &TreatedStage) -> String {
+    let sum = |f: fn(&SiteReport) -> f64| stage.reports.iter().map(f).sum::<f64>();
+    let (damage, rtn) = (sum(|r| r.damage), sum(|r| r.rtn_damage));
+    let share = if rtn > 0.0 { 100.0 * damage / rtn } else { 100.0 };
+    format!("{block}: {} sites, damage {damage:.4e}, {share:.0} % of round-to-nearest", stage.reports.len())
+}
+
+fn warn_of_fallbacks(stage: &TreatedStage, monitor: &mut dyn Monitor) {
+    for report in stage.reports.iter().filter(|report| report.fell_back) {
+        monitor.warn(&format!(
+            "{}: GPTQ came out worse than round-to-nearest at {}; round-to-nearest was taken",
+            report.site, report.scheme
+        ));
+    }
+}
+
+impl<'a> Job<'a> {
+    fn sites(&self, stage: usize) -> impl Iterator<Item = &'a TreatedSite> + use<'a> {
+        self.inventory.sites.iter().filter(move |site| site.stage == stage)
+    }
+
+    fn one(&self, site: &TreatedSite, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<(SiteReport, Option<Treated>)> {
+        let name = &site.meta.name;
+        let scheme = self.assignment.get(name).ok_or_else(|| missing(name))?;
+        let mut report = SiteReport {
+            site: name.clone(),
+            scheme: scheme.to_string(),
+            bytes: scheme.bytes(&site.meta, site.dtype),
+            damage: 0.0,
+            rtn_damage: 0.0,
+            fell_back: false,
+            damping: 0.0,
+        };
+        let Scheme::Affine(affine) = scheme else { return Ok((report, None)) };
+        let method = self.quantizer.method(*affine, site.dtype, evidence.second_moment.is_some());
+        let outcome = method.treat(&site.meta, weight, evidence);
+        let Outcome { treated, damage, baseline_damage, fell_back, damping } =
+            outcome.map_err(|message| Error::Site { site: name.clone(), message })?;
+        report = SiteReport { damage, rtn_damage: baseline_damage, fell_back, damping, ..report };
+        Ok((report, Some(self.form.shape(treated, site.dtype)?)))
+    }
+
+    /// Sites that no calibration data reaches (embedding, head).
+    fn unobserved(&self, stage: usize) -> Result<TreatedStage> {
+        let loaded = self.model.load(stage)?;
+        let mut out = TreatedStage::default();
+        for site in self.sites(stage) {
+            let weight = loaded.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
+            let weight = weight.ok_or_else(|| missing(&site.meta.name))?;
+            let (report, treated) = self.one(site, &weight, SiteEvidence::default())?;
+            out.reports.push(report);
+            out.weights.extend(treated.map(|treated| (site.meta.name.clone(), treated)));
+        }
+        Ok(out)
+    }
+
+    /// The sites of a block, group by group.
+    fn block(&self, block: &mut BlockRun<'_>, observe: bool) -> Result<TreatedStage> {
+        let mut out = TreatedStage::default();
+        let sites: BTreeMap<&str, &TreatedSite> = self.sites(block.index()).map(|s| (s.meta.name.as_str(), s)).collect();
+        for group in reading_groups(self.sites(block.index()).map(|site| &site.meta)) {
+            let moments = if observe { block.second_moments(&group)? } else { BTreeMap::new() };
+            let weights: Vec<(&str, &Weight)> =
+                group.iter().map(|meta| Ok((meta.name.as_str(), &block.site(&meta.name)?.weight))).collect::<Result<_>>()?;
+            let treated = weights
+                .par_iter()
+                .map(|(name, weight)| {
+                    let evidence = SiteEvidence { second_moment: moments.get(*name).map(|h| h.as_ref()) };
+                    self.one(sites[name], &weight.to_f32(), evidence)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            for (meta, (report, treated)) in group.iter().zip(treated) {
+                out.reports.push(report);
+                if let Some(treated) = treated {
+                    if observe {
+                        block.site_mut(&meta.name)?.set_weight(treated.clone().into_weight(meta)?)?;
+                    }
+                    out.weights.insert(meta.name.clone(), treated);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Puts the weights of a finished block in place, so that the next block sees what it would have seen.
+    fn restore(&self, block: &mut BlockRun<'_>, stage: &TreatedStage) -> Result<()> {
+        for (name, treated) in &stage.weights {
+            let site = block.site_mut(name)?;
+            let weight = treated.clone().into_weight(site.meta())?;
+            site.set_weight(weight)?;
+        }
+        Ok(())
+    }
+}

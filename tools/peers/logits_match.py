@@ -1,0 +1,95 @@
+"""Does transformers, with the compressed-tensors library, compute from a written directory what we compute?
+
+    python logits_match.py DIRECTORY --tokens ids.json --ours logits.safetensors [--tolerance 1e-3]
+
+`ids.json` is a list of lists of token ids, all of one length; `logits.safetensors` holds `logits [n, t, vocab]`. The
+model is loaded in f32, decompressed, and run on the CPU. Prints one JSON line; exits with 1 beyond the tolerance.
+"""
+
+import argparse
+import json
+import math
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from common import emit, load_model, setup
+from compressed_tensors.compressors import PackedQuantizationCompressor
+from safetensors.torch import load_file
+
+
+def pack_declared_zero_points() -> None:
+    """Gives zero points their packed shape while a model is laid out without storage.
+
+    compressed-tensors 0.18 to 0.20 declare them unpacked there, `[out, groups]` instead of
+    `[ceil(out*bits/32), groups]`, so transformers rejects every asymmetric pack-quantized checkpoint, also the
+    library's own. Only the declared shape is corrected: reading and decoding stay theirs.
+    """
+    original = PackedQuantizationCompressor.compress.__func__
+
+    def compress(cls, state_dict, scheme):
+        packed = original(cls, state_dict, scheme)
+        zero_point, weights = packed.get("weight_zero_point"), scheme.weights
+        wanted = not weights.symmetric and weights.strategy in ("group", "channel")
+        if wanted and zero_point.device.type == "meta" and zero_point.dtype != torch.int32:
+            shape = (math.ceil(zero_point.shape[0] * weights.num_bits / 32), zero_point.shape[1])
+            packed["weight_zero_point"] = torch.empty(shape, dtype=torch.int32, device="meta")
+        return packed
+
+    PackedQuantizationCompressor.compress = classmethod(compress)
+
+
+def load(directory: str):
+    """The model, what transformers misses in the directory, and whether the library had to be corrected."""
+    try:
+        model, info = load_model(directory, output_loading_info=True)
+        return model, info, False
+    except RuntimeError:
+        # transformers has printed its report of the mismatches.
+        pack_declared_zero_points()
+        model, info = load_model(directory, output_loading_info=True)
+        return model, info, True
+
+
+def weight_bits(directory: str) -> list[int]:
+    config = json.loads((Path(directory) / "config.json").read_text())
+    groups = config.get("quantization_config", {}).get("config_groups", {})
+    return sorted({group["weights"]["num_bits"] for group in groups.values()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory")
+    parser.add_argument("--tokens", required=True)
+    parser.add_argument("--ours", required=True)
+    parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+
+    setup(args.threads)
+    ids = torch.tensor(json.loads(Path(args.tokens).read_text()))
+    ours = load_file(args.ours)["logits"].float()
+    model, info, corrected = load(args.directory)
+    # A tensor that transformers did not find is filled at random: that is a failure even if the logits were close.
+    problems = sorted({*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])})
+    theirs = model(ids, use_cache=False).logits
+    if theirs.shape != ours.shape:
+        raise SystemExit(f"{args.ours}: logits are {list(ours.shape)}, transformers' are {list(theirs.shape)}")
+    difference = (theirs - ours).abs()
+    emit(
+        max_abs_difference=difference.max().item(),
+        mean_abs_difference=difference.mean().item(),
+        max_abs_logit=theirs.abs().max().item(),
+        same_argmax=(theirs.argmax(-1) == ours.argmax(-1)).double().mean().item(),
+        key_problems=problems,
+        weight_bits=weight_bits(args.directory),
+        zero_point_shapes_corrected=corrected,
+        compressed_tensors=version("compressed-tensors"),
+    )
+    passed = not problems and difference.isfinite().all() and difference.max() <= args.tolerance
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
