@@ -41,7 +41,11 @@ impl Batch {
         let weights = keep.iter().map(|&keep| f64::from(u8::from(keep))).collect();
         let views: Vec<&[u32]> = filled.iter().map(Vec::as_slice).collect();
         let mask = Tensor::from_data(TensorData::new(keep, [rows.len(), longest]), device);
-        Self { input: Flow::Tokens(token_tensor(&views, device)), mask: Some(mask), row_weights: Some(weights) }
+        Self {
+            input: Flow::Tokens(token_tensor(&views, device)),
+            mask: Some(mask),
+            row_weights: Some(weights),
+        }
     }
 
     /// Tokens or images in the batch.

@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum Error {
     /// There is less calibration data than a single window.
-    #[error("{what}: {found} tokens make no window of {window}\nhint: give a longer text, or a shorter --window")]
+    #[error(
+        "{what}: {found} tokens make no window of {window}\nhint: give a longer text, or a shorter --window"
+    )]
     TooShort {
         /// Where the data comes from.
         what: String,
@@ -15,7 +17,9 @@ pub enum Error {
         window: usize,
     },
     /// A token id that the model does not have.
-    #[error("token id {id} lies outside of the model's vocabulary of {vocab}\nhint: is this the tokenizer of this model?")]
+    #[error(
+        "token id {id} lies outside of the model's vocabulary of {vocab}\nhint: is this the tokenizer of this model?"
+    )]
     Vocabulary {
         /// The id.
         id: u32,

@@ -29,7 +29,8 @@ impl MemoryPrediction {
     /// What DESIGN calls the law: embedding + 2 x largest block (f32) + statistics + hidden states + 300 MB.
     pub fn law(source: &dyn StageSource, statistics: u64, hidden: u64) -> u64 {
         let stages = source.stages();
-        let f32_bytes = |role: Role| stages.iter().filter(move |s| s.role == role).map(|s| 4 * s.numel as u64);
+        let f32_bytes =
+            |role: Role| stages.iter().filter(move |s| s.role == role).map(|s| 4 * s.numel as u64);
         let embedding: u64 = f32_bytes(Role::Embed).sum();
         let block = f32_bytes(Role::Block).max().unwrap_or(0);
         embedding + 2 * block + statistics + hidden + 300_000_000

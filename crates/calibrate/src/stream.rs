@@ -54,7 +54,12 @@ pub struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// A stream of `batches` through `source`.
-    pub fn new(source: &'a dyn StageSource, batches: &'a [Batch], device: Device, settings: StreamSettings) -> Self {
+    pub fn new(
+        source: &'a dyn StageSource,
+        batches: &'a [Batch],
+        device: Device,
+        settings: StreamSettings,
+    ) -> Self {
         Self { source, batches, settings, device }
     }
 

@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Fits a neural network to a budget: measures what each layer can bear, plans, quantizes, proves what that cost.
 #[derive(Debug, Parser)]
 #[command(name = "trimtab", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "MODEL is a Hugging Face directory, a safetensors file, or @pico (embedded; the default).\n\n\
+#[command(
+    after_help = "MODEL is a Hugging Face directory, a safetensors file, or @pico (embedded; the default).\n\n\
 Examples:\n  trimtab fit                                   fit the embedded model to 3 bits per weight\n  \
 trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  trimtab inspect model/\n\n\
-Exit codes: 0 done, 1 done but a stated condition was missed, 2 stopped by an error.")]
+Exit codes: 0 done, 1 done but a stated condition was missed, 2 stopped by an error."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -187,7 +189,9 @@ pub struct OutputArgs {
 
 /// `trimtab inspect`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  trimtab inspect model/\n  trimtab inspect @pico --json | jq '.sites[0]'")]
+#[command(
+    after_help = "Examples:\n  trimtab inspect model/\n  trimtab inspect @pico --json | jq '.sites[0]'"
+)]
 pub struct Inspect {
     /// The model.
     #[command(flatten)]
@@ -231,9 +235,11 @@ pub struct Eval {
 
 /// `trimtab plan`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  trimtab plan model/ --budget 3.5bpw --calibration notes.txt -o plan.toml\n  \
+#[command(
+    after_help = "Examples:\n  trimtab plan model/ --budget 3.5bpw --calibration notes.txt -o plan.toml\n  \
 trimtab plan model/ --budget 900MB --fused --metric output-error -o plan.toml\n  \
-trimtab plan --diff old.toml new.toml")]
+trimtab plan --diff old.toml new.toml"
+)]
 pub struct Plan {
     /// The model.
     #[command(flatten)]
@@ -332,10 +338,12 @@ pub enum Range {
 
 /// `trimtab fit`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  trimtab fit                                (the embedded model, 3 bits per weight)\n  \
+#[command(
+    after_help = "Examples:\n  trimtab fit                                (the embedded model, 3 bits per weight)\n  \
 trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  \
 trimtab fit minilm/ --budget 4.5bpw --calibration dev.csv --pairs test.csv -o out/\n\n\
-A run that was interrupted goes on where it stopped when the same command is given again.")]
+A run that was interrupted goes on where it stopped when the same command is given again."
+)]
 pub struct Fit {
     /// The model.
     #[command(flatten)]

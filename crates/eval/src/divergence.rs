@@ -49,7 +49,8 @@ impl Reference {
             return Err(Error::Widths { left: treated.width, right: original.width });
         }
         let n = original.values.len() / original.width;
-        let row = |output: &Output, i: usize| output.values[i * output.width..(i + 1) * output.width].to_vec();
+        let row =
+            |output: &Output, i: usize| output.values[i * output.width..(i + 1) * output.width].to_vec();
         let values = rows::map_rows(n, |i| match self.task {
             Task::Language | Task::Images => rows::kl(original.row(i), treated.row(i)),
             Task::Encoder => {

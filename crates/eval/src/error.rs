@@ -13,7 +13,9 @@ pub enum Error {
         found: &'static str,
     },
     /// Numbers that are no numbers.
-    #[error("the network's output holds NaN or infinity (row {row})\nhint: the model is broken, or a treatment broke it")]
+    #[error(
+        "the network's output holds NaN or infinity (row {row})\nhint: the model is broken, or a treatment broke it"
+    )]
     NotFinite {
         /// Row of the output.
         row: usize,
@@ -46,7 +48,9 @@ pub enum Error {
         window: usize,
     },
     /// A token id that the model does not have.
-    #[error("token id {id} lies outside of the model's vocabulary of {vocab}\nhint: is this the tokenizer of this model?")]
+    #[error(
+        "token id {id} lies outside of the model's vocabulary of {vocab}\nhint: is this the tokenizer of this model?"
+    )]
     Vocabulary {
         /// The id.
         id: u32,

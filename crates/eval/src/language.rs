@@ -90,7 +90,12 @@ pub struct LanguageComparison {
 }
 
 /// Scores a network on windows.
-pub fn score(network: &Network, windows: &Windows<'_>, vocab: usize, progress: Progress<'_>) -> Result<LanguageScore> {
+pub fn score(
+    network: &Network,
+    windows: &Windows<'_>,
+    vocab: usize,
+    progress: Progress<'_>,
+) -> Result<LanguageScore> {
     let mut sums = Vec::new();
     for_batches(windows, vocab, progress, |first, part| {
         let logits = logits(network, part)?;

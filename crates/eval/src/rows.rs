@@ -28,10 +28,7 @@ pub fn kl(p: &[f32], q: &[f32]) -> Option<f64> {
 }
 
 /// Applies `f` to every row, in parallel; `None` becomes an error that names the row.
-pub fn map_rows<T: Send>(
-    n: usize,
-    f: impl Fn(usize) -> Option<T> + Sync,
-) -> Result<Vec<T>> {
+pub fn map_rows<T: Send>(n: usize, f: impl Fn(usize) -> Option<T> + Sync) -> Result<Vec<T>> {
     (0..n).into_par_iter().map(|row| f(row).ok_or(Error::NotFinite { row })).collect()
 }
 

@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum Error {
     /// No specification fits.
-    #[error("{model}: unknown architecture {found}; known: {known}\nhint: describe the family in a TOML file after crates/models/specs/llama.toml and pass it with --spec FILE")]
+    #[error(
+        "{model}: unknown architecture {found}; known: {known}\nhint: describe the family in a TOML file after crates/models/specs/llama.toml and pass it with --spec FILE"
+    )]
     UnknownArchitecture {
         /// Path of the model.
         model: String,
@@ -43,7 +45,9 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A tensor holds NaN or infinity.
-    #[error("{model}: tensor \"{tensor}\" holds {value} at element {index}\nhint: the checkpoint is damaged or its training diverged; nothing that is computed from it would mean anything")]
+    #[error(
+        "{model}: tensor \"{tensor}\" holds {value} at element {index}\nhint: the checkpoint is damaged or its training diverged; nothing that is computed from it would mean anything"
+    )]
     NotFinite {
         /// Path of the model.
         model: String,
@@ -55,7 +59,9 @@ pub enum Error {
         index: usize,
     },
     /// A token id lies outside of the vocabulary.
-    #[error("token id {id} lies outside of the model's vocabulary of {vocab}\nhint: is this the tokenizer of this model?")]
+    #[error(
+        "token id {id} lies outside of the model's vocabulary of {vocab}\nhint: is this the tokenizer of this model?"
+    )]
     Vocabulary {
         /// The id.
         id: u32,

@@ -72,8 +72,11 @@ pub fn write_synthetic(config: &Value, dir: &Path, seed: u64, dtype: Dtype) -> R
     }
     let files = writer.finish()?;
     let path = dir.join("config.json");
-    std::fs::write(&path, format!("{config:#}\n"))
-        .map_err(|source| trimtab_io::Error::Io { action: "write", path, source })?;
+    std::fs::write(&path, format!("{config:#}\n")).map_err(|source| trimtab_io::Error::Io {
+        action: "write",
+        path,
+        source,
+    })?;
     Ok(files)
 }
 
@@ -93,9 +96,11 @@ fn blanks(config: &Value) -> Result<Vec<Blank>> {
 fn stage_blanks(blueprint: &Blueprint, stage: &StageInfo) -> Vec<Blank> {
     let c = &blueprint.config;
     let blocks = c.windows.len();
-    let writes_to_stream =
-        |site: &str| (0..blocks).map(|i| blueprint.block_sites(i)).any(|b| b.o.name == site || b.down.name == site);
-    let table = |name: &Option<String>| name.as_ref().map(|name| format!("{}.weight", blueprint.module(name)));
+    let writes_to_stream = |site: &str| {
+        (0..blocks).map(|i| blueprint.block_sites(i)).any(|b| b.o.name == site || b.down.name == site)
+    };
+    let table =
+        |name: &Option<String>| name.as_ref().map(|name| format!("{}.weight", blueprint.module(name)));
     let (positions, token_types) = (table(&blueprint.names.positions), table(&blueprint.names.token_types));
     let blank = |tensor: &String| -> Blank {
         let mut start = Start::Normal { std: STD };
@@ -218,9 +223,13 @@ mod tests {
         assert_eq!(written(1), written(3));
         let dir = tempfile::tempdir().unwrap();
         write_synthetic(&config, dir.path(), 5, Dtype::BF16).unwrap();
-        let (file, memory) = (Checkpoint::open(dir.path()).unwrap(), checkpoint(&config, 5, Dtype::BF16).unwrap());
+        let (file, memory) =
+            (Checkpoint::open(dir.path()).unwrap(), checkpoint(&config, 5, Dtype::BF16).unwrap());
         for name in memory.names() {
-            assert_eq!(file.tensor(name).unwrap().to_f32().unwrap(), memory.tensor(name).unwrap().to_f32().unwrap());
+            assert_eq!(
+                file.tensor(name).unwrap().to_f32().unwrap(),
+                memory.tensor(name).unwrap().to_f32().unwrap()
+            );
         }
         assert_eq!(file.config(), Some(&config));
     }

@@ -82,7 +82,10 @@ impl<'a> Loader<'a> {
         }
         tensor.shape = dims.to_vec();
         if self.trainable || *self.device != Device::flex() {
-            return Ok(Weight::dense(Tensor::from_data(TensorData::new(tensor.to_f32()?, dims), self.device)));
+            return Ok(Weight::dense(Tensor::from_data(
+                TensorData::new(tensor.to_f32()?, dims),
+                self.device,
+            )));
         }
         Ok(Weight::stored(tensor))
     }

@@ -117,9 +117,10 @@ impl Model {
     /// Loads a transformer as one trainable module on `device`.
     pub fn trainable(&self, device: &Device) -> Result<Transformer> {
         match &self.architecture {
-            Architecture::Transformer(plan) => {
-                Transformer::load(plan, &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true))
-            }
+            Architecture::Transformer(plan) => Transformer::load(
+                plan,
+                &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true),
+            ),
             Architecture::ResNet(_) => Err(Error::Config {
                 model: self.checkpoint.path().display().to_string(),
                 message: "only transformers are trained as one module".into(),
@@ -143,14 +144,19 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Archite
         known: format!("{}, resnet (CIFAR)", ModelSpec::known().join(", ")),
     };
     let model_type = checkpoint.config().and_then(|config| config.get("model_type")?.as_str());
-    let (Some(config), Some(model_type)) = (checkpoint.config(), model_type.or(spec.as_ref().map(|s| s.name.as_str())))
+    let (Some(config), Some(model_type)) =
+        (checkpoint.config(), model_type.or(spec.as_ref().map(|s| s.name.as_str())))
     else {
         let plan = ResNetPlan::recognize(checkpoint);
-        return plan.map(Architecture::ResNet).ok_or_else(|| unknown("no model_type and no known tensor names".into()));
+        return plan
+            .map(Architecture::ResNet)
+            .ok_or_else(|| unknown("no model_type and no known tensor names".into()));
     };
     let spec = match spec {
         Some(spec) => spec,
-        None => ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?,
+        None => {
+            ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?
+        }
     };
     let options = spec.configure(config, &model)?;
     let blueprint = Blueprint::new(options, spec.names, |name| checkpoint.contains(name));

@@ -164,7 +164,8 @@ fn with_norms(name: &str, role: Role, parts: Vec<(SiteMeta, String)>) -> StageIn
     let (mut tensors, mut numel) = (Vec::new(), 0);
     for (site, norm) in &parts {
         tensors.push(site.weight_name());
-        tensors.extend(["weight", "bias", "running_mean", "running_var"].map(|part| format!("{norm}.{part}")));
+        tensors
+            .extend(["weight", "bias", "running_mean", "running_var"].map(|part| format!("{norm}.{part}")));
         numel += site.numel() + 4 * site.rows;
     }
     let sites = parts.into_iter().map(|(site, _)| site).collect();
@@ -233,7 +234,8 @@ impl BasicBlock {
         let (half_h, half_w) = (h.div_ceil(2), w.div_ceil(2));
         let pad = |size: usize, full: usize| 2 * size - full;
         let even = x.pad((0, pad(half_w, w), 0, pad(half_h, h)), 0.0);
-        let even = even.reshape([b * c, half_h, 2, half_w * 2]).slice([0..b * c, 0..half_h, 0..1, 0..half_w * 2]);
+        let even =
+            even.reshape([b * c, half_h, 2, half_w * 2]).slice([0..b * c, 0..half_h, 0..1, 0..half_w * 2]);
         let even = even.reshape([b * c, half_h, half_w, 2]).slice([0..b * c, 0..half_h, 0..half_w, 0..1]);
         let even = even.reshape([b, c, half_h, half_w]);
         let before = (rows - c) / 2;
@@ -292,7 +294,9 @@ impl Normalization {
     pub fn of(checkpoint: &Checkpoint) -> crate::Result<Self> {
         let read = |key: &str| {
             let text = checkpoint.metadata().get(key).cloned();
-            let values = text.as_deref().map(|t| t.split(',').map(|v| v.trim().parse()).collect::<Result<Vec<f32>, _>>());
+            let values = text
+                .as_deref()
+                .map(|t| t.split(',').map(|v| v.trim().parse()).collect::<Result<Vec<f32>, _>>());
             match values {
                 Some(Ok(values)) if !values.is_empty() => Ok(values),
                 _ => Err(Error::Config {

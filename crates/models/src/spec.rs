@@ -158,7 +158,9 @@ impl ModelSpec {
             false => Err(format!("[names] lacks {what}, which the layout needs")),
         };
         match self.layout.qkv {
-            QkvKind::Split => need(names.q.is_some() && names.k.is_some() && names.v.is_some(), "q, k and v")?,
+            QkvKind::Split => {
+                need(names.q.is_some() && names.k.is_some() && names.v.is_some(), "q, k and v")?
+            }
             QkvKind::Fused => need(names.qkv.is_some(), "qkv")?,
         }
         need(self.layout.mlp == MlpKind::Plain || names.gate.is_some(), "gate")?;
@@ -178,7 +180,10 @@ impl ModelSpec {
         let head_width = match fields.optional(keys.head_width.as_deref(), Fields::count)? {
             Some(width) => width,
             None if width % heads == 0 => width / heads,
-            None => return Err(fields.fail(format!("{} = {width} is no multiple of {} = {heads}", keys.width, keys.heads))),
+            None => {
+                return Err(fields
+                    .fail(format!("{} = {width} is no multiple of {} = {heads}", keys.width, keys.heads)));
+            }
         };
         if heads % kv_heads != 0 {
             return Err(fields.fail(format!("{heads} query heads cannot share {kv_heads} key-value heads")));
@@ -219,10 +224,12 @@ impl ModelSpec {
             stored_in_out: layout.stored_in_out,
             head: match layout.head {
                 HeadKind::Pooler => Head::Pooler,
-                HeadKind::Language => match fields.optional(keys.tied.as_deref(), Fields::flag)?.unwrap_or(false) {
-                    true => Head::Tied,
-                    false => Head::Language,
-                },
+                HeadKind::Language => {
+                    match fields.optional(keys.tied.as_deref(), Fields::flag)?.unwrap_or(false) {
+                        true => Head::Tied,
+                        false => Head::Language,
+                    }
+                }
             },
         })
     }
@@ -246,7 +253,8 @@ impl Fields<'_> {
     }
 
     fn need(&self, key: &str) -> Result<&Value> {
-        self.get(key).ok_or_else(|| self.fail(format!("no field \"{key}\", which {} models need", self.spec.name)))
+        self.get(key)
+            .ok_or_else(|| self.fail(format!("no field \"{key}\", which {} models need", self.spec.name)))
     }
 
     fn wrong(&self, key: &str, value: &Value, expected: &str) -> Error {
@@ -303,7 +311,9 @@ impl Fields<'_> {
                 original_positions: number("original_max_position_embeddings")?,
             },
             other => {
-                return Err(self.fail(format!("rope type \"{other}\" is not known; known: default, linear, llama3")));
+                return Err(
+                    self.fail(format!("rope type \"{other}\" is not known; known: default, linear, llama3"))
+                );
             }
         };
         if head_width % 2 != 0 {

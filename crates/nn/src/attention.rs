@@ -17,7 +17,13 @@ pub struct Sight {
 ///
 /// `q`: `[B, H, T, d]`; `k`, `v`: `[B, H_kv, S, d]`, the last `T` of the `S` positions being those of the queries;
 /// `keep`: `[B, S]`, `true` where a key may be seen. Returns `[B, H, T, d]`.
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, sight: Sight, keep: Option<Tensor<2, Bool>>) -> Tensor<4> {
+pub fn attend(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    sight: Sight,
+    keep: Option<Tensor<2, Bool>>,
+) -> Tensor<4> {
     let [_, heads, t, _] = q.dims();
     let s = k.dims()[2];
     let hidden = hidden(&q, t, s, sight, keep);
@@ -36,7 +42,13 @@ fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
 }
 
 /// What is hidden besides the causal part, `[B or 1, 1, T, S]`.
-fn hidden(q: &Tensor<4>, t: usize, s: usize, sight: Sight, keep: Option<Tensor<2, Bool>>) -> Option<Tensor<4, Bool>> {
+fn hidden(
+    q: &Tensor<4>,
+    t: usize,
+    s: usize,
+    sight: Sight,
+    keep: Option<Tensor<2, Bool>>,
+) -> Option<Tensor<4, Bool>> {
     let beyond = sight.window.filter(|&window| window < s).map(|window| {
         let hide = (0..t).flat_map(|i| (0..s).map(move |j| j + window <= s - t + i)).collect::<Vec<_>>();
         Tensor::<4, Bool>::from_data(TensorData::new(hide, [1, 1, t, s]), &q.device())

@@ -39,7 +39,9 @@ pub enum Error {
     #[error("{0}")]
     Load(Box<dyn std::error::Error + Send + Sync>),
     /// A sequence is longer than the positions that the model was trained with.
-    #[error("the sequence has {found} tokens, but the model has {limit} learned positions\nhint: use a window of at most {limit}")]
+    #[error(
+        "the sequence has {found} tokens, but the model has {limit} learned positions\nhint: use a window of at most {limit}"
+    )]
     Positions {
         /// Positions of the model.
         limit: usize,

@@ -52,9 +52,8 @@ impl Rotary {
         let angles: Vec<f32> = (start..start + len)
             .flat_map(|position| frequencies.iter().map(move |&f| position as f32 * f as f32))
             .collect();
-        let table = |values: Vec<f32>| {
-            Tensor::from_data(TensorData::new(values, [1, 1, len, self.dim / 2]), device)
-        };
+        let table =
+            |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [1, 1, len, self.dim / 2]), device);
         (table(angles.iter().map(|a| a.cos()).collect()), table(angles.iter().map(|a| a.sin()).collect()))
     }
 }
@@ -71,7 +70,8 @@ impl RotaryScaling {
                 } else if wavelength > original_positions / low_freq_factor {
                     frequency / factor
                 } else {
-                    let ramp = (original_positions / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    let ramp = (original_positions / wavelength - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
                     (1.0 - ramp) * frequency / factor + ramp * frequency
                 }
             }
@@ -85,10 +85,8 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     let half = cos.dims()[3];
     let first = x.clone().slice([0..b, 0..h, 0..t, 0..half]);
     let second = x.clone().slice([0..b, 0..h, 0..t, half..2 * half]);
-    let mut parts = vec![
-        first.clone() * cos.clone() - second.clone() * sin.clone(),
-        second * cos + first * sin,
-    ];
+    let mut parts =
+        vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin];
     if 2 * half < d {
         parts.push(x.slice([0..b, 0..h, 0..t, 2 * half..d]));
     }

@@ -188,6 +188,8 @@ impl Network {
     /// The site called `name` and the index of its stage.
     pub fn site_mut(&mut self, name: &str) -> Option<(usize, &mut Site)> {
         let stages = self.stages.iter_mut().enumerate();
-        stages.flat_map(|(i, stage)| stage.sites_mut().into_iter().map(move |site| (i, site))).find(|(_, site)| site.name() == name)
+        stages
+            .flat_map(|(i, stage)| stage.sites_mut().into_iter().map(move |site| (i, site)))
+            .find(|(_, site)| site.name() == name)
     }
 }

@@ -86,7 +86,11 @@ impl TapSet {
         self.show(site, |tap| tap.output(site, rows));
     }
 
-    fn show(&mut self, site: &SiteMeta, mut see: impl FnMut(&mut Box<dyn Tap>) -> std::result::Result<(), String>) {
+    fn show(
+        &mut self,
+        site: &SiteMeta,
+        mut see: impl FnMut(&mut Box<dyn Tap>) -> std::result::Result<(), String>,
+    ) {
         for tap in self.taps.get_mut(&site.name).into_iter().flatten() {
             if let Err(message) = see(tap)
                 && self.error.is_none()

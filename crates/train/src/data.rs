@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn bad_streams_are_refused() {
-        let error = |tokens: Vec<u32>, window| TokenWindows::new(tokens, window, 4, "text").unwrap_err().to_string();
+        let error =
+            |tokens: Vec<u32>, window| TokenWindows::new(tokens, window, 4, "text").unwrap_err().to_string();
         assert!(error(vec![0, 1, 2], 3).contains("has 3 tokens"));
         assert!(error(vec![0, 4], 1).contains("token id 4"));
         assert!(error(vec![0, 1], 0).contains("window"));

@@ -15,7 +15,9 @@ pub enum Error {
         message: String,
     },
     /// Too little data for one item.
-    #[error("{what} has {found} tokens, one window takes {needed}\nhint: give more text, or a shorter window")]
+    #[error(
+        "{what} has {found} tokens, one window takes {needed}\nhint: give more text, or a shorter window"
+    )]
     TooShort {
         /// Which data.
         what: String,
@@ -25,7 +27,9 @@ pub enum Error {
         needed: usize,
     },
     /// A token id lies outside of the vocabulary.
-    #[error("{what}: token id {id} lies outside of the vocabulary of {vocab}\nhint: is this the tokenizer of this model?")]
+    #[error(
+        "{what}: token id {id} lies outside of the vocabulary of {vocab}\nhint: is this the tokenizer of this model?"
+    )]
     Vocabulary {
         /// Which data.
         what: String,
@@ -35,7 +39,9 @@ pub enum Error {
         vocab: usize,
     },
     /// Loss or gradient became NaN or infinite.
-    #[error("step {step}: the {what} is {value}\nhint: lower the rate, lengthen the warm-up, or set clip_norm")]
+    #[error(
+        "step {step}: the {what} is {value}\nhint: lower the rate, lengthen the warm-up, or set clip_norm"
+    )]
     Diverged {
         /// Step that failed, from 0.
         step: usize,
@@ -45,7 +51,9 @@ pub enum Error {
         value: f64,
     },
     /// No parameter gets a gradient.
-    #[error("phase \"{phase}\" trains no parameter: none has a gradient and a path that contains one of {patterns:?}; paths look like \"{example}\"")]
+    #[error(
+        "phase \"{phase}\" trains no parameter: none has a gradient and a path that contains one of {patterns:?}; paths look like \"{example}\""
+    )]
     NothingToTrain {
         /// Name of the phase.
         phase: String,
@@ -55,7 +63,9 @@ pub enum Error {
         example: String,
     },
     /// A saved state of another run.
-    #[error("{path}: saved by another run: {message}\nhint: remove the file to start afresh, or go on with the settings it was saved with")]
+    #[error(
+        "{path}: saved by another run: {message}\nhint: remove the file to start afresh, or go on with the settings it was saved with"
+    )]
     OtherRun {
         /// The file.
         path: PathBuf,

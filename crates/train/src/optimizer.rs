@@ -91,7 +91,9 @@ impl OptimizerConfig {
             Self::Sgd { momentum, weight_decay } => {
                 let momentum = (momentum != 0.0)
                     .then(|| MomentumConfig::new().with_momentum(momentum).with_dampening(0.0));
-                Arc::new(SgdConfig::new().with_momentum(momentum).with_weight_decay(penalty(weight_decay)).build())
+                Arc::new(
+                    SgdConfig::new().with_momentum(momentum).with_weight_decay(penalty(weight_decay)).build(),
+                )
             }
         }
     }
@@ -178,7 +180,8 @@ impl Optimizer {
                 continue; // not trained so far
             }
             let rule = self.rule(shape.len());
-            let state = rule.state_unflatten(shape.len(), path, &mut source, device).ok_or_else(|| path.clone())?;
+            let state =
+                rule.state_unflatten(shape.len(), path, &mut source, device).ok_or_else(|| path.clone())?;
             self.states.insert(path.clone(), state);
         }
         Ok(())

@@ -84,7 +84,8 @@ impl State {
         }
         let failed = |message: String| Error::State { path: path.into(), message };
         let file = Checkpoint::open(path)?;
-        let position = file.metadata().get(KEY).ok_or_else(|| failed(format!("no \"{KEY}\" in its metadata")))?;
+        let position =
+            file.metadata().get(KEY).ok_or_else(|| failed(format!("no \"{KEY}\" in its metadata")))?;
         let position: Position = serde_json::from_str(position).map_err(|e| failed(e.to_string()))?;
         if position.format != FORMAT {
             return Err(failed(format!("format {}, expected {FORMAT}", position.format)));
@@ -97,7 +98,8 @@ impl State {
             let tensor = file.tensor(name)?;
             if let Some(name) = name.strip_prefix(COUNTER) {
                 let counter = tensor.to_i64()?.first().and_then(|&n| u64::try_from(n).ok());
-                let counter = counter.ok_or_else(|| failed(format!("counter \"{name}\" is no number from 0")))?;
+                let counter =
+                    counter.ok_or_else(|| failed(format!("counter \"{name}\" is no number from 0")))?;
                 state.optimizer.counters.push((name.into(), counter));
                 continue;
             }

@@ -78,7 +78,12 @@ fn sgd(momentum: f64) -> OptimizerConfig {
     OptimizerConfig::Sgd { momentum, weight_decay: 0.0 }
 }
 
-fn run(data: &Points, settings: &Settings, state: Option<&Path>, observer: &mut dyn Observer) -> Result<Outcome<Line>> {
+fn run(
+    data: &Points,
+    settings: &Settings,
+    state: Option<&Path>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome<Line>> {
     let state = state.map(Into::into);
     let trainer =
         Trainer { data, heldout: None, objective: &SquaredError, settings, device: Device::flex(), state };
@@ -168,7 +173,10 @@ fn clipping_by_hand() {
     };
     let scale = 2.0 / 160.0f32.sqrt();
     let clipped = stepped(2.0);
-    assert!((clipped[0] + 12.0 * scale).abs() < 1e-6 && (clipped[2] + 4.0 * scale).abs() < 1e-6, "{clipped:?}");
+    assert!(
+        (clipped[0] + 12.0 * scale).abs() < 1e-6 && (clipped[2] + 4.0 * scale).abs() < 1e-6,
+        "{clipped:?}"
+    );
     assert_eq!(stepped(20.0), [-12.0, 0.0, -4.0], "a short gradient stays as it is");
 }
 
@@ -202,7 +210,8 @@ fn only_the_trainable_set_moves() {
 
 #[test]
 fn a_run_that_diverges_says_where() {
-    let error = run(&Points::noisy(8), &settings(8, vec![phase(400, 10.0, sgd(0.9))]), None, &mut Silent::default());
+    let error =
+        run(&Points::noisy(8), &settings(8, vec![phase(400, 10.0, sgd(0.9))]), None, &mut Silent::default());
     assert!(matches!(error, Err(Error::Diverged { .. })), "{error:?}");
 }
 
@@ -281,7 +290,8 @@ fn saved_states_are_the_same_bytes_and_are_checked() {
     let other = Settings { seed: 2, ..settings.clone() };
     let error = run(&data, &other, Some(&state), &mut Silent::default()).unwrap_err().to_string();
     assert!(error.contains("settings differ") && error.contains("hint"), "{error}");
-    let error = run(&Points::noisy(16), &settings, Some(&state), &mut Silent::default()).unwrap_err().to_string();
+    let error =
+        run(&Points::noisy(16), &settings, Some(&state), &mut Silent::default()).unwrap_err().to_string();
     assert!(error.contains("number of items"), "{error}");
     std::fs::write(&state, b"nonsense").unwrap();
     assert!(run(&data, &settings, Some(&state), &mut Silent::default()).is_err());
@@ -382,14 +392,19 @@ fn the_gradient_of_a_tied_weight_is_that_of_both_uses() {
         let step = 1e-2;
         let difference = (at(index, step) - at(index, -step)) / (2.0 * f64::from(step));
         // The loss (about 3.7) is rounded to 2e-7, so a difference to 2e-5; curvature adds less.
-        assert!((difference - f64::from(gradient[index])).abs() < 1e-4, "{index}: {difference} {}", gradient[index]);
+        assert!(
+            (difference - f64::from(gradient[index])).abs() < 1e-4,
+            "{index}: {difference} {}",
+            gradient[index]
+        );
     }
     assert!(gradient.iter().any(|g| g.abs() > 1e-3), "there is something to compare");
 }
 
 #[test]
 fn threads_do_not_change_a_byte() {
-    let data = TokenWindows::new((0..4097).map(|i: u32| (i * i / 7) % 37).collect(), 64, VOCAB, "text").unwrap();
+    let data =
+        TokenWindows::new((0..4097).map(|i: u32| (i * i / 7) % 37).collect(), 64, VOCAB, "text").unwrap();
     let settings = settings(16, vec![phase(4, 3e-3, OptimizerConfig::default())]);
     let settings = Settings { clip_norm: Some(0.5), ..settings };
     let trained = |threads: usize| {

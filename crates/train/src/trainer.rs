@@ -50,8 +50,18 @@ pub struct Outcome<M> {
 /// Where a run stands within its phases.
 struct Place<'s> {
     phase: &'s Phase,
-    /// Step within the phase.
-    step: usize,
+    /// Steps of the phase that are done.
+    done: usize,
+}
+
+/// What the passes of one step give.
+struct Passes {
+    gradients: Gradients,
+    /// Mean over all terms.
+    loss: f64,
+    /// Norm of the gradients before clipping.
+    norm: f64,
+    terms: usize,
 }
 
 impl<D, O> Trainer<'_, D, O>
@@ -75,26 +85,25 @@ where
         }
         let (mut module, mut step, mut optimizer) = self.resume(module)?;
         let mut sampler = Sampler::new(self.data.len(), self.settings.seed);
-        let (total, first, start) = (self.settings.steps(), step, Instant::now());
+        let (first, start) = (step, Instant::now());
         let mut last = None;
         while let Some(place) = self.place(step) {
-            if place.step == 0 {
+            if place.done == 0 {
                 optimizer = Optimizer::new(&place.phase.optimizer);
             }
             let clock = Instant::now();
-            let mut record = self.gradients(&module, &place, step, &mut sampler)?;
-            module = optimizer.step(module, record.gradients, record.rate);
+            let passes = self.passes(&module, place.phase, step, &mut sampler)?;
+            let mut record = self.record(&place, step, &passes);
+            module = optimizer.step(module, passes.gradients, record.rate);
             step += 1;
-            let seconds = clock.elapsed().as_secs_f64();
-            let heldout = self.measure(&module, step, total)?;
-            let done = (step - first) as f64;
-            record.shown.terms_per_s /= seconds;
-            record.shown.heldout = heldout;
-            record.shown.seconds_left = start.elapsed().as_secs_f64() / done * (total - step) as f64;
-            observer.step(&record.shown);
-            last = Some(record.shown);
-            let stop = step < total && observer.interrupted();
-            if stop || (self.settings.save_every > 0 && step.is_multiple_of(self.settings.save_every)) {
+            record.terms_per_s = passes.terms as f64 / clock.elapsed().as_secs_f64();
+            record.heldout = self.measure(&module, step)?;
+            let pace = start.elapsed().as_secs_f64() / (step - first) as f64;
+            record.seconds_left = pace * (record.total - step) as f64;
+            observer.step(&record);
+            let stop = step < record.total && observer.interrupted();
+            last = Some(record);
+            if stop || is_due(self.settings.save_every, step) {
                 self.save(&module, &optimizer, step)?;
             }
             if stop {
@@ -126,66 +135,74 @@ where
     fn place(&self, step: usize) -> Option<Place<'_>> {
         let mut before = 0;
         self.settings.phases.iter().find_map(|phase| {
-            let place = (step < before + phase.steps).then(|| Place { phase, step: step - before });
+            let place = (step < before + phase.steps).then(|| Place { phase, done: step - before });
             before += phase.steps;
             place
         })
     }
 
-    /// Forward and backward passes of one step; the gradient is clipped.
-    fn gradients<M: Module>(
+    /// Forward and backward passes of one step. The gradients are clipped.
+    fn passes<M: Module>(
         &self,
         module: &M,
-        place: &Place<'_>,
+        phase: &Phase,
         step: usize,
         sampler: &mut Sampler,
-    ) -> Result<Pass>
+    ) -> Result<Passes>
     where
         O: Objective<M, D::Batch>,
     {
-        let (settings, phase, device) = (self.settings, place.phase, self.device.clone().autodiff());
-        let (mut gradients, mut loss_sum, mut terms) = (Gradients::default(), 0.0, 0);
+        let (settings, device) = (self.settings, self.device.clone().autodiff());
+        let (mut gradients, mut sum, mut terms) = (Gradients::default(), 0.0, 0);
         for pass in 0..settings.accumulate {
-            let position = step as u64 * settings.samples_per_step() + (pass * settings.batch) as u64;
+            let position = self.samples(step) + (pass * settings.batch) as u64;
             let batch = self.data.batch(&sampler.take(position, settings.batch), &device);
             let loss = self.objective.loss(module, &batch)?;
             let backward = loss.mean.backward();
-            loss_sum += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
+            sum += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
             terms += loss.terms;
-            let new = Gradients::collect(module, backward, &phase.trainable, loss.terms);
-            gradients = gradients.merge(new, module);
+            let of_pass = Gradients::collect(module, backward, &phase.trainable, loss.terms);
+            gradients = gradients.merge(of_pass, module);
         }
-        let loss = finite(loss_sum / terms as f64, "loss", step)?;
+        let loss = finite(sum / terms as f64, "loss", step)?;
         if gradients.is_empty() {
             return Err(nothing_to_train(module, phase));
         }
-        let gradient_norm = finite(gradients.norm(module), "gradient norm", step)?;
+        let norm = finite(gradients.norm(module), "gradient norm", step)?;
         if let Some(limit) = settings.clip_norm {
-            gradients.clip(module, gradient_norm, limit);
+            gradients.clip(module, norm, limit);
         }
-        let seen = |steps: usize| steps as u64 * settings.samples_per_step();
-        let rate = phase.rate * phase.schedule.factor(seen(place.step + 1), seen(phase.steps));
-        let shown = StepRecord {
-            phase: phase.name.clone(),
-            step: step + 1,
-            total: settings.steps(),
-            samples: seen(step + 1),
-            loss,
-            gradient_norm,
-            rate,
-            terms_per_s: terms as f64,
-            heldout: None,
-            seconds_left: 0.0,
-        };
-        Ok(Pass { gradients, rate, shown })
+        Ok(Passes { gradients, loss, norm, terms })
     }
 
-    fn measure<M: Module>(&self, module: &M, step: usize, total: usize) -> Result<Option<f64>>
+    /// What is known of a step before its update.
+    fn record(&self, place: &Place<'_>, step: usize, passes: &Passes) -> StepRecord {
+        let phase = place.phase;
+        let factor = phase.schedule.factor(self.samples(place.done + 1), self.samples(phase.steps));
+        StepRecord {
+            phase: phase.name.clone(),
+            step: step + 1,
+            total: self.settings.steps(),
+            samples: self.samples(step + 1),
+            loss: passes.loss,
+            gradient_norm: passes.norm,
+            rate: phase.rate * factor,
+            terms_per_s: 0.0,
+            heldout: None,
+            seconds_left: 0.0,
+        }
+    }
+
+    /// Items that so many steps see.
+    fn samples(&self, steps: usize) -> u64 {
+        steps as u64 * self.settings.samples_per_step()
+    }
+
+    fn measure<M: Module>(&self, module: &M, step: usize) -> Result<Option<f64>>
     where
         O: Objective<M, D::Batch>,
     {
-        let every = self.settings.heldout_every;
-        let due = step == total || (every > 0 && step.is_multiple_of(every));
+        let due = step == self.settings.steps() || is_due(self.settings.heldout_every, step);
         match self.heldout.filter(|data| due && !data.is_empty()) {
             Some(data) => self.heldout_loss(module, data).map(Some),
             None => Ok(None),
@@ -203,15 +220,17 @@ where
         state.write(path)
     }
 
+    /// The rule that the state saved after `step` steps belongs to: that of the phase of the last of them.
+    fn optimizer(&self, step: usize) -> Optimizer {
+        let phase = self.place(step.saturating_sub(1)).map_or(&self.settings.phases[0], |place| place.phase);
+        Optimizer::new(&phase.optimizer)
+    }
+
     /// The module, the step and the optimizer to begin with: as saved, or fresh.
     fn resume<M: Module>(&self, module: M) -> Result<(M, usize, Optimizer)> {
-        let fresh = |step| {
-            let place = self.place(step).map(|place| &place.phase.optimizer);
-            Optimizer::new(place.unwrap_or(&self.settings.phases[self.settings.phases.len() - 1].optimizer))
-        };
-        let Some(path) = &self.state else { return Ok((module, 0, fresh(0))) };
+        let Some(path) = &self.state else { return Ok((module, 0, self.optimizer(0))) };
         let Some(state) = State::read(path, self.data.len(), self.settings)? else {
-            return Ok((module, 0, fresh(0)));
+            return Ok((module, 0, self.optimizer(0)));
         };
         let State { position, parameters: values, optimizer: saved } = state;
         let mut values = values.into_iter().collect();
@@ -220,20 +239,19 @@ where
             let message = format!("holds a parameter \"{name}\" that the module has not");
             return Err(Error::OtherRun { path: path.clone(), message });
         }
-        let mut optimizer = fresh(position.step);
-        optimizer.load(saved, &parameters::parameters(&module), &self.device).map_err(|name| Error::State {
-            path: path.clone(),
-            message: format!("the optimizer state of \"{name}\" is incomplete"),
+        let mut optimizer = self.optimizer(position.step);
+        optimizer.load(saved, &parameters::parameters(&module), &self.device).map_err(|name| {
+            Error::State {
+                path: path.clone(),
+                message: format!("the optimizer state of \"{name}\" is incomplete"),
+            }
         })?;
         Ok((module, position.step, optimizer))
     }
 }
 
-/// What the passes of one step give.
-struct Pass {
-    gradients: Gradients,
-    rate: f64,
-    shown: StepRecord,
+fn is_due(every: usize, step: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 fn finite(value: f64, what: &'static str, step: usize) -> Result<f64> {
@@ -258,7 +276,10 @@ fn restore(
     let other = |message: String| Error::OtherRun { path: path.into(), message };
     let data = values.remove(name).ok_or_else(|| other(format!("has no parameter \"{name}\"")))?;
     if data.shape().to_vec() != shape {
-        return Err(other(format!("parameter \"{name}\" has shape {:?}, expected {shape:?}", data.shape().to_vec())));
+        return Err(other(format!(
+            "parameter \"{name}\" has shape {:?}, expected {shape:?}",
+            data.shape().to_vec()
+        )));
     }
     Ok(data)
 }

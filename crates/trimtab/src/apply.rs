@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
 use trimtab_io::{
-    AffineScheme, Bytes, Checkpoint, OutDir, QuantizationConfig, RawTensor, ensure_space, read_compressed, to_safetensors,
-    to_tensors,
+    AffineScheme, Bytes, Checkpoint, OutDir, QuantizationConfig, RawTensor, ensure_space, read_compressed,
+    to_safetensors, to_tensors,
 };
 use trimtab_nn::{SiteMeta, StageSource};
 use trimtab_plan::Plan;
@@ -114,13 +114,19 @@ pub fn apply(
     let hash = job_hash(&job, calibration.map(|(_, settings)| settings))?;
     let dir = OutDir::create(&out.output, &hash, out.force)?;
     if dir.units().next().is_some() {
-        monitor.note(&format!("going on with {}: {} stages are finished", dir.partial().display(), dir.units().count()));
+        monitor.note(&format!(
+            "going on with {}: {} stages are finished",
+            dir.partial().display(),
+            dir.units().count()
+        ));
     }
     let kept = dir.partial().display().to_string();
     let mut sink = Writer::new(job, calibration.map(|(data, _)| data.description.clone()), dir)?;
     let done = treat(job, calibration.map(|(data, _)| data), &mut sink, monitor);
     match done {
-        Err(Error::Calibrate(trimtab_calibrate::Error::Interrupted)) => return Err(Error::Interrupted { kept }),
+        Err(Error::Calibrate(trimtab_calibrate::Error::Interrupted)) => {
+            return Err(Error::Interrupted { kept });
+        }
         other => other?,
     }
     sink.finish(plan)
@@ -185,7 +191,9 @@ impl<'a> Writer<'a> {
             match weight {
                 None => tensors.push((name.clone(), self.job.model.checkpoint().tensor(name)?)),
                 Some((site, Treated::Packed(codes))) => tensors.extend(to_tensors(&site.meta.name, codes)?),
-                Some((site, Treated::Dense(values))) => tensors.push((name.clone(), dense_tensor(site, values)?)),
+                Some((site, Treated::Dense(values))) => {
+                    tensors.push((name.clone(), dense_tensor(site, values)?))
+                }
             }
         }
         Ok(tensors)
@@ -214,14 +222,21 @@ impl<'a> Writer<'a> {
         let model = self.job.model;
         for (stage, info) in model.stages().iter().enumerate() {
             if !self.dir.unit_done(&Self::key(stage)) {
-                let tensors = info.tensors.iter().map(|name| Ok((name.clone(), model.checkpoint().tensor(name)?)));
+                let tensors =
+                    info.tensors.iter().map(|name| Ok((name.clone(), model.checkpoint().tensor(name)?)));
                 self.dir.commit_unit(&Self::key(stage), &tensors.collect::<Result<Vec<_>>>()?)?;
                 model.checkpoint().release();
             }
         }
         self.commit_rest()?;
         self.put_side_files(plan)?;
-        let metadata = model.checkpoint().metadata().clone().into_iter().chain([("format".into(), "pt".into())]).collect();
+        let metadata = model
+            .checkpoint()
+            .metadata()
+            .clone()
+            .into_iter()
+            .chain([("format".into(), "pt".into())])
+            .collect();
         let files = self.dir.finish_shards(SHARD_BYTES, &metadata)?;
         let bytes = files.iter().filter(|f| f.name.ends_with(".safetensors")).map(|file| file.bytes).sum();
         let treated: u64 = self.manifest.sites.iter().map(|site| site.bytes).sum();
@@ -234,7 +249,8 @@ impl<'a> Writer<'a> {
     /// the same is one tensor with its owner, and is not written a second time.
     fn commit_rest(&mut self) -> Result<()> {
         let model = self.job.model;
-        let known: std::collections::BTreeSet<&String> = model.stages().iter().flat_map(|s| &s.tensors).collect();
+        let known: std::collections::BTreeSet<&String> =
+            model.stages().iter().flat_map(|s| &s.tensors).collect();
         let rest: Vec<String> = model
             .checkpoint()
             .names()
@@ -316,8 +332,10 @@ fn quantization(assignment: &Assignment, inventory: &Inventory) -> QuantizationC
             Scheme::Dense => None,
         }
     };
-    let packed = inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), affine(site)?, false)));
-    let dense = inventory.sites.iter().filter(|site| affine(site).is_none()).map(|site| site.meta.name.clone());
+    let packed =
+        inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), affine(site)?, false)));
+    let dense =
+        inventory.sites.iter().filter(|site| affine(site).is_none()).map(|site| site.meta.name.clone());
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
     QuantizationConfig::of_schemes(packed, &ignore)
 }

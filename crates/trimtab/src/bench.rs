@@ -109,5 +109,11 @@ fn solver() -> Result<Measured> {
     // Cholesky of the second moment and the update of the weights, multiply-adds counted as two.
     let operations = (N as f64).powi(3) / 3.0 + (N as f64).powi(3);
     let (name, shape) = ("gptq int4 g128".into(), format!("{N} x {N}"));
-    Ok(Measured { name, shape, seconds: seconds[1], gb_per_s: None, gflops: Some(operations / seconds[1] / 1e9) })
+    Ok(Measured {
+        name,
+        shape,
+        seconds: seconds[1],
+        gb_per_s: None,
+        gflops: Some(operations / seconds[1] / 1e9),
+    })
 }

@@ -85,10 +85,15 @@ impl Calibration {
             .chunks(per_batch)
             .map(|part| Batch::windows(&part.iter().map(|&i| all[i]).collect::<Vec<_>>(), model.device()))
             .collect();
-        let rest: Vec<u32> = (0..all.len()).filter(|i| chosen.binary_search(i).is_err()).flat_map(|i| all[i].to_vec()).collect();
+        let rest: Vec<u32> = (0..all.len())
+            .filter(|i| chosen.binary_search(i).is_err())
+            .flat_map(|i| all[i].to_vec())
+            .collect();
         let rest = match &settings.source {
             None => Some(heldout_stories(model, window)?),
-            Some(_) => (!rest.is_empty()).then_some(Judge::Text { tokens: rest, window, stride: window, limit: 256 }),
+            Some(_) => {
+                (!rest.is_empty()).then_some(Judge::Text { tokens: rest, window, stride: window, limit: 256 })
+            }
         };
         Ok(Self {
             batches,
@@ -102,9 +107,7 @@ impl Calibration {
     fn sentences(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
         let (texts, name) = match &settings.source {
             Some(path) => (sentences_or_text(path)?, path.display().to_string()),
-            None => {
-                (vec![pico::calibration_text(settings.seed)], "stories of the built-in grammar".into())
-            }
+            None => (vec![pico::calibration_text(settings.seed)], "stories of the built-in grammar".into()),
         };
         let lines = texts.iter().flat_map(|text| text.lines());
         let texts: Vec<&str> = lines.map(str::trim).filter(|text| !text.is_empty()).collect();
@@ -139,7 +142,9 @@ impl Calibration {
         let picked = set.select(&chosen);
         let batches = (0..picked.len())
             .step_by(BATCH_IMAGES)
-            .map(|i| image_batch(&picked, &normalization, i..(i + BATCH_IMAGES).min(picked.len()), model.device()))
+            .map(|i| {
+                image_batch(&picked, &normalization, i..(i + BATCH_IMAGES).min(picked.len()), model.device())
+            })
             .collect::<Result<_>>()?;
         Ok(Self {
             batches,
@@ -166,7 +171,12 @@ pub fn window_of(model: &Model, asked: Option<usize>) -> usize {
 }
 
 /// A batch of images, normalized.
-pub fn image_batch(set: &ImageSet, normalization: &Normalization, range: Range<usize>, device: &Device) -> Result<Batch> {
+pub fn image_batch(
+    set: &ImageSet,
+    normalization: &Normalization,
+    range: Range<usize>,
+    device: &Device,
+) -> Result<Batch> {
     let [_, c, h, w] = set.shape;
     if normalization.mean.len() != c || normalization.std.len() != c {
         return Err(Error::Channels { images: c, model: normalization.mean.len() });

@@ -15,7 +15,9 @@ pub enum Error {
         message: String,
     },
     /// Data that does not fit the model.
-    #[error("this model cannot be judged on {given}: it is a model of kind {task:?}\nhint: language models take a text, encoders take pairs, classifiers take images")]
+    #[error(
+        "this model cannot be judged on {given}: it is a model of kind {task:?}\nhint: language models take a text, encoders take pairs, classifiers take images"
+    )]
     WrongData {
         /// What was given.
         given: &'static str,

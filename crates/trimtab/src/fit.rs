@@ -99,8 +99,13 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     let quantizer = &settings.planning.quantizer;
     let form = settings.output.form;
     let job = Job { model, inventory: &prepared.inventory, assignment: &assignment, quantizer, form };
-    let applied =
-        apply(job, Some((&calibration, &settings.planning.calibration)), Some(&planned.plan), &settings.output, monitor)?;
+    let applied = apply(
+        job,
+        Some((&calibration, &settings.planning.calibration)),
+        Some(&planned.plan),
+        &settings.output,
+        monitor,
+    )?;
     let _ = std::fs::remove_file(pending_plan(settings));
     let rows = prove(model, &prepared, &calibration, settings, &applied, monitor)?;
     let limit = prepared.limits.bytes;
@@ -191,7 +196,14 @@ fn prove(
     let mut network = model.network()?;
     for method in [Method::Rtn, Method::Gptq] {
         let quantizer = Quantizer::plain(method);
-        rows.push(baseline(model, prepared, calibration, (bits, &quantizer), (judge, &original, &mut network), monitor)?);
+        rows.push(baseline(
+            model,
+            prepared,
+            calibration,
+            (bits, &quantizer),
+            (judge, &original, &mut network),
+            monitor,
+        )?);
     }
     let written = Model::open(&applied.output.display().to_string(), None)?;
     rows.push(Row {
@@ -214,7 +226,8 @@ fn baseline(
 ) -> Result<Row> {
     let scheme = Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
     let inventory = &prepared.inventory;
-    let assignment: Assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+    let assignment: Assignment =
+        inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
     let mut treated = Collected::default();
     let job = Job { model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
     treat(job, Some(calibration), &mut treated, monitor)?;
@@ -245,6 +258,7 @@ pub fn default_output(model: &str, budget: &str) -> Result<PathBuf> {
             stem.ok_or(Error::Setting { what: "-o", message: "give a name for the output".into() })?
         }
     };
-    let budget: String = budget.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let budget: String =
+        budget.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
     Ok(PathBuf::from(format!("{name}-{budget}")))
 }

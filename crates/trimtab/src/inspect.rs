@@ -77,7 +77,10 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
                 let largest = weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
                 let dtype = match site.weight.as_packed() {
                     Some(packed) => packed.scheme.to_string(),
-                    None => model.checkpoint().info(&meta.weight_name()).map_or("?".into(), |i| i.dtype.to_string()),
+                    None => model
+                        .checkpoint()
+                        .info(&meta.weight_name())
+                        .map_or("?".into(), |i| i.dtype.to_string()),
                 };
                 Ok(SiteFacts {
                     site: meta.name.clone(),
@@ -89,7 +92,11 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
                     params: meta.numel(),
                     rms,
                     outlier: if rms > 0.0 { f64::from(largest) / rms } else { 0.0 },
-                    effective_rank: if rank { Some(effective_rank(&weights, meta.rows, meta.cols)?) } else { None },
+                    effective_rank: if rank {
+                        Some(effective_rank(&weights, meta.rows, meta.cols)?)
+                    } else {
+                        None
+                    },
                 })
             })
             .collect::<Result<_>>()?;
@@ -112,7 +119,8 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
 /// Roy and Vetterli, "The effective rank", EUSIPCO 2007.
 fn effective_rank(weights: &[f32], rows: usize, cols: usize) -> Result<f64> {
     let wide: Vec<f64> = weights.iter().map(|&w| w.into()).collect();
-    let svd = thin_svd(&wide, rows, cols).map_err(|e| Error::Data { what: "singular values".into(), message: e.to_string() })?;
+    let svd = thin_svd(&wide, rows, cols)
+        .map_err(|e| Error::Data { what: "singular values".into(), message: e.to_string() })?;
     let total: f64 = svd.s.iter().sum();
     let entropy: f64 = svd.s.iter().map(|s| s / total).filter(|&p| p > 0.0).map(|p| -p * p.ln()).sum();
     Ok(if total > 0.0 { entropy.exp() } else { 0.0 })

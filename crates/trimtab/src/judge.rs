@@ -163,17 +163,18 @@ fn judge_pairs(
     }
     monitor.begin("embeddings", 2 * scores.len());
     let mut done = 0;
-    let mut embed = |network: &Network, side: &[Vec<u32>], monitor: &mut dyn Monitor| -> Result<Vec<Vec<f32>>> {
-        let mut embeddings = Vec::with_capacity(side.len());
-        for part in side.chunks(BATCH) {
-            let rows: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
-            let batch = Batch::padded(&rows, 0, model.device());
-            embeddings.extend(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?);
-            done += part.len();
-            monitor.advance(done, "");
-        }
-        Ok(embeddings)
-    };
+    let mut embed =
+        |network: &Network, side: &[Vec<u32>], monitor: &mut dyn Monitor| -> Result<Vec<Vec<f32>>> {
+            let mut embeddings = Vec::with_capacity(side.len());
+            for part in side.chunks(BATCH) {
+                let rows: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
+                let batch = Batch::padded(&rows, 0, model.device());
+                embeddings.extend(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?);
+                done += part.len();
+                monitor.advance(done, "");
+            }
+            Ok(embeddings)
+        };
     let left = embed(network, &sides[0], monitor)?;
     let right = embed(network, &sides[1], monitor)?;
     let score = pairs::correlate(&left, &right, scores)?;

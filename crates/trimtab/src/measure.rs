@@ -106,4 +106,3 @@ pub fn put(network: &mut Network, overlay: &Overlay) -> Result<(usize, Overlay)>
     }
     Ok((if first == usize::MAX { 0 } else { first }, undo))
 }
-

@@ -69,6 +69,7 @@ fn width(job: &Job<'_>) -> u64 {
 /// Activations of one batch inside a block: the widest of them a few times over.
 fn activation_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
     let rows = calibration.batches.iter().map(|batch| batch.rows() as u64).max().unwrap_or(0);
-    let widest = job.inventory.sites.iter().map(|site| site.meta.rows.max(site.meta.cols) as u64).max().unwrap_or(0);
+    let widest =
+        job.inventory.sites.iter().map(|site| site.meta.rows.max(site.meta.cols) as u64).max().unwrap_or(0);
     4 * rows * (4 * widest + 4 * width(job))
 }

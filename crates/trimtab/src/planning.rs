@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use trimtab_models::Model;
 use trimtab_nn::Network;
 use trimtab_plan::{
-    Allocation, Budget, Candidate, Limits, Plan, PlanHeader, PriceList, RefineOptions, Refined, Selection, SolveOptions,
-    refine, solve,
+    Allocation, Budget, Candidate, Limits, Plan, PlanHeader, PriceList, RefineOptions, Refined, Selection,
+    SolveOptions, refine, solve,
 };
 
 use crate::calibration::{Calibration, CalibrationSettings};
@@ -114,7 +114,12 @@ pub fn plan(
     }
 }
 
-fn header(model: &Model, prepared: &Prepared, calibration: &Calibration, settings: &PlanningSettings) -> PlanHeader {
+fn header(
+    model: &Model,
+    prepared: &Prepared,
+    calibration: &Calibration,
+    settings: &PlanningSettings,
+) -> PlanHeader {
     PlanHeader {
         model: model.checkpoint().path().display().to_string(),
         fingerprint: model.checkpoint().fingerprint().to_string(),
@@ -136,7 +141,13 @@ struct Study<'a> {
 }
 
 impl Study<'_> {
-    fn refine(self, prices: PriceList, probes: Probes, network: Network, monitor: &mut dyn Monitor) -> Result<Planned> {
+    fn refine(
+        self,
+        prices: PriceList,
+        probes: Probes,
+        network: Network,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Planned> {
         let uniform = self.best_uniform(&prices)?;
         let options = RefineOptions { rounds: self.settings.rounds, solve: SolveOptions::default() };
         // Both closures of `refine` treat, measure and report.
@@ -162,7 +173,10 @@ impl Study<'_> {
         for candidate in &history {
             monitor.note(&format!(
                 "  {:<8} {:.3} bits per weight: damage {:.5} predicted, {:.5} measured",
-                candidate.origin, candidate.bits_per_weight, candidate.damage_predicted, candidate.damage_measured
+                candidate.origin,
+                candidate.bits_per_weight,
+                candidate.damage_predicted,
+                candidate.damage_measured
             ));
         }
         let allocation = self.allocation(&refined, &chosen)?;
@@ -186,15 +200,23 @@ impl Study<'_> {
 
     fn assignment(&self, prices: &PriceList, choice: &[usize]) -> Result<Assignment> {
         let sites = prices.sites.iter().zip(choice);
-        sites.map(|(site, &i)| Ok((site.site.clone(), Scheme::from_settings(&site.options[i].params)?))).collect()
+        sites
+            .map(|(site, &i)| Ok((site.site.clone(), Scheme::from_settings(&site.options[i].params)?)))
+            .collect()
     }
 
-    fn overlay(&self, prices: &PriceList, choice: &[usize], monitor: &mut dyn Monitor) -> Result<crate::measure::Overlay> {
+    fn overlay(
+        &self,
+        prices: &PriceList,
+        choice: &[usize],
+        monitor: &mut dyn Monitor,
+    ) -> Result<crate::measure::Overlay> {
         let assignment = self.assignment(prices, choice)?;
         let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
         let quantizer = &self.settings.quantizer;
-        let job = Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
+        let job =
+            Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
         treat(job, Some(self.calibration), &mut treated, monitor)?;
         treated.overlay(inventory)
     }
@@ -268,13 +290,17 @@ fn shift(points: &mut [Probe], new: Probe) {
 pub fn assignment_of(plan: &Plan, model: &Model, inventory: &Inventory) -> Result<Assignment> {
     let fingerprint = model.checkpoint().fingerprint();
     if plan.header.fingerprint != fingerprint {
-        let message = format!("its fingerprint is {}, that of this model is {fingerprint}", plan.header.fingerprint);
+        let message =
+            format!("its fingerprint is {}, that of this model is {fingerprint}", plan.header.fingerprint);
         return Err(Error::OtherModel { message });
     }
     let mut assignment = Assignment::new();
     for (site, &choice) in plan.prices.sites.iter().zip(&plan.choice) {
         if !inventory.sites.iter().any(|known| known.meta.name == site.site) {
-            return Err(Error::Site { site: site.site.clone(), message: "the model has no such site".into() });
+            return Err(Error::Site {
+                site: site.site.clone(),
+                message: "the model has no such site".into(),
+            });
         }
         assignment.insert(site.site.clone(), Scheme::from_settings(&site.options[choice].params)?);
     }

@@ -92,28 +92,33 @@ pub fn observe(
     let mut found = Observations::new();
     for site in inventory.sites.iter().filter(|site| !site.observed) {
         let stage = model.load(site.stage)?;
-        let weight = stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
+        let weight =
+            stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
         let weight = weight.ok_or_else(|| no_site(&site.meta.name))?;
         found.insert(site.meta.name.clone(), price_site(site, &weight, SiteEvidence::default(), options)?);
     }
     let blocks = inventory.sites.iter().map(|site| site.stage).max().unwrap_or(0);
     monitor.begin("pricing", blocks);
     let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
-    Stream::new(model, &calibration.batches, model.device().clone(), settings).run(|block| -> Result<()> {
-        if monitor.interrupted() {
-            return Err(trimtab_calibrate::Error::Interrupted.into());
-        }
-        let index = block.index();
-        let sites: Vec<&TreatedSite> = inventory.sites.iter().filter(|s| s.observed && s.stage == index).collect();
-        let moments = block.second_moments(&sites.iter().map(|s| &s.meta).collect::<Vec<_>>())?;
-        for site in &sites {
-            let weight = block.site(&site.meta.name)?.weight.to_f32();
-            let evidence = SiteEvidence { second_moment: moments.get(&site.meta.name).map(|h| h.as_ref()) };
-            found.insert(site.meta.name.clone(), price_site(site, &weight, evidence, options)?);
-        }
-        monitor.advance(index, &format!("{}: {} sites priced", block.info().name, sites.len()));
-        Ok(())
-    })?;
+    Stream::new(model, &calibration.batches, model.device().clone(), settings).run(
+        |block| -> Result<()> {
+            if monitor.interrupted() {
+                return Err(trimtab_calibrate::Error::Interrupted.into());
+            }
+            let index = block.index();
+            let sites: Vec<&TreatedSite> =
+                inventory.sites.iter().filter(|s| s.observed && s.stage == index).collect();
+            let moments = block.second_moments(&sites.iter().map(|s| &s.meta).collect::<Vec<_>>())?;
+            for site in &sites {
+                let weight = block.site(&site.meta.name)?.weight.to_f32();
+                let evidence =
+                    SiteEvidence { second_moment: moments.get(&site.meta.name).map(|h| h.as_ref()) };
+                found.insert(site.meta.name.clone(), price_site(site, &weight, evidence, options)?);
+            }
+            monitor.advance(index, &format!("{}: {} sites priced", block.info().name, sites.len()));
+            Ok(())
+        },
+    )?;
     Ok(found)
 }
 
@@ -190,7 +195,9 @@ fn probe_schemes(schemes: &[Scheme]) -> Vec<AffineScheme> {
     let all: Vec<AffineScheme> = schemes.iter().filter_map(affine).collect();
     let Some(lowest) = all.iter().map(|s| s.bits).min() else { return Vec::new() };
     // The finest groups: nearest to what a plan picks at these widths.
-    let at = |bits: u8| all.iter().filter(|s| s.bits == bits).min_by_key(|s| s.group_size.unwrap_or(usize::MAX)).copied();
+    let at = |bits: u8| {
+        all.iter().filter(|s| s.bits == bits).min_by_key(|s| s.group_size.unwrap_or(usize::MAX)).copied()
+    };
     [at(lowest), at(lowest + 1)].into_iter().flatten().collect()
 }
 
@@ -225,7 +232,9 @@ pub fn probe(
 
 /// Writes damages into a price list: output errors on the scale that the probes measured.
 pub fn by_probes(list: &mut PriceList, found: &Observations, probes: &Probes) -> Result<()> {
-    set_damages(list, |site, scheme| Some(interpolate(probes.get(site)?, *found.get(site)?.errors.get(scheme)?)))
+    set_damages(list, |site, scheme| {
+        Some(interpolate(probes.get(site)?, *found.get(site)?.errors.get(scheme)?))
+    })
 }
 
 fn set_damages(list: &mut PriceList, damage: impl Fn(&str, &Scheme) -> Option<f64>) -> Result<()> {

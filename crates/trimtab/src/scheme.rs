@@ -45,7 +45,8 @@ impl Scheme {
         let Some(bits) = settings.get("bits") else { return Ok(Self::Dense) };
         let number = |value: &toml::Value, limit: i64| {
             let number = value.as_integer().filter(|n| (1..=limit).contains(n));
-            number.ok_or(Error::Setting { what: "plan", message: format!("{value} is no width or group size") })
+            number
+                .ok_or(Error::Setting { what: "plan", message: format!("{value} is no width or group size") })
         };
         let group_size = settings.get("group_size").map(|g| number(g, i64::from(u32::MAX))).transpose()?;
         Ok(Self::Affine(AffineScheme {
@@ -86,7 +87,9 @@ impl FromStr for Scheme {
     fn from_str(text: &str) -> Result<Self> {
         let fail = || Error::Setting {
             what: "scheme",
-            message: format!("\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\" or \"dense\""),
+            message: format!(
+                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\" or \"dense\""
+            ),
         };
         if text.trim() == "dense" {
             return Ok(Self::Dense);
@@ -126,7 +129,11 @@ pub struct Choices {
 
 impl Default for Choices {
     fn default() -> Self {
-        Self { bits: vec![2, 3, 4, 5, 6, 8, 16], groups: vec![Some(32), Some(64), Some(128), None], symmetric: false }
+        Self {
+            bits: vec![2, 3, 4, 5, 6, 8, 16],
+            groups: vec![Some(32), Some(64), Some(128), None],
+            symmetric: false,
+        }
     }
 }
 

@@ -213,7 +213,8 @@ pub fn train(
     let [data, heldout] = windows(recipe, &tokenizer, documents)?;
     let end = tokenizer.token_id(END_OF_TEXT).unwrap_or_default();
     let config = recipe.config(end);
-    let model = Model::from_checkpoint(init::checkpoint(&config, recipe.seed, Dtype::F32)?, None, device.clone())?;
+    let model =
+        Model::from_checkpoint(init::checkpoint(&config, recipe.seed, Dtype::F32)?, None, device.clone())?;
     let objective = NextToken(logits);
     let trainer = Trainer {
         data: &data,

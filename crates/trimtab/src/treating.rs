@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::stream::reading_groups;
-use trimtab_calibrate::{BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated, Treatment};
+use trimtab_calibrate::{
+    BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated, Treatment,
+};
 use trimtab_models::Model;
 use trimtab_nn::{Role, StageSource, Weight};
 
@@ -196,7 +198,12 @@ impl<'a> Job<'a> {
         self.inventory.sites.iter().filter(move |site| site.stage == stage)
     }
 
-    fn one(&self, site: &TreatedSite, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<(SiteReport, Option<Treated>)> {
+    fn one(
+        &self,
+        site: &TreatedSite,
+        weight: &[f32],
+        evidence: SiteEvidence<'_>,
+    ) -> Result<(SiteReport, Option<Treated>)> {
         let name = &site.meta.name;
         let scheme = self.assignment.get(name).ok_or_else(|| missing(name))?;
         let mut report = SiteReport {
@@ -222,7 +229,8 @@ impl<'a> Job<'a> {
         let loaded = self.model.load(stage)?;
         let mut out = TreatedStage::default();
         for site in self.sites(stage) {
-            let weight = loaded.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
+            let weight =
+                loaded.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
             let weight = weight.ok_or_else(|| missing(&site.meta.name))?;
             let (report, treated) = self.one(site, &weight, SiteEvidence::default())?;
             out.reports.push(report);
@@ -234,11 +242,14 @@ impl<'a> Job<'a> {
     /// The sites of a block, group by group.
     fn block(&self, block: &mut BlockRun<'_>, observe: bool) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
-        let sites: BTreeMap<&str, &TreatedSite> = self.sites(block.index()).map(|s| (s.meta.name.as_str(), s)).collect();
+        let sites: BTreeMap<&str, &TreatedSite> =
+            self.sites(block.index()).map(|s| (s.meta.name.as_str(), s)).collect();
         for group in reading_groups(self.sites(block.index()).map(|site| &site.meta)) {
             let moments = if observe { block.second_moments(&group)? } else { BTreeMap::new() };
-            let weights: Vec<(&str, &Weight)> =
-                group.iter().map(|meta| Ok((meta.name.as_str(), &block.site(&meta.name)?.weight))).collect::<Result<_>>()?;
+            let weights: Vec<(&str, &Weight)> = group
+                .iter()
+                .map(|meta| Ok((meta.name.as_str(), &block.site(&meta.name)?.weight)))
+                .collect::<Result<_>>()?;
             let treated = weights
                 .par_iter()
                 .map(|(name, weight)| {

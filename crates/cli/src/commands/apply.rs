@@ -25,8 +25,18 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     };
     let method = args.method.unwrap_or(args::Method::Gptq);
     let quantizer = settings::quantizer(&args.quantizer, method);
-    let out = OutputSettings { output: args.output.clone(), form: settings::form(args.out.format), force: args.out.force };
-    let job = Job { model: &model, inventory: &inventory, assignment: &assignment, quantizer: &quantizer, form: out.form };
+    let out = OutputSettings {
+        output: args.output.clone(),
+        form: settings::form(args.out.format),
+        force: args.out.force,
+    };
+    let job = Job {
+        model: &model,
+        inventory: &inventory,
+        assignment: &assignment,
+        quantizer: &quantizer,
+        form: out.form,
+    };
     let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
@@ -68,11 +78,16 @@ fn by_plan(plan: &Plan, model: &trimtab::floors::models::Model) -> anyhow::Resul
     Ok((inventory, assignment))
 }
 
-fn by_scheme(args: &Apply, model: &trimtab::floors::models::Model) -> anyhow::Result<(Inventory, Assignment)> {
-    let scheme: Scheme = args.plan.parse().map_err(|error| {
-        anyhow::anyhow!("\"{}\" is neither a plan file nor a scheme\n{error}", args.plan)
-    })?;
-    let selection = Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins: Vec::new() };
+fn by_scheme(
+    args: &Apply,
+    model: &trimtab::floors::models::Model,
+) -> anyhow::Result<(Inventory, Assignment)> {
+    let scheme: Scheme = args
+        .plan
+        .parse()
+        .map_err(|error| anyhow::anyhow!("\"{}\" is neither a plan file nor a scheme\n{error}", args.plan))?;
+    let selection =
+        Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins: Vec::new() };
     let inventory = Inventory::take(model, &selection)?;
     let assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
     Ok((inventory, assignment))

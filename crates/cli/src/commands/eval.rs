@@ -31,9 +31,10 @@ pub fn run(args: &Eval, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let model = super::open(&args.model, global)?;
     let judge = judge(args, &model)?;
     let network = model.network()?;
-    let against = args.against.as_ref().map(|path| {
-        super::open(&ModelArg { model: path.clone(), spec: args.model.spec.clone() }, global)
-    });
+    let against = args
+        .against
+        .as_ref()
+        .map(|path| super::open(&ModelArg { model: path.clone(), spec: args.model.spec.clone() }, global));
     let against = against.transpose()?.map(|original| original.network()).transpose()?;
     let begun = Instant::now();
     let quality = match &against {
@@ -45,7 +46,8 @@ pub fn run(args: &Eval, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let text = table(&rows(&quality, items_per_s));
     let model = model.checkpoint().path().display().to_string();
     let peak_memory_bytes = peak_memory_bytes();
-    let report = Report { model, against: args.against.clone(), quality, seconds, items_per_s, peak_memory_bytes };
+    let report =
+        Report { model, against: args.against.clone(), quality, seconds, items_per_s, peak_memory_bytes };
     ui.result(&report, &text)?;
     Ok(Status::Done)
 }
@@ -62,7 +64,9 @@ fn judge(args: &Eval, model: &Model) -> anyhow::Result<Judge> {
         return Ok(Judge::Images { set: set.select(&(0..n).collect::<Vec<_>>()) });
     }
     if model.task() != Task::Language {
-        bail!("what to judge by is missing\nhint: pass --pairs FILE for an encoder, --images FILE for a classifier");
+        bail!(
+            "what to judge by is missing\nhint: pass --pairs FILE for an encoder, --images FILE for a classifier"
+        );
     }
     let window = window_of(model, args.window);
     let stride = args.stride.unwrap_or(window);
@@ -78,7 +82,8 @@ fn judge(args: &Eval, model: &Model) -> anyhow::Result<Judge> {
 
 fn rows(quality: &Quality, items_per_s: f64) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
-    let mut row = |name: &str, value: Option<String>| rows.extend(value.map(|value| vec![name.to_string(), value]));
+    let mut row =
+        |name: &str, value: Option<String>| rows.extend(value.map(|value| vec![name.to_string(), value]));
     row("perplexity", quality.perplexity.map(|v| format!("{v:.4}")));
     row("spearman x 100", quality.spearman.map(|v| format!("{v:.3}")));
     row("accuracy %", quality.accuracy.map(|v| format!("{v:.2}")));

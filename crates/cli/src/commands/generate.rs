@@ -27,7 +27,11 @@ pub fn run(args: &Generate, global: &Global, ui: &mut Ui) -> anyhow::Result<Stat
     let model = super::open(&args.model, global)?;
     let tokenizer = model.tokenizer()?;
     let network = model.network()?;
-    let eos = model.checkpoint().config().and_then(|config| config.get("eos_token_id")?.as_u64()).map(|id| id as u32);
+    let eos = model
+        .checkpoint()
+        .config()
+        .and_then(|config| config.get("eos_token_id")?.as_u64())
+        .map(|id| id as u32);
     let mut fed = tokenizer.encode(&args.prompt, false)?;
     if fed.is_empty() {
         // A text begins where another ended.
@@ -76,6 +80,10 @@ pub fn run(args: &Generate, global: &Global, ui: &mut Ui) -> anyhow::Result<Stat
         seed: global.seed,
     };
     ui.result(&report, "\n")?;
-    ui.note(&format!("{} tokens, {tokens_per_s:.1} per second, {:.2} GB/s of weights", said.len(), report.gb_per_s));
+    ui.note(&format!(
+        "{} tokens, {tokens_per_s:.1} per second, {:.2} GB/s of weights",
+        said.len(),
+        report.gb_per_s
+    ));
     Ok(Status::Done)
 }

@@ -7,7 +7,14 @@ use crate::ui::{Ui, bytes, table};
 pub fn run(args: &Inspect, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open(&args.model, global)?;
     let facts = trimtab::inspect::inspect(&model, args.rank, ui)?;
-    let mut rows = vec![vec!["site".to_string(), "shape".into(), "type".into(), "params".into(), "rms".into(), "max/rms".into()]];
+    let mut rows = vec![vec![
+        "site".to_string(),
+        "shape".into(),
+        "type".into(),
+        "params".into(),
+        "rms".into(),
+        "max/rms".into(),
+    ]];
     if args.rank {
         rows[0].push("eff. rank".into());
     }

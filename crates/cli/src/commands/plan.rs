@@ -42,7 +42,10 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     }
     let budget = args.budget.as_deref().context("--budget is missing")?;
     if args.output.exists() && !args.force && !args.dry_run {
-        bail!("{} already exists\nhint: choose another -o, or replace it with --force", args.output.display());
+        bail!(
+            "{} already exists\nhint: choose another -o, or replace it with --force",
+            args.output.display()
+        );
     }
     let model = super::open(&args.model, global)?;
     let defaults = QuantizerArgs { range: Range::Mse, damping: 0.01, act_order: false };

@@ -8,9 +8,8 @@ use crate::ui::{Ui, table};
 
 pub fn run(args: &Reproduce, ui: &mut Ui) -> anyhow::Result<Status> {
     let all = trimtab_repro::registry::all();
-    let named = |paper: &String| {
-        all.iter().position(|row| row.name == paper || row.number.to_string() == *paper)
-    };
+    let named =
+        |paper: &String| all.iter().position(|row| row.name == paper || row.number.to_string() == *paper);
     if let Some(unknown) = args.papers.iter().find(|paper| named(paper).is_none()) {
         bail!("no paper is called \"{unknown}\"\nhint: `trimtab reproduce --list` shows all");
     }

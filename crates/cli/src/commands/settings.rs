@@ -53,7 +53,9 @@ pub fn planning(
         "row" => Ok(None),
         text => {
             let size = text.parse().ok().filter(|&g: &usize| g > 0);
-            Ok(Some(size.with_context(|| format!("--groups: \"{text}\" is none; expected a size or \"row\""))?))
+            Ok(Some(
+                size.with_context(|| format!("--groups: \"{text}\" is none; expected a size or \"row\""))?,
+            ))
         }
     });
     let pins = args.pin.iter().map(|pin| pin.parse()).collect::<Result<_, _>>()?;

@@ -26,7 +26,10 @@ fn bad_input_gets_one_message_and_code_2() {
     refused(&["inspect", text(&at("empty.safetensors"))], &["empty.safetensors"]);
     refused(&["fit", "--budget", "3.5 apples", "-o", text(&at("out"))], &["apples"]);
     refused(&["fit", "--budget", "0.5bpw", "-o", text(&at("out"))], &["bpw"]);
-    refused(&["fit", "--exclude", "model.layer.*", "-o", text(&at("out"))], &["model.layer.*", "model.layers"]);
+    refused(
+        &["fit", "--exclude", "model.layer.*", "-o", text(&at("out"))],
+        &["model.layer.*", "model.layers"],
+    );
     std::fs::write(at("short.txt"), b"Too short.").unwrap();
     refused(&["fit", "--calibration", text(&at("short.txt")), "-o", text(&at("out"))], &["window"]);
     refused(&["eval", "--pairs", text(&at("none.csv"))], &["none.csv"]);
@@ -61,7 +64,8 @@ fn a_tied_head_that_is_treated_stays_tied_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("tied");
     let embed = "model.embed_tokens";
-    let arguments = ["apply", "int8 row", "--method", "rtn", "--format", "safetensors", "--include", embed, "-o"];
+    let arguments =
+        ["apply", "int8 row", "--method", "rtn", "--format", "safetensors", "--include", embed, "-o"];
     json(&[&arguments[..], &[text(&out)]].concat());
     let facts = json(&["inspect", text(&out)]);
     assert_eq!(facts["tied"], true);
@@ -74,7 +78,10 @@ fn a_tied_head_that_is_treated_stays_tied_in_the_file() {
     // The head speaks through the changed embedding.
     let kl = json(&["eval", text(&out), "--against", "@pico", "--limit", "4"])["kl"].as_f64().unwrap();
     assert!(kl > 0.0 && kl < 0.05, "{kl}");
-    refused(&["apply", "int8 row", "--method", "rtn", "--include", embed, "-o", text(&folder.path().join("x"))], &[embed]);
+    refused(
+        &["apply", "int8 row", "--method", "rtn", "--include", embed, "-o", text(&folder.path().join("x"))],
+        &[embed],
+    );
 }
 
 #[test]
@@ -85,7 +92,8 @@ fn a_plan_can_be_edited_added_up_diffed_and_applied() {
     let quick = ["--samples", "8", "--metric", "output-error", "--bits", "3,4,8", "--groups", "64"];
     json(&[&["plan", "--budget", "4bpw", "-o", text(&plan)], &quick[..]].concat());
     let text_before = std::fs::read_to_string(&plan).unwrap();
-    let site = text_before.lines().find(|line| line.starts_with("choice = \"int3 g64\"")).expect("a site at 3 bits");
+    let site =
+        text_before.lines().find(|line| line.starts_with("choice = \"int3 g64\"")).expect("a site at 3 bits");
     std::fs::write(&edited, text_before.replacen(site, "choice = \"int8 g64\"", 1)).unwrap();
     let ended = run(&["plan", "--reprice", text(&edited)]);
     assert!(matches!(ended.code, Some(0 | 1)), "{}", ended.stderr);

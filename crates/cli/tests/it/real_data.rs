@@ -6,7 +6,10 @@ use crate::run::{data, json, text};
 
 fn near(found: &Value, expected: f64, share: f64, what: &str) {
     let found = found.as_f64().unwrap_or(f64::NAN);
-    assert!((found / expected - 1.0).abs() <= share, "{what}: found {found}, expected {expected} within {share}");
+    assert!(
+        (found / expected - 1.0).abs() <= share,
+        "{what}: found {found}, expected {expected} within {share}"
+    );
 }
 
 #[test]
@@ -28,8 +31,10 @@ fn round_to_nearest_and_gptq_reproduce_the_known_divergences() {
     let folder = tempfile::tempdir().unwrap();
     for (method, share) in [("rtn", 0.01), ("gptq", 0.05)] {
         let out = folder.path().join(method);
-        let arguments = ["apply", "int3 g64", text(&model), "--method", method, "--range", "min-max", "-o", text(&out)];
-        let calibrated = ["--calibration", text(&calibration), "--samples", "128", "--window", "256", "--sequential"];
+        let arguments =
+            ["apply", "int3 g64", text(&model), "--method", method, "--range", "min-max", "-o", text(&out)];
+        let calibrated =
+            ["--calibration", text(&calibration), "--samples", "128", "--window", "256", "--sequential"];
         json(&[&arguments[..], &calibrated[..]].concat());
         let report =
             json(&["eval", text(&out), "--against", text(&model), "--text", text(&test), "--window", "256"]);
@@ -41,7 +46,8 @@ fn round_to_nearest_and_gptq_reproduce_the_known_divergences() {
 #[test]
 fn resnet20_classifies_as_known() {
     let Some(data) = data("resnet20_classifies_as_known") else { return };
-    let (model, images) = (data.join("vision/resnet20_cifar10.safetensors"), data.join("vision/cifar10.safetensors"));
+    let (model, images) =
+        (data.join("vision/resnet20_cifar10.safetensors"), data.join("vision/cifar10.safetensors"));
     let report = json(&["eval", text(&model), "--images", text(&images), "--limit", "2000"]);
     assert_eq!(report["accuracy"].as_f64(), Some(80.65));
 }

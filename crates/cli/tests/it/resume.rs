@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::run::{contents, json, text, trimtab};
 
 fn arguments<'a>(out: &'a str, threads: &'a str) -> Vec<&'a str> {
-    let fit = ["fit", "--budget", "3.2bpw", "--samples", "8", "--rounds", "1", "--bits", "2,3,4", "--groups", "64"];
+    let fit =
+        ["fit", "--budget", "3.2bpw", "--samples", "8", "--rounds", "1", "--bits", "2,3,4", "--groups", "64"];
     fit.into_iter().chain(["--threads", threads, "-o", out]).collect()
 }
 

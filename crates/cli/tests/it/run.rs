@@ -62,11 +62,18 @@ pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(&folder).expect("a folder") {
             let path = entry.expect("an entry").path();
-            if path.is_dir() { open.push(path) } else { files.push((path.clone(), std::fs::read(path).expect("a file"))) }
+            if path.is_dir() {
+                open.push(path)
+            } else {
+                files.push((path.clone(), std::fs::read(path).expect("a file")))
+            }
         }
     }
     files.sort();
-    files.into_iter().map(|(path, bytes)| (path.strip_prefix(folder).expect("below").to_path_buf(), bytes)).collect()
+    files
+        .into_iter()
+        .map(|(path, bytes)| (path.strip_prefix(folder).expect("below").to_path_buf(), bytes))
+        .collect()
 }
 
 pub fn text(path: &Path) -> &str {

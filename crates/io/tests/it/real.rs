@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use trimtab_io::{Checkpoint, ImageSet, Tokenizer, read_pairs, read_text};
 
 /// The folder; prints that the test is skipped if there is none.
+#[allow(clippy::print_stderr, reason = "a skipped test says so by name")]
 fn data(test: &str) -> Option<PathBuf> {
     let data = std::env::var_os("TRIMTAB_DATA").map(PathBuf::from);
     if data.is_none() {

@@ -23,8 +23,13 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &[u8]); 5] =
-    files!["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+const FILES: [(&str, &[u8]); 5] = files![
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json"
+];
 
 /// The checkpoint in this program.
 ///

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerBuilder,
+};
 
 use crate::error::{Error, Result};
 
@@ -22,7 +25,9 @@ const SMALLEST: usize = 257;
 pub fn train<S: AsRef<str> + Sync>(texts: &[S], vocab: usize) -> Result<Vec<u8>> {
     let failed = |message: String| Error::Io(trimtab_io::Error::Tokenizer { action: "train", message });
     if vocab < SMALLEST {
-        return Err(failed(format!("a vocabulary of {vocab} has no room for 256 bytes and \"{END_OF_TEXT}\"")));
+        return Err(failed(format!(
+            "a vocabulary of {vocab} has no room for 256 bytes and \"{END_OF_TEXT}\""
+        )));
     }
     let end = AddedToken::from(END_OF_TEXT, true);
     let alphabet: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
@@ -73,7 +78,8 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "the key was in the kitchen, and the cat was in the garden.\n</s>the cat saw the key.\n</s>";
+    const TEXT: &str =
+        "the key was in the kitchen, and the cat was in the garden.\n</s>the cat saw the key.\n</s>";
 
     #[test]
     fn any_text_comes_back_and_common_words_are_short() {

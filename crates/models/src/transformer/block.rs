@@ -43,7 +43,9 @@ impl Transformer {
     /// The stages in order.
     pub fn stages(&self) -> impl Iterator<Item = &dyn Stage> {
         let blocks = self.blocks.iter().map(|block| block as &dyn Stage);
-        std::iter::once(&self.embed as &dyn Stage).chain(blocks).chain(self.head.iter().map(|h| h as &dyn Stage))
+        std::iter::once(&self.embed as &dyn Stage)
+            .chain(blocks)
+            .chain(self.head.iter().map(|h| h as &dyn Stage))
     }
 
     /// Every tensor by its name in the checkpoint.
@@ -65,7 +67,8 @@ impl Transformer {
                 push(format!("{}.bias", meta.name), vec![meta.rows], bias.val().into_data());
             }
         }
-        let norms = self.embed.norm.iter().chain(self.blocks.iter().flat_map(|b| [&b.attention_norm, &b.mlp_norm]));
+        let norms =
+            self.embed.norm.iter().chain(self.blocks.iter().flat_map(|b| [&b.attention_norm, &b.mlp_norm]));
         for norm in norms.chain(self.head.iter().filter_map(|head| head.norm.as_ref())) {
             let size = norm.axis().size();
             push(format!("{}.weight", norm.name()), vec![size], norm.gain.val().into_data());
@@ -123,7 +126,12 @@ impl Embed {
             site: loader.site(plan.embed_site(), false)?,
             positions: table(&plan.names.positions, positions)?,
             token_types: table(&plan.names.token_types, c.token_types)?,
-            norm: plan.names.embed_norm.as_ref().map(|name| loader.norm(plan, &plan.module(name))).transpose()?,
+            norm: plan
+                .names
+                .embed_norm
+                .as_ref()
+                .map(|name| loader.norm(plan, &plan.module(name)))
+                .transpose()?,
             tied: c.head == Head::Tied,
         })
     }
@@ -287,7 +295,12 @@ impl ReadOut {
         let kind = plan.config.head;
         let site = plan.head_site();
         Ok(Self {
-            norm: plan.names.final_norm.as_ref().map(|name| loader.norm(plan, &plan.module(name))).transpose()?,
+            norm: plan
+                .names
+                .final_norm
+                .as_ref()
+                .map(|name| loader.norm(plan, &plan.module(name)))
+                .transpose()?,
             name: site.name.clone(),
             site: (kind != Head::Tied).then(|| loader.site(site, kind == Head::Pooler)).transpose()?,
             kind,
@@ -303,7 +316,9 @@ impl Stage for ReadOut {
         }
         let tied = ctx.tied.clone();
         let Some(site) = self.site.as_ref().or(tied.as_ref()) else {
-            return Err(Error::Load(format!("head \"{}\" borrows a weight that no stage owns", self.name).into()));
+            return Err(Error::Load(
+                format!("head \"{}\" borrows a weight that no stage owns", self.name).into(),
+            ));
         };
         Ok(match self.kind {
             Head::Pooler => {

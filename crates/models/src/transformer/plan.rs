@@ -111,12 +111,19 @@ impl Blueprint {
         let heads = |name: &str, n: usize| {
             Axis::new(format!("{block}.{name}"), n * c.head_width).in_units_of(c.head_width)
         };
-        let (q, k, v) = (heads("heads", c.heads), heads("key_heads", c.kv_heads), heads("value_heads", c.kv_heads));
+        let (q, k, v) =
+            (heads("heads", c.heads), heads("key_heads", c.kv_heads), heads("value_heads", c.kv_heads));
         let hidden = Axis::new(format!("{block}.hidden"), c.hidden);
         let names = &self.names;
         let qkv = match (&names.qkv, &names.q, &names.k, &names.v) {
             (Some(name), ..) if c.fused_qkv => {
-                vec![site(name, "attention_input", &residual, &heads("query_key_value", c.heads + 2 * c.kv_heads), None)]
+                vec![site(
+                    name,
+                    "attention_input",
+                    &residual,
+                    &heads("query_key_value", c.heads + 2 * c.kv_heads),
+                    None,
+                )]
             }
             (_, Some(nq), Some(nk), Some(nv)) => [(nq, &q), (nk, &k), (nv, &v)]
                 .map(|(name, axis)| site(name, "attention_input", &residual, axis, Some("qkv")))
@@ -156,7 +163,11 @@ impl Blueprint {
             tensors.push(format!("{}.weight", self.module(name)));
             numel += n * c.width;
         }
-        self.push_norm(self.names.embed_norm.as_ref().map(|name| self.module(name)), &mut tensors, &mut numel);
+        self.push_norm(
+            self.names.embed_norm.as_ref().map(|name| self.module(name)),
+            &mut tensors,
+            &mut numel,
+        );
         StageInfo { role: Role::Embed, name: site.name.clone(), sites: vec![site], tensors, numel }
     }
 
@@ -188,7 +199,11 @@ impl Blueprint {
     fn head_info(&self) -> StageInfo {
         let site = self.head_site();
         let (mut tensors, mut numel) = (Vec::new(), 0);
-        self.push_norm(self.names.final_norm.as_ref().map(|name| self.module(name)), &mut tensors, &mut numel);
+        self.push_norm(
+            self.names.final_norm.as_ref().map(|name| self.module(name)),
+            &mut tensors,
+            &mut numel,
+        );
         let sites = match self.config.head {
             Head::Tied => Vec::new(),
             _ => vec![site.clone()],

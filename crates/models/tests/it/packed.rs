@@ -78,7 +78,9 @@ fn an_unknown_family_says_how_to_add_one() {
 fn half_precision_is_read_as_it_is() {
     for dtype in [Dtype::BF16, Dtype::F16] {
         let model = altered(
-            |_, tensor| Some(RawTensor::from_f32(tensor.shape.clone(), &tensor.to_f32().unwrap(), dtype).unwrap()),
+            |_, tensor| {
+                Some(RawTensor::from_f32(tensor.shape.clone(), &tensor.to_f32().unwrap(), dtype).unwrap())
+            },
             |_| {},
         )
         .unwrap();

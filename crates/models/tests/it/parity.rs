@@ -25,7 +25,8 @@ impl Fixture {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family);
         // The folder also holds the expected numbers: the model is opened by its own file names.
         let file = |name: &str| (name.to_string(), std::fs::read(folder.join(name)).unwrap().into());
-        let checkpoint = Checkpoint::from_bytes(vec![file("config.json"), file("model.safetensors")]).unwrap();
+        let checkpoint =
+            Checkpoint::from_bytes(vec![file("config.json"), file("model.safetensors")]).unwrap();
         Self {
             model: Model::from_checkpoint(checkpoint, None, Device::flex()).unwrap(),
             expected: Checkpoint::open(folder.join("expected.safetensors")).unwrap(),

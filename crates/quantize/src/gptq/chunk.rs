@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_solve::solve_unit_lower_triangular_in_place;
 use faer::{Accum, MatMut, MatRef, Par};
 use pulp::{Simd, WithSimd};
 
@@ -74,7 +75,7 @@ pub(super) struct Chunk<'a> {
     problem: &'a Problem<'a>,
     rows: usize,
     original: Panel,
-    /// Current weights; behind the column in work, the errors `w − q`.
+    /// The errors `w − q` of the columns done; ahead, `w` plus the products with the errors of the columns before.
     work: Panel,
     /// Steps and zeros, group by group, with the panels' stride.
     scales: Vec<f32>,
@@ -198,15 +199,38 @@ impl<'a> Chunk<'a> {
     fn fit_dynamic(&mut self, start: usize) {
         let group = self.problem.group_at(start);
         let positions = self.problem.members(group);
+        let current = self.current_weights(positions.clone());
         let mut values = vec![0.0; positions.len()];
         for row in 0..self.rows {
-            for (value, position) in values.iter_mut().zip(positions.clone()) {
-                *value = self.work.data[position * self.work.stride + row];
+            for (value, column) in values.iter_mut().zip(current.chunks(self.work.stride)) {
+                *value = column[row];
             }
             let power = &self.problem.power_of_position[positions.clone()];
             let found = self.problem.range.fit(&values, Some(power), &self.problem.grid);
             self.set(row, group, found);
         }
+    }
+
+    /// The weights that GPTQ would hold at positions `G` when the first of them comes up. Column `j` of `work` becomes current
+    /// only by the errors of all columns before `j`; ahead of that it holds `w + c` with `c = (w − q)_A R̃_AG` over the columns
+    /// `A` done so far, while the weights corrected for those alone are `w − e_A U_AG = w + c R̃_GG⁻¹`.
+    fn current_weights(&self, positions: Range<usize>) -> Vec<f32> {
+        let (n, stride) = (self.problem.n, self.work.stride);
+        let span = positions.start * stride..positions.end * stride;
+        let (original, work) = (&self.original.data[span.clone()], &self.work.data[span]);
+        if positions.start == 0 {
+            return work.to_vec();
+        }
+        let mut current: Vec<f32> =
+            work.iter().zip(original).map(|(work, original)| work - original).collect();
+        let unit = &self.problem.unit[positions.start * n + positions.start..];
+        let unit = MatRef::from_column_major_slice_with_stride(unit, positions.len(), positions.len(), n);
+        let change = MatMut::from_column_major_slice_mut(&mut current, stride, positions.len());
+        solve_unit_lower_triangular_in_place(unit.transpose(), change.transpose_mut(), Par::Seq);
+        for (current, original) in current.iter_mut().zip(original) {
+            *current += original;
+        }
+        current
     }
 
     fn set(&mut self, row: usize, group: usize, affine: Affine) {

@@ -7,7 +7,8 @@
 //! current weights and subtracts `e_j U_jk` from every later column `k`. Here `U` is never formed. `R = U⁻¹` is upper
 //! triangular with `H = R Rᵀ` (one Cholesky factorization, no inverse), and with `R̃ = R diag(R)⁻¹` the same current weights
 //! are `w_j + Σ_{k<j} (w_k − q_k) R̃_kj`, where `w` is the *original* weight and `w − q` the error kept in full. So the
-//! update of a whole range of columns is one matrix product with a block of `R̃`, and rows are independent.
+//! update of a whole range of columns is one matrix product with a block of `R̃`, and rows are independent. The one place
+//! that needs weights corrected for *some* of the columns before them is the fit of a group: a triangular solve within it.
 //!
 //! `H` is factored in double precision; weights and errors are single precision. The result is the same at any number of
 //! threads. `Σ E² = tr((W−Q)(H + shift)(W−Q)ᵀ)` gives the damage without another product.

@@ -42,7 +42,6 @@ fn assert_same(found: &Quantized, expected: &Reference, what: &str) {
             skipped += 1;
             continue;
         }
-        eprintln!("{:?} {:?} {:?} {:?}", &found.scales[row*groups..][..groups], &expected.scales[row*groups..][..groups], &found.zeros[row*groups..][..groups], &expected.zeros[row*groups..][..groups]);
         assert_eq!(found.codes[codes.clone()], expected.codes[codes], "{what}, row {row}");
         let parameters = row * groups..(row + 1) * groups;
         assert_eq!(
@@ -318,24 +317,4 @@ fn degenerate_layers_and_bad_settings() {
     let without = Layer::new(&[1.0; 4], 1, 4, None).unwrap();
     let missing = gptq(&without, &WeightScheme::default(), &GptqSettings::default());
     assert!(matches!(missing, Err(Error::MissingHessian { .. })));
-}
-
-#[test]
-fn zz_debug() {
-    let (rows, n) = (40, 64);
-    let (weight, h) = instance(rows, n, 0);
-    let scheme = scheme(3, Some(16), false);
-    let settings = GptqSettings { rtn_check: false, ..GptqSettings::default() };
-    let found = run(&weight, &h, &scheme, &settings);
-    let expected = reference(&weight, n, &h, &scheme, &settings);
-    let f = trimtab_math::linalg::upper_factor(&h, None, &Damping::default()).unwrap();
-    let d = f.diagonal();
-    for (codes, scales, zeros) in [(&found.codes, &found.scales, &found.zeros), (&expected.codes, &expected.scales, &expected.zeros)] {
-        let q: Vec<f64> = (0..n).map(|j| f64::from(Affine { scale: scales[j / 16], zero: zeros[j / 16] }.decode(codes[j]))).collect();
-        let cur: Vec<f64> = (0..n).map(|j| f64::from(weight[j]) + (0..j.min(j / 16 * 16)).map(|k| (f64::from(weight[k]) - q[k]) * f.column(j)[k] / d[j]).sum::<f64>()).collect();
-        for g in 0..4 {
-            let values: Vec<f32> = cur[g * 16..g * 16 + 16].iter().map(|&x| x as f32).collect();
-            eprintln!("{g} {:?} against {} {}", RangeFinder::MinMax.fit(&values, None, &scheme.grid()), scales[g], zeros[g]);
-        }
-    }
 }
