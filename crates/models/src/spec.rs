@@ -179,13 +179,13 @@ impl ModelSpec {
         let kv_heads = fields.optional(keys.kv_heads.as_deref(), Fields::count)?.unwrap_or(heads);
         let head_width = match fields.optional(keys.head_width.as_deref(), Fields::count)? {
             Some(width) => width,
-            None if width % heads == 0 => width / heads,
+            None if width.is_multiple_of(heads) => width / heads,
             None => {
                 return Err(fields
                     .fail(format!("{} = {width} is no multiple of {} = {heads}", keys.width, keys.heads)));
             }
         };
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             return Err(fields.fail(format!("{heads} query heads cannot share {kv_heads} key-value heads")));
         }
         let layout = &self.layout;
@@ -316,7 +316,7 @@ impl Fields<'_> {
                 );
             }
         };
-        if head_width % 2 != 0 {
+        if !head_width.is_multiple_of(2) {
             return Err(self.fail(format!("heads of odd width {head_width} cannot be rotated")));
         }
         Ok(Rotary { theta, dim: head_width, scaling })

@@ -62,7 +62,7 @@ impl Granularity {
             Granularity::PerGroup(size) => rows * columns.div_ceil(size),
             Granularity::PerBlock(0) => return bad("a block size >= 1", 0),
             Granularity::PerBlock(size) => (rows * columns).div_ceil(size),
-            Granularity::PerHead(heads) if heads == 0 || columns % heads != 0 => {
+            Granularity::PerHead(heads) if heads == 0 || !columns.is_multiple_of(heads) => {
                 return bad("a number of heads that divides the columns", heads);
             }
             Granularity::PerHead(heads) => heads,

@@ -254,7 +254,7 @@ impl<'a> Writer<'a> {
         let rest: Vec<String> = model
             .checkpoint()
             .names()
-            .filter(|&name| !known.contains(&name.to_string()) && !(model.tied() && name == "lm_head.weight"))
+            .filter(|&name| !(known.contains(&name.to_string()) || model.tied() && name == "lm_head.weight"))
             .map(str::to_string)
             .collect();
         if rest.is_empty() || self.dir.unit_done("rest") {

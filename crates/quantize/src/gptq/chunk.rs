@@ -52,7 +52,7 @@ impl Panel {
     /// `entry(row, position)` for all `rows`; zero for the padding.
     fn new(n: usize, rows: usize, entry: impl Fn(usize, usize) -> f32) -> Panel {
         let padded = rows.next_multiple_of(LANES);
-        let stride = if padded % 128 == 0 { padded + 16 } else { padded };
+        let stride = if padded.is_multiple_of(128) { padded + 16 } else { padded };
         let mut data = vec![0.0; n * stride];
         for (tile, columns) in data.chunks_mut(32 * stride).enumerate() {
             for row in 0..rows {

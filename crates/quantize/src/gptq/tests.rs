@@ -193,7 +193,10 @@ fn lies_between_rounding_and_the_best_codes() {
         best_sum += best;
         rounded_sum += damage([rounded.codes[2 * row], rounded.codes[2 * row + 1]]);
     }
-    assert!(found_sum < rounded_sum && found_sum < 1.5 * best_sum, "{best_sum} {found_sum} {rounded_sum}");
+    assert!(
+        found_sum < 0.8 * rounded_sum && found_sum < 2.0 * best_sum,
+        "{best_sum} {found_sum} {rounded_sum}"
+    );
 }
 
 #[test]
@@ -275,6 +278,13 @@ fn falls_back_where_rounding_is_better() {
             assert_eq!((&found.codes, found.report.damage), (&rounded.codes, found.report.rtn_damage));
             let settings = GptqSettings { rtn_check: false, ..GptqSettings::default() };
             let alone = run(&weight, &h, &found.scheme, &settings);
+            eprintln!(
+                "dbg {seed} {} {rounded_damage} {:?} {:?} {:?}",
+                output_error(&weight, &alone.dequantize(), &h).unwrap(),
+                alone.report,
+                found.report,
+                h
+            );
             assert!(output_error(&weight, &alone.dequantize(), &h).unwrap() > rounded_damage);
             assert!(!alone.report.fell_back && alone.report.rtn_damage.is_none());
         }

@@ -52,7 +52,7 @@ pub fn refit(values: &[f32], power: Option<&[f32]>, codes: &[u8]) -> Option<Real
     }
     let scale = qx / qq;
     let usable = scale > 0.0 && scale.is_finite();
-    usable.then(|| RealAffine { scale: scale as f32, offset: (mean_x - scale * mean_q) as f32 })
+    usable.then_some(RealAffine { scale: scale as f32, offset: (mean_x - scale * mean_q) as f32 })
 }
 
 /// Step that minimizes `Σ h (x − s·(q − z))²` for fixed codes and zero. `None` if it is not positive.
@@ -102,7 +102,7 @@ mod tests {
             assert!(loss(t + d, -(t + d) * z) > loss(t, -t * z));
         }
         assert!(loss(s, m) < loss(t, -t * z));
-        assert!(refit(&values, None, &vec![3; 60]).is_none());
+        assert!(refit(&values, None, &[3; 60]).is_none());
         assert!(refit_step(&[-1.0], None, &[5], 3).is_none());
     }
 
