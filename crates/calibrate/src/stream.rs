@@ -6,12 +6,16 @@
 //! block or, where every block is to be seen undisturbed, through the block as it was.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
+use rayon::prelude::*;
 use trimtab_math::linalg::Square;
-use trimtab_nn::{Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, TapSet};
+use trimtab_nn::{
+    Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet,
+};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -128,23 +132,25 @@ impl BlockRun<'_> {
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.
     /// Sites that read the same rows share one accumulation.
     pub fn second_moments(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Arc<Square>>> {
-        let mut readers: BTreeMap<&str, (&SiteMeta, Arc<Mutex<SecondMoment>>)> = BTreeMap::new();
+        let mut readers: BTreeMap<&str, (&SiteMeta, SecondMoment)> = BTreeMap::new();
         for site in sites {
-            let tap = || (*site, Arc::new(Mutex::new(SecondMoment::new(site.cols))));
-            readers.entry(&site.reads).or_insert_with(tap);
+            readers.entry(&site.reads).or_insert_with(|| (*site, SecondMoment::new(site.cols)));
         }
-        let mut taps = TapSet::new();
-        for (site, tap) in readers.values() {
-            taps.attach(&site.name, Arc::clone(tap));
+        let names: Vec<&str> = readers.values().map(|(site, _)| site.name.as_str()).collect();
+        for indices in self.rounds() {
+            for seen in self.look(indices, &names)? {
+                for ((site, moment), rows) in readers.values_mut().zip(seen) {
+                    for (rows, weights) in rows {
+                        let rows = TapRows { rows: &rows, width: site.cols, weights: weights.as_deref() };
+                        let failed =
+                            |message| Error::Treatment { site: site.name.clone(), message };
+                        moment.input(site, rows).map_err(failed)?;
+                    }
+                }
+            }
         }
-        self.pass(Some(&mut taps), |_, _, _| Ok(()))?;
-        taps.finish()?;
         let mut means = BTreeMap::new();
-        for (reads, (site, tap)) in &readers {
-            let moment = tap.lock().map_err(|_| Error::Treatment {
-                site: site.name.clone(),
-                message: "its observer panicked".into(),
-            })?;
+        for (reads, (_, moment)) in &readers {
             let mean = Arc::new(moment.mean()?);
             let same = sites.iter().filter(|site| site.reads == *reads);
             means.extend(same.map(|site| (site.name.clone(), Arc::clone(&mean))));
@@ -154,21 +160,65 @@ impl BlockRun<'_> {
 
     /// Moves the hidden states on, through the block as it now is.
     fn advance(&mut self) -> Result<()> {
-        self.pass(None, |hidden, index, flow| hidden.put(index, flow))
+        for indices in self.rounds() {
+            let flows = self.inputs(indices.clone())?;
+            let run = |(flow, batch): (Flow, &Batch)| Ok(self.stage.forward(flow, &mut batch.ctx())?);
+            let moved: Result<Vec<Flow>> =
+                flows.into_par_iter().zip(&self.stream.batches[indices.clone()]).map(run).collect();
+            for (index, flow) in indices.zip(moved?) {
+                self.hidden.put(index, flow)?;
+            }
+        }
+        Ok(())
     }
 
-    fn pass(
-        &mut self,
-        mut taps: Option<&mut TapSet>,
-        mut keep: impl FnMut(&mut HiddenStore, usize, Flow) -> Result<()>,
-    ) -> Result<()> {
-        for (index, batch) in self.stream.batches.iter().enumerate() {
-            let flow = self.hidden.get(index, &self.stream.device)?.unwrap_or_else(|| batch.input.clone());
-            let mut ctx = batch.ctx();
-            ctx.taps = taps.as_deref_mut();
-            let out = self.stage.forward(flow, &mut ctx)?;
-            keep(self.hidden, index, out)?;
-        }
+    /// Batches in the portions that run at once.
+    fn rounds(&self) -> Vec<Range<usize>> {
+        let (n, size) = (self.stream.batches.len(), rayon::current_num_threads());
+        (0..n).step_by(size).map(|first| first..(first + size).min(n)).collect()
+    }
+
+    /// What reaches the block of some batches.
+    fn inputs(&mut self, indices: Range<usize>) -> Result<Vec<Flow>> {
+        let device = &self.stream.device;
+        indices
+            .map(|i| {
+                let stored = self.hidden.get(i, device)?;
+                Ok(stored.unwrap_or_else(|| self.stream.batches[i].input.clone()))
+            })
+            .collect()
+    }
+
+    /// Runs some batches through the block at once, as far as the inputs of `sites`: the rows that enter each, per batch.
+    /// Whoever sums them in the order of the batches gets the same bytes at any number of threads.
+    fn look(&mut self, indices: Range<usize>, sites: &[&str]) -> Result<Vec<Vec<Rows>>> {
+        let flows = self.inputs(indices.clone())?;
+        let run = |(flow, batch): (Flow, &Batch)| -> Result<Vec<Rows>> {
+            let records: Vec<_> = sites.iter().map(|_| Arc::new(Mutex::new(Record::default()))).collect();
+            let mut taps = TapSet::new();
+            for (site, record) in sites.iter().zip(&records) {
+                taps.attach(*site, Arc::clone(record));
+            }
+            let mut ctx = Ctx { taps: Some(&mut taps), taps_only: true, ..batch.ctx() };
+            self.stage.forward(flow, &mut ctx)?;
+            taps.finish()?;
+            let take = |record: Arc<Mutex<Record>>| std::mem::take(&mut record.lock().expect("no tap panics").0);
+            Ok(records.into_iter().map(take).collect())
+        };
+        flows.into_par_iter().zip(&self.stream.batches[indices]).map(run).collect()
+    }
+}
+
+/// Rows that entered a site, call by call, with their weights.
+type Rows = Vec<(Vec<f32>, Option<Vec<f64>>)>;
+
+/// A tap that keeps the rows of one batch.
+#[derive(Default)]
+struct Record(Rows);
+
+impl Tap for Record {
+    fn input(&mut self, _: &SiteMeta, rows: TapRows<'_>) -> std::result::Result<(), String> {
+        self.0.push((rows.rows.to_vec(), rows.weights.map(<[f64]>::to_vec)));
         Ok(())
     }
 }

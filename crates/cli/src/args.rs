@@ -109,9 +109,9 @@ pub struct CalibrationArgs {
     /// stories that a grammar in this program tells; models of other kinds need one.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
-    /// Windows (texts, images) to calibrate on.
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    pub samples: usize,
+    /// Windows (texts, images) to calibrate on [default: 128; 64 of the built-in stories].
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
     /// Tokens of a window [default: 256, or what the model can take].
     #[arg(long, value_name = "N")]
     pub window: Option<usize>,

@@ -3,6 +3,7 @@
 //! Language models and classifiers: mean `KL(original || treated)` over tokens or images, in nats. Encoders: mean
 //! `1 - cos` between the pooled embeddings of the two.
 
+use rayon::prelude::*;
 use trimtab_nn::{Ctx, Flow, Task, host};
 
 use crate::error::{Error, Result};
@@ -61,12 +62,18 @@ impl Reference {
         Ok((values.iter().sum::<f64>() / n as f64, n))
     }
 
-    /// Mean over all batches; `outputs` yields the treated network's output on batch after batch.
-    pub fn mean(&self, mut output: impl FnMut(usize) -> Result<(f64, usize)>) -> Result<Divergence> {
-        let parts = (0..self.batches.len()).map(&mut output).collect::<Result<Vec<_>>>()?;
+    /// Mean over all batches, on all threads; `output` measures the treated network's output on one batch.
+    pub fn mean<E: From<Error> + Send>(
+        &self,
+        output: impl Fn(usize) -> std::result::Result<(f64, usize), E> + Sync + Send,
+    ) -> std::result::Result<Divergence, E> {
+        let parts = (0..self.batches.len())
+            .into_par_iter()
+            .map(output)
+            .collect::<std::result::Result<Vec<_>, E>>()?;
         let rows: usize = parts.iter().map(|(_, n)| n).sum();
         if rows == 0 {
-            return Err(Error::Empty("the calibration data"));
+            return Err(Error::Empty("the calibration data").into());
         }
         let mean = parts.iter().map(|(mean, n)| mean * *n as f64).sum::<f64>() / rows as f64;
         Ok(Divergence { mean, batches: parts.into_iter().map(|(mean, _)| mean).collect() })

@@ -1,6 +1,7 @@
 //! Perplexity by windows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_math::stats::argmax;
 use trimtab_nn::{Ctx, Flow, Network, host};
@@ -51,9 +52,9 @@ impl<'t> Windows<'t> {
         if index == 0 { 0 } else { self.window - 1 - self.stride.min(self.window - 1) }
     }
 
-    /// Windows of one batch, so that the logits stay below 64 MB.
-    fn batch(&self, vocab: usize) -> usize {
-        (64_000_000 / (4 * vocab * self.window)).clamp(1, 16)
+    /// Windows that are computed at once: enough rows for the kernels, few enough for the caches.
+    fn batch(&self) -> usize {
+        (256 / self.window).max(1)
     }
 }
 
@@ -96,51 +97,69 @@ pub fn score(
     vocab: usize,
     progress: Progress<'_>,
 ) -> Result<LanguageScore> {
-    let mut sums = Vec::new();
-    for_batches(windows, vocab, progress, |first, part| {
+    let sums = for_batches(windows, progress, |first, part| {
         let logits = logits(network, part)?;
-        sums.extend(window_nlls(windows, first, part, &logits)?);
-        Ok(())
+        logits.expect_width(vocab)?;
+        window_nlls(windows, first, part, &logits)
     })?;
-    Ok(summarize(windows, &sums))
+    Ok(summarize(windows, &sums.concat()))
 }
 
-/// Scores a treated network and its original on the same windows.
+/// What is found of a treated network on some windows, per window.
+#[derive(Default)]
+struct Compared {
+    nlls: Vec<f64>,
+    kls: Vec<f64>,
+    same_tops: usize,
+}
+
+/// Scores treated networks and their original on the same windows: a comparison for each of `treated`.
 pub fn compare(
-    treated: &Network,
+    treated: &[&Network],
     original: &Network,
     windows: &Windows<'_>,
     vocab: usize,
     progress: Progress<'_>,
-) -> Result<LanguageComparison> {
-    let (mut nlls, mut original_nlls, mut kls, mut tops) = (Vec::new(), Vec::new(), Vec::new(), 0usize);
-    for_batches(windows, vocab, progress, |first, part| {
-        let (q, p) = (logits(treated, part)?, logits(original, part)?);
-        if q.width != p.width {
-            return Err(Error::Widths { left: q.width, right: p.width });
-        }
-        nlls.extend(window_nlls(windows, first, part, &q)?);
-        original_nlls.extend(window_nlls(windows, first, part, &p)?);
-        for w in 0..part.len() {
-            let from = windows.first_scored(first + w);
-            let rows = rows::map_rows(windows.window - 1 - from, |i| {
-                let row = w * windows.window + from + i;
-                let (p, q) = (p.row(row), q.row(row));
-                Some((rows::kl(p, q)?, argmax(p) == argmax(q)))
-            })?;
-            kls.push(rows.iter().map(|(kl, _)| kl).sum::<f64>());
-            tops += rows.iter().filter(|(_, same)| *same).count();
-        }
-        Ok(())
+) -> Result<Vec<LanguageComparison>> {
+    let parts = for_batches(windows, progress, |first, part| {
+        let p = logits(original, part)?;
+        p.expect_width(vocab)?;
+        let one = |network: &&Network| {
+            let q = logits(network, part)?;
+            q.expect_width(vocab)?;
+            let mut found =
+                Compared { nlls: window_nlls(windows, first, part, &q)?, ..Compared::default() };
+            for w in 0..part.len() {
+                let from = windows.first_scored(first + w);
+                let rows = rows::map_rows(windows.window - 1 - from, |i| {
+                    let row = w * windows.window + from + i;
+                    let (p, q) = (p.row(row), q.row(row));
+                    Some((rows::kl(p, q)?, argmax(p) == argmax(q)))
+                })?;
+                found.kls.push(rows.iter().map(|(kl, _)| kl).sum::<f64>());
+                found.same_tops += rows.iter().filter(|(_, same)| *same).count();
+            }
+            Ok(found)
+        };
+        let found = treated.iter().map(one).collect::<Result<Vec<_>>>()?;
+        Ok((window_nlls(windows, first, part, &p)?, found))
     })?;
-    let (kl, kl_standard_error, tokens) = mean_over_windows(windows, &kls);
-    Ok(LanguageComparison {
-        treated: summarize(windows, &nlls),
-        original: summarize(windows, &original_nlls),
-        kl,
-        kl_standard_error,
-        same_top1: tops as f64 / tokens as f64,
-    })
+    let nlls: Vec<f64> = parts.iter().flat_map(|(nlls, _)| nlls).copied().collect();
+    let original = summarize(windows, &nlls);
+    let comparison = |index: usize| {
+        let parts = || parts.iter().map(move |(_, found)| &found[index]);
+        let all = |values: fn(&Compared) -> &Vec<f64>| parts().flat_map(values).copied().collect::<Vec<_>>();
+        let (kl, kl_standard_error, tokens) = mean_over_windows(windows, &all(|part| &part.kls));
+        let tops: usize = parts().map(|part| part.same_tops).sum();
+        LanguageComparison {
+            treated: summarize(windows, &all(|part| &part.nlls)),
+            original: original.clone(),
+            kl,
+            kl_standard_error,
+            same_top1: tops as f64 / tokens as f64,
+        }
+    };
+    Ok((0..treated.len()).map(comparison).collect())
 }
 
 /// Logits of a batch of windows on the host.
@@ -152,6 +171,10 @@ struct Logits {
 impl Logits {
     fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.width..(index + 1) * self.width]
+    }
+
+    fn expect_width(&self, vocab: usize) -> Result<()> {
+        if self.width == vocab { Ok(()) } else { Err(Error::Widths { left: self.width, right: vocab }) }
     }
 }
 
@@ -171,19 +194,24 @@ fn tokens(windows: &[&[u32]]) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(ids, [windows.len(), width]), &Device::flex())
 }
 
-fn for_batches(
+/// Runs `f` on a few windows at a time, on all threads; it gets the index of the first. Results are in order.
+fn for_batches<T: Send>(
     windows: &Windows<'_>,
-    vocab: usize,
     progress: Progress<'_>,
-    mut f: impl FnMut(usize, &[&[u32]]) -> Result<()>,
-) -> Result<()> {
+    f: impl Fn(usize, &[&[u32]]) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let all = windows.as_slices();
-    let size = windows.batch(vocab);
-    for (index, part) in all.chunks(size).enumerate() {
-        f(index * size, part)?;
-        progress(index * size + part.len(), all.len());
+    let size = windows.batch();
+    let batches: Vec<_> = all.chunks(size).enumerate().collect();
+    let mut results = Vec::with_capacity(batches.len());
+    let mut done = 0;
+    for several in batches.chunks(2 * rayon::current_num_threads()) {
+        let part: Result<Vec<T>> = several.par_iter().map(|(i, part)| f(i * size, part)).collect();
+        results.extend(part?);
+        done += several.iter().map(|(_, part)| part.len()).sum::<usize>();
+        progress(done, all.len());
     }
-    Ok(())
+    Ok(results)
 }
 
 /// Sum of the negative log-likelihoods of each window.

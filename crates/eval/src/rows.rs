@@ -2,29 +2,24 @@
 //! any number of threads. `trimtab_math::stats` has the same in f64 throughout, and judges these in the tests.
 
 use rayon::prelude::*;
+use trimtab_math::vector;
 
 use crate::error::{Error, Result};
 
 /// `log sum exp` of a row; `None` if it is not finite.
 pub fn log_sum_exp(row: &[f32]) -> Option<f64> {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.chunks(64).map(|part| part.iter().map(|&z| (z - max).exp()).sum::<f32>() as f64).sum();
-    let value = f64::from(max) + sum.ln();
+    let max = vector::max(row);
+    let value = f64::from(max) + vector::sum_exp(row, max).ln();
     value.is_finite().then_some(value)
 }
 
 /// `KL(p || q)` in nats for two rows of logits.
 pub fn kl(p: &[f32], q: &[f32]) -> Option<f64> {
     let (norm_p, norm_q) = (log_sum_exp(p)?, log_sum_exp(q)?);
-    let max = norm_p as f32;
-    let mean: f64 = p
-        .chunks(64)
-        .zip(q.chunks(64))
-        .map(|(p, q)| p.iter().zip(q).map(|(&p, &q)| (p - max).exp() * (p - q)).sum::<f32>() as f64)
-        .sum();
+    let shift = norm_p as f32;
     // The f32 probabilities sum to one within rounding only; the mean difference is scaled accordingly.
-    let mass = (norm_p - f64::from(max)).exp();
-    Some((mean / mass - norm_p + norm_q).max(0.0))
+    let mass = (norm_p - f64::from(shift)).exp();
+    Some((vector::sum_exp_times_difference(p, q, shift) / mass - norm_p + norm_q).max(0.0))
 }
 
 /// Applies `f` to every row, in parallel; `None` becomes an error that names the row.

@@ -11,11 +11,13 @@
 //! | [`linalg`] | Cholesky with the house damping policy, triangular inverse, eigenvalues, SVD, solve |
 //! | [`gram`] | the streaming second moment `Σ w x xᵀ` |
 //! | [`stats`] | means, paired t, rank correlation, log-sum-exp, KL |
+//! | [`vector`] | exponentials, softmax and sums of `f32` rows, vectorized |
 
 pub mod error;
 pub mod gram;
 pub mod linalg;
 pub mod random;
 pub mod stats;
+pub mod vector;
 
 pub use error::{Error, Result};

@@ -16,6 +16,8 @@ pub struct Ctx<'a> {
     pub cache: Option<&'a mut KvCache>,
     /// Observers.
     pub taps: Option<&'a mut TapSet>,
+    /// Only the taps matter: once all have seen their rows, zeros may stand for what is left to compute.
+    pub taps_only: bool,
     /// Weight of each row of the batch for the taps, `[B * T]` (or one per image).
     pub row_weights: Option<&'a [f64]>,
     /// The owner of the tied weight; a tied head borrows it.
@@ -23,6 +25,11 @@ pub struct Ctx<'a> {
 }
 
 impl Ctx<'_> {
+    /// Whether nobody needs what is still to be computed.
+    pub fn is_done(&self) -> bool {
+        self.taps_only && self.taps.as_ref().is_some_and(|taps| taps.are_satisfied())
+    }
+
     /// Position of the first token of this call.
     pub fn position(&self) -> usize {
         self.cache.as_ref().map_or(0, |cache| cache.len())

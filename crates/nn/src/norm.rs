@@ -1,10 +1,13 @@
 //! Norms and activations: the diagonal and pointwise maps between sites.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Tensor, TensorData, activation};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use trimtab_math::vector;
 
 use crate::axis::Axis;
+use crate::weight::{host, on_host};
 
 /// Which statistics a norm removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +97,12 @@ impl Activation {
     /// Applies the activation.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
+            Self::Silu if on_host(&x.device()) => {
+                let (dims, device) = (x.dims(), x.device());
+                let mut values = host(x);
+                values.par_chunks_mut(1 << 14).for_each(vector::silu);
+                Tensor::from_data(TensorData::new(values, dims), &device)
+            }
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),
             Self::GeluNew => activation::gelu_approximate(x),

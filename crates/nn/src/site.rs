@@ -169,13 +169,16 @@ impl Site {
         let n = dims[..D - 1].iter().product();
         let x = self.prepare(x.reshape([n, dims[D - 1]]));
         self.show_input(&x, ctx);
-        let mut y = self.weight.multiply(x.clone());
+        if ctx.is_done() {
+            dims[D - 1] = self.meta.rows;
+            return Tensor::zeros(dims, &x.device());
+        }
+        let added: Vec<Tensor<2>> = self.branches.iter().map(|branch| branch.forward(x.clone())).collect();
+        let mut y = self.weight.multiply(x);
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
-        for branch in &self.branches {
-            y = y + branch.forward(x.clone());
-        }
+        y = added.into_iter().fold(y, |y, part| y + part);
         self.show_output(&y, ctx);
         dims[D - 1] = self.meta.rows;
         y.reshape(dims)

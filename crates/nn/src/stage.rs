@@ -68,7 +68,7 @@ fn wrong(stage: &str, expected: &'static str, found: &Flow) -> Error {
 }
 
 /// A piece of a network.
-pub trait Stage: Send {
+pub trait Stage: Send + Sync {
     /// Runs the stage.
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow>;
 

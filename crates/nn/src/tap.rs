@@ -1,6 +1,6 @@
 //! Taps: observers that see what flows through a site and keep statistics, never activations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
@@ -52,6 +52,8 @@ impl<T: Tap> Tap for Arc<Mutex<T>> {
 #[derive(Default)]
 pub struct TapSet {
     taps: BTreeMap<String, Vec<Box<dyn Tap>>>,
+    /// Sites whose taps have not seen an input yet.
+    waiting: BTreeSet<String>,
     error: Option<Error>,
 }
 
@@ -63,7 +65,14 @@ impl TapSet {
 
     /// Attaches `tap` to the site called `site`.
     pub fn attach(&mut self, site: impl Into<String>, tap: impl Tap + 'static) {
-        self.taps.entry(site.into()).or_default().push(Box::new(tap));
+        let site = site.into();
+        self.waiting.insert(site.clone());
+        self.taps.entry(site).or_default().push(Box::new(tap));
+    }
+
+    /// Whether every tap has seen rows and none waits for an output.
+    pub fn are_satisfied(&self) -> bool {
+        self.waiting.is_empty() && !self.taps.values().flatten().any(|tap| tap.wants_output())
     }
 
     /// Whether anything observes this site.
@@ -78,6 +87,7 @@ impl TapSet {
 
     /// Shows the input rows of a site to its taps. The first error is kept for [`TapSet::finish`].
     pub fn input(&mut self, site: &SiteMeta, rows: TapRows<'_>) {
+        self.waiting.remove(&site.name);
         self.show(site, |tap| tap.input(site, rows));
     }
 

@@ -192,7 +192,7 @@ impl Decoded {
 }
 
 /// Whether tensors on this device are host memory that no gradient flows through.
-fn on_host(device: &Device) -> bool {
+pub(crate) fn on_host(device: &Device) -> bool {
     *device == Device::flex() && !device.is_autodiff()
 }
 

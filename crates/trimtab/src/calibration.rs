@@ -16,8 +16,11 @@ use crate::error::{Error, Result};
 use crate::judge::{ENCODER_WINDOW, Judge};
 
 /// Tokens (or images) in one batch of the stream.
-const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 512;
 const BATCH_IMAGES: usize = 64;
+/// Windows, texts or images to calibrate on: of a file, and of the built-in stories, which are all alike.
+const SAMPLES: usize = 128;
+const STORY_SAMPLES: usize = 64;
 /// Tokens of a window where nothing else is said.
 pub const DEFAULT_WINDOW: usize = 256;
 
@@ -27,7 +30,7 @@ pub struct CalibrationSettings {
     /// A text, sentence pairs (`.csv`) or images (`.safetensors`); without one, stories of the built-in grammar.
     pub source: Option<PathBuf>,
     /// Windows, texts or images.
-    pub samples: usize,
+    pub samples: Option<usize>,
     /// Tokens of a window.
     pub window: Option<usize>,
     /// The first samples in order instead of a random choice.
@@ -38,7 +41,7 @@ pub struct CalibrationSettings {
 
 impl Default for CalibrationSettings {
     fn default() -> Self {
-        Self { source: None, samples: 128, window: None, sequential: false, seed: 0 }
+        Self { source: None, samples: None, window: None, sequential: false, seed: 0 }
     }
 }
 
@@ -59,7 +62,7 @@ pub struct Calibration {
 impl Calibration {
     /// Reads, tokenizes, chooses and packs.
     pub fn load(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
-        if settings.samples == 0 {
+        if settings.samples == Some(0) {
             return Err(Error::Setting { what: "--samples", message: "must be at least 1".into() });
         }
         match model.task() {
@@ -159,7 +162,7 @@ impl Calibration {
 /// The held-out stories that `@pico` (or any language model without a text of its own) is judged on.
 pub fn heldout_stories(model: &Model, window: usize) -> Result<Judge> {
     let tokens = model.tokenizer()?.encode(&pico::heldout_text(), false)?;
-    Ok(Judge::Text { tokens, window, stride: window, limit: 128 })
+    Ok(Judge::Text { tokens, window, stride: window, limit: 64 })
 }
 
 /// Tokens of a window: what was asked for, or the default within what the model can take.
@@ -201,7 +204,8 @@ fn choose(n: usize, settings: &CalibrationSettings) -> Vec<usize> {
     if !settings.sequential {
         Stream::new(settings.seed, "calibration", 0, 0).shuffle(&mut order);
     }
-    order.truncate(settings.samples);
+    let default = if settings.source.is_some() { SAMPLES } else { STORY_SAMPLES };
+    order.truncate(settings.samples.unwrap_or(default));
     order.sort_unstable();
     order
 }

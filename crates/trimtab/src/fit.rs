@@ -186,65 +186,53 @@ fn prove(
     };
     let totals = &prepared.inventory.totals;
     let original = model.network()?;
-    let mut rows = vec![Row {
-        name: "original".into(),
-        bytes: totals.file_bytes_original,
-        bits_per_weight: totals.bits_per_weight(totals.treated_bytes_original).unwrap_or(f64::NAN),
-        quality: judge.score(model, &original, monitor)?,
-    }];
-    let bits = (applied.bits_per_weight.floor() as u8).clamp(2, 8);
-    let mut network = model.network()?;
+    let bits = (applied.bits_per_weight.round() as u8).clamp(2, 8);
+    let mut names = vec!["original".to_string()];
+    let mut sizes = vec![(totals.file_bytes_original, totals.treated_bytes_original)];
+    let mut networks = vec![model.network()?];
     for method in [Method::Rtn, Method::Gptq] {
-        let quantizer = Quantizer::plain(method);
-        rows.push(baseline(
-            model,
-            prepared,
-            calibration,
-            (bits, &quantizer),
-            (judge, &original, &mut network),
-            monitor,
-        )?);
+        let scheme = Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
+        let (network, bytes) = baseline(model, prepared, calibration, (scheme, method), monitor)?;
+        names.push(match method {
+            Method::Rtn => format!("round-to-nearest {scheme}"),
+            Method::Gptq => format!("GPTQ {scheme}"),
+        });
+        sizes.push((totals.file_bytes(bytes), bytes));
+        networks.push(network);
     }
-    let written = Model::open(&applied.output.display().to_string(), None)?;
-    rows.push(Row {
-        name: "plan".into(),
-        bytes: applied.bytes,
-        bits_per_weight: applied.bits_per_weight,
-        quality: judge.compare(model, &written.network()?, &original, monitor)?,
-    });
-    Ok(rows)
+    let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
+    names.push("plan".into());
+    sizes.push((applied.bytes, treated));
+    networks.push(Model::open(&applied.output.display().to_string(), None)?.network()?);
+    let qualities = judge.compare(model, &networks.iter().collect::<Vec<_>>(), &original, monitor)?;
+    let row = |((name, (bytes, treated)), quality)| Row {
+        name,
+        bytes,
+        bits_per_weight: totals.bits_per_weight(treated).unwrap_or(f64::NAN),
+        quality,
+    };
+    Ok(names.into_iter().zip(sizes).zip(qualities).map(row).collect())
 }
 
-/// A uniform plan at `bits` with groups of 128, as most people run it.
+/// The model under a uniform plan, as most people run it, and the bytes of its treated sites.
 fn baseline(
     model: &Model,
     prepared: &Prepared,
     calibration: &Calibration,
-    (bits, quantizer): (u8, &Quantizer),
-    (judge, original, network): (&Judge, &Network, &mut Network),
+    (scheme, method): (Scheme, Method),
     monitor: &mut dyn Monitor,
-) -> Result<Row> {
-    let scheme = Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
+) -> Result<(Network, u64)> {
     let inventory = &prepared.inventory;
     let assignment: Assignment =
         inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
     let mut treated = Collected::default();
+    let quantizer = &Quantizer::plain(method);
     let job = Job { model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
     treat(job, Some(calibration), &mut treated, monitor)?;
-    let bytes: u64 = inventory.sites.iter().map(|site| scheme.bytes(&site.meta, site.dtype)).sum();
-    let (_, undo) = measure::put(network, &treated.overlay(inventory)?)?;
-    let quality = judge.compare(model, network, original, monitor)?;
-    measure::put(network, &undo)?;
-    let name = match quantizer.method {
-        Method::Rtn => format!("round-to-nearest {scheme}"),
-        Method::Gptq => format!("GPTQ {scheme}"),
-    };
-    Ok(Row {
-        name,
-        bytes: inventory.totals.file_bytes(bytes),
-        bits_per_weight: inventory.totals.bits_per_weight(bytes).unwrap_or(f64::NAN),
-        quality,
-    })
+    let bytes = inventory.sites.iter().map(|site| scheme.bytes(&site.meta, site.dtype)).sum();
+    let mut network = model.network()?;
+    measure::put(&mut network, &treated.overlay(inventory)?)?;
+    Ok((network, bytes))
 }
 
 /// The default output: the model's name and the budget, in the working directory.

@@ -89,46 +89,49 @@ impl Judge {
 
     /// Judges one network.
     pub fn score(&self, model: &Model, network: &Network, monitor: &mut dyn Monitor) -> Result<Quality> {
-        self.judge(model, network, None, monitor)
+        Ok(self.judge(model, &[network], None, monitor)?.remove(0))
     }
 
-    /// Judges a treated network, also by how far it is from its original.
+    /// Judges treated networks, also by how far each is from their original.
     pub fn compare(
         &self,
         model: &Model,
-        treated: &Network,
+        treated: &[&Network],
         original: &Network,
         monitor: &mut dyn Monitor,
-    ) -> Result<Quality> {
+    ) -> Result<Vec<Quality>> {
         self.judge(model, treated, Some(original), monitor)
     }
 
     fn judge(
         &self,
         model: &Model,
-        network: &Network,
+        networks: &[&Network],
         original: Option<&Network>,
         monitor: &mut dyn Monitor,
-    ) -> Result<Quality> {
+    ) -> Result<Vec<Quality>> {
+        let each = |one: &mut dyn FnMut(&Network) -> Result<Quality>| networks.iter().map(|n| one(n)).collect();
         match self {
             Self::Text { tokens, window, stride, limit } => {
                 let vocab = model.vocab().ok_or(Error::WrongData { given: "a text", task: model.task() })?;
                 let windows = Windows::cut(tokens, *window, *stride, vocab)?.take(*limit);
-                judge_text(network, original, &windows, vocab, monitor)
+                judge_text(networks, original, &windows, vocab, monitor)
             }
-            Self::Pairs { sides, scores } => judge_pairs(model, network, original, sides, scores, monitor),
-            Self::Images { set } => judge_images(model, network, original, set, monitor),
+            Self::Pairs { sides, scores } => {
+                each(&mut |network| judge_pairs(model, network, original, sides, scores, monitor))
+            }
+            Self::Images { set } => each(&mut |network| judge_images(model, network, original, set, monitor)),
         }
     }
 }
 
 fn judge_text(
-    network: &Network,
+    networks: &[&Network],
     original: Option<&Network>,
     windows: &Windows<'_>,
     vocab: usize,
     monitor: &mut dyn Monitor,
-) -> Result<Quality> {
+) -> Result<Vec<Quality>> {
     monitor.begin("perplexity", windows.as_slices().len());
     let mut progress = |done: usize, _: usize| monitor.advance(done, "");
     let quality = |score: &language::LanguageScore| Quality {
@@ -139,15 +142,17 @@ fn judge_text(
         ..Quality::default()
     };
     let Some(original) = original else {
-        return Ok(quality(&language::score(network, windows, vocab, &mut progress)?));
+        let scores = networks.iter().map(|network| language::score(network, windows, vocab, &mut progress));
+        return scores.map(|score| Ok(quality(&score?))).collect();
     };
-    let both = language::compare(network, original, windows, vocab, &mut progress)?;
-    Ok(Quality {
+    let compared = language::compare(networks, original, windows, vocab, &mut progress)?;
+    let quality = |both: &language::LanguageComparison| Quality {
         kl: Some(both.kl),
         kl_standard_error: Some(both.kl_standard_error),
         same_top1: Some(both.same_top1),
         ..quality(&both.treated)
-    })
+    };
+    Ok(compared.iter().map(quality).collect())
 }
 
 fn judge_pairs(

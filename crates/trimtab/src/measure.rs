@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use trimtab_calibrate::Batch;
 use trimtab_eval::Reference;
 use trimtab_nn::{Flow, Network, Task, Weight};
@@ -9,7 +10,7 @@ use trimtab_nn::{Flow, Network, Task, Weight};
 use crate::error::{Error, Result};
 
 /// Tokens (or images) that a gauge looks at, at most.
-const GAUGE_ROWS: usize = 4096;
+const GAUGE_ROWS: usize = 2048;
 
 /// Outputs of the original network on some batches, and the hidden states before every stage.
 ///
@@ -39,14 +40,9 @@ impl Gauge {
         // An encoder is judged by its hidden states: its head is not run.
         let last = if task == Task::Encoder { network.features() } else { network.stages().len() };
         let mut reference = Reference::new(task);
-        let mut before: Vec<Vec<Flow>> = vec![Vec::new(); last];
-        for batch in &batches {
-            let mut flow = batch.input.clone();
-            for (stage, kept) in before.iter_mut().enumerate() {
-                kept.push(flow.clone());
-                flow = network.forward_range(stage, stage + 1, flow, &mut batch.ctx())?;
-            }
-            reference.push(flow, &batch.ctx())?;
+        let (before, outputs) = states(network, last, &batches)?;
+        for (output, batch) in outputs.into_iter().zip(&batches) {
+            reference.push(output, &batch.ctx())?;
         }
         Ok(Self { task, batches, reference, before, last })
     }
@@ -67,13 +63,14 @@ impl Gauge {
         self.reference.bytes() + self.before.iter().flatten().map(one).sum::<usize>()
     }
 
-    /// Divergence of `network`, as it now is, from the original; stages before `first` must be unchanged.
-    fn divergence(&self, network: &Network, first: usize) -> Result<f64> {
-        let divergence = self.reference.mean(|i| {
+    /// Divergence of `network`, as it now is, from the original; stages before `first` must be those of `before`.
+    fn divergence(&self, network: &Network, before: &[Vec<Flow>], first: usize) -> Result<f64> {
+        let first = first.min(self.last.saturating_sub(1));
+        let divergence = self.reference.mean(|i| -> Result<_> {
             let batch = &self.batches[i];
-            let flow = self.before[first][i].clone();
+            let flow = before[first][i].clone();
             let out = network.forward_range(first, self.last, flow, &mut batch.ctx())?;
-            self.reference.measure(i, out, &batch.ctx())
+            Ok(self.reference.measure(i, out, &batch.ctx())?)
         })?;
         Ok(divergence.mean)
     }
@@ -86,10 +83,56 @@ impl Gauge {
     /// Divergence with several sites changed; the network is as before afterwards.
     pub fn with_overlay(&self, network: &mut Network, overlay: &Overlay) -> Result<f64> {
         let (first, undo) = put(network, overlay)?;
-        let divergence = self.divergence(network, first.min(self.last.saturating_sub(1)));
+        let divergence = self.divergence(network, &self.before, first);
         put(network, &undo)?;
         divergence
     }
+
+    /// For every site of an overlay, by how much the divergence falls if this one site is put back as it was.
+    ///
+    /// `whole` is the divergence with the overlay; `progress` is told how many sites are done.
+    pub fn without_each(
+        &self,
+        network: &mut Network,
+        overlay: &Overlay,
+        whole: f64,
+        mut progress: impl FnMut(usize) -> Result<()>,
+    ) -> Result<BTreeMap<String, f64>> {
+        let (_, originals) = put(network, overlay)?;
+        let falls = states(network, self.last, &self.batches).and_then(|(before, _)| {
+            let mut falls = BTreeMap::new();
+            for (i, (name, original)) in originals.iter().enumerate() {
+                let (first, undo) = put(network, &Overlay::from([(name.clone(), original.clone())]))?;
+                let divergence = self.divergence(network, &before, first);
+                put(network, &undo)?;
+                falls.insert(name.clone(), whole - divergence?);
+                progress(i + 1)?;
+            }
+            Ok(falls)
+        });
+        put(network, &originals)?;
+        falls
+    }
+}
+
+/// What reaches every stage before `last`, and what the last of them gives, batch by batch.
+fn states(network: &Network, last: usize, batches: &[Batch]) -> Result<(Vec<Vec<Flow>>, Vec<Flow>)> {
+    let run = |batch: &Batch| -> Result<(Vec<Flow>, Flow)> {
+        let mut flow = batch.input.clone();
+        let mut before = Vec::with_capacity(last);
+        for stage in 0..last {
+            before.push(flow.clone());
+            flow = network.forward_range(stage, stage + 1, flow, &mut batch.ctx())?;
+        }
+        Ok((before, flow))
+    };
+    let mut before: Vec<Vec<Flow>> = vec![Vec::new(); last];
+    let mut outputs = Vec::new();
+    for (states, output) in batches.par_iter().map(run).collect::<Result<Vec<_>>>()? {
+        before.iter_mut().zip(states).for_each(|(kept, flow)| kept.push(flow));
+        outputs.push(output);
+    }
+    Ok((before, outputs))
 }
 
 /// Puts weights in place; returns the first stage that changed and the weights that were there.

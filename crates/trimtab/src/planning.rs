@@ -13,7 +13,7 @@ use trimtab_plan::{
 use crate::calibration::{Calibration, CalibrationSettings};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
-use crate::measure::Gauge;
+use crate::measure::{Gauge, Overlay};
 use crate::monitor::Monitor;
 use crate::pricing::{self, Metric, Observations, Probe, Probes};
 use crate::quantizer::Quantizer;
@@ -130,6 +130,14 @@ fn header(
     }
 }
 
+/// A model treated by a choice.
+struct Measured {
+    choice: Vec<usize>,
+    assignment: Assignment,
+    overlay: Overlay,
+    damage: f64,
+}
+
 /// Planning by measurement of the whole.
 struct Study<'a> {
     model: &'a Model,
@@ -150,24 +158,27 @@ impl Study<'_> {
     ) -> Result<Planned> {
         let uniform = self.best_uniform(&prices)?;
         let options = RefineOptions { rounds: self.settings.rounds, solve: SolveOptions::default() };
-        // Both closures of `refine` treat, measure and report.
-        let shared = std::cell::RefCell::new((network, probes, monitor));
+        // Both closures of `refine` treat, measure and report; the second often asks for what the first just made.
+        let shared = std::cell::RefCell::new((network, probes, monitor, None));
         let refined: Refined = refine(
             &prices,
             &self.prepared.limits,
             &options,
             uniform.as_slice(),
             |choice| {
-                let (network, _, monitor) = &mut *shared.borrow_mut();
-                let overlay = self.overlay(&prices, choice, *monitor)?;
-                self.gauge.with_overlay(network, &overlay)
+                let (network, _, monitor, last) = &mut *shared.borrow_mut();
+                Ok::<_, Error>(last.insert(self.measured(network, &prices, choice, *monitor)?).damage)
             },
             |_, choice, prices| {
-                let (network, probes, monitor) = &mut *shared.borrow_mut();
-                self.reprice(network, probes, choice, prices, *monitor)
+                let (network, probes, monitor, last) = &mut *shared.borrow_mut();
+                let around = match last.take().filter(|last: &Measured| last.choice == choice) {
+                    Some(last) => last,
+                    None => self.measured(network, prices, choice, *monitor)?,
+                };
+                self.reprice(network, probes, &around, prices, *monitor)
             },
         )?;
-        let (_, _, monitor) = shared.into_inner();
+        let (_, _, monitor, _) = shared.into_inner();
         let chosen = refined.chosen().clone();
         let history: Vec<CandidateReport> = refined.history.iter().map(|c| self.report(c)).collect();
         for candidate in &history {
@@ -205,12 +216,14 @@ impl Study<'_> {
             .collect()
     }
 
-    fn overlay(
+    /// Treats the model by a choice and measures the whole.
+    fn measured(
         &self,
+        network: &mut Network,
         prices: &PriceList,
         choice: &[usize],
         monitor: &mut dyn Monitor,
-    ) -> Result<crate::measure::Overlay> {
+    ) -> Result<Measured> {
         let assignment = self.assignment(prices, choice)?;
         let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
@@ -218,7 +231,9 @@ impl Study<'_> {
         let job =
             Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
         treat(job, Some(self.calibration), &mut treated, monitor)?;
-        treated.overlay(inventory)
+        let overlay = treated.overlay(inventory)?;
+        let damage = self.gauge.with_overlay(network, &overlay)?;
+        Ok(Measured { choice: choice.to_vec(), assignment, overlay, damage })
     }
 
     /// Prices around a plan: what each site's damage is with all the others as the plan has them.
@@ -229,26 +244,20 @@ impl Study<'_> {
         &self,
         network: &mut Network,
         probes: &mut Probes,
-        choice: &[usize],
+        around: &Measured,
         prices: &mut PriceList,
         monitor: &mut dyn Monitor,
     ) -> Result<()> {
-        let overlay = self.overlay(prices, choice, monitor)?;
-        let whole = self.gauge.with_overlay(network, &overlay)?;
-        let assignment = self.assignment(prices, choice)?;
-        monitor.begin("re-pricing", overlay.len());
-        for (i, name) in overlay.keys().enumerate() {
-            if monitor.interrupted() {
-                return Err(trimtab_calibrate::Error::Interrupted.into());
-            }
-            let mut without = overlay.clone();
-            without.remove(name);
-            let damage = whole - self.gauge.with_overlay(network, &without)?;
-            let error = self.found.get(name).and_then(|priced| priced.error(&assignment[name]));
-            if let (Some(points), Some(error)) = (probes.get_mut(name), error) {
+        monitor.begin("re-pricing", around.overlay.len());
+        let progress = |done: usize| {
+            monitor.advance(done, "");
+            if monitor.interrupted() { Err(trimtab_calibrate::Error::Interrupted.into()) } else { Ok(()) }
+        };
+        for (name, damage) in self.gauge.without_each(network, &around.overlay, around.damage, progress)? {
+            let error = self.found.get(&name).and_then(|priced| priced.error(&around.assignment[&name]));
+            if let (Some(points), Some(error)) = (probes.get_mut(&name), error) {
                 shift(points, Probe { error, damage });
             }
-            monitor.advance(i + 1, "");
         }
         pricing::by_probes(prices, &self.found, probes)
     }

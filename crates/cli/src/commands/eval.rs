@@ -39,7 +39,7 @@ pub fn run(args: &Eval, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let begun = Instant::now();
     let quality = match &against {
         None => judge.score(&model, &network, ui)?,
-        Some(original) => judge.compare(&model, &network, original, ui)?,
+        Some(original) => judge.compare(&model, &[&network], original, ui)?.remove(0),
     };
     let seconds = begun.elapsed().as_secs_f64();
     let items_per_s = quality.items as f64 / seconds;

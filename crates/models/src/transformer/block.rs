@@ -219,7 +219,7 @@ impl Block {
 
     fn attention(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
         let c = &self.config;
-        let [b, t, _] = x.dims();
+        let [b, t, width] = x.dims();
         let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
         let [q, k, v] = match self.qkv.as_slice() {
             [fused] => {
@@ -229,6 +229,9 @@ impl Block {
             }
             sites => [0, 1, 2].map(|i| sites[i].forward(x.clone(), ctx)),
         };
+        if ctx.is_done() {
+            return Tensor::zeros([b, t, width], &k.device());
+        }
         let split = |x: Tensor<3>, heads: usize| x.reshape([b, t, heads, c.head_width]).swap_dims(1, 2);
         let (mut q, mut k, mut v) = (split(q, c.heads), split(k, c.kv_heads), split(v, c.kv_heads));
         if let Positions::Rotary(rotary) = &c.positions {
@@ -240,7 +243,7 @@ impl Block {
         }
         let sight = Sight { causal: c.causal, window: c.windows[self.index] };
         let mixed = attend(q, k, v, sight, ctx.mask.clone());
-        self.o.forward(mixed.swap_dims(1, 2).reshape([b, t, q_width]), ctx)
+        self.o.forward(mixed, ctx)
     }
 
     fn mlp(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {

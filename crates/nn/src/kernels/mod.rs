@@ -21,6 +21,7 @@
 //! Threads share the output rows in chunks of fixed size, and the order of the additions of one output depends on the
 //! shapes and on the instruction set alone, never on the number of threads.
 
+pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub mod bench;

@@ -8,7 +8,7 @@ pub(super) const CHUNK: usize = 32;
 /// Multiply-adds below which waking other threads costs more than it saves.
 const SERIAL_MACS: usize = 1 << 16;
 
-/// Fills `y` (`[n, rows]`) from `task(first_row, part, scratch)`, which fills `part` (`[rows of the chunk, n]`).
+/// Fills `y` (`[n, rows]`) from `task(first_row, part, scratch)`, which adds to `part` (`[n, rows of the chunk]`, zeros).
 pub(super) fn over_rows<S: Send>(
     [rows, cols, n]: [usize; 3],
     y: &mut [f32],
@@ -19,13 +19,15 @@ pub(super) fn over_rows<S: Send>(
         return;
     }
     if n == 1 {
+        y.fill(0.0);
         return run(rows * cols, CHUNK, y, scratch, task);
     }
-    let mut transposed = vec![0.0; rows * n];
-    run(rows * cols * n, CHUNK * n, &mut transposed, scratch, task);
-    for (t, y) in y.chunks_exact_mut(rows).enumerate() {
-        for (y, part) in y.iter_mut().zip(transposed.chunks_exact(n)) {
-            *y = part[t];
+    let mut chunks = vec![0.0; rows * n];
+    run(rows * cols * n, CHUNK * n, &mut chunks, scratch, task);
+    for (i, chunk) in chunks.chunks(CHUNK * n).enumerate() {
+        let len = chunk.len() / n;
+        for (part, y) in chunk.chunks_exact(len).zip(y.chunks_exact_mut(rows)) {
+            y[i * CHUNK..][..len].copy_from_slice(part);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Many rows of `x`: tiles of the matrix are decoded into the cache of one core and multiplied there.
 
+use rayon::prelude::*;
+
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 use super::parallel::{CHUNK, over_rows};
@@ -41,34 +43,46 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// Rows of `x` that share one decoded tile, and from twice as many on, one task.
+const INPUTS: usize = 64;
+
 /// `y = x W^T`, `x [n, cols]`, `y [n, rows]`.
 pub(super) fn multiply(isa: Isa, matrix: &impl Tiled, x: &[f32], n: usize, y: &mut [f32]) {
     let [rows, cols] = matrix.dims();
-    over_rows(
-        [rows, cols, n],
-        y,
-        || vec![0.0f32; CHUNK * TILE_COLS],
-        |first, part, scratch| {
-            let rows = Span { start: first, len: part.len() / n };
-            part.fill(0.0);
-            for start in (0..cols).step_by(TILE_COLS) {
-                let span = Span { start, len: TILE_COLS.min(cols - start) };
-                let w = matrix.tile(isa, rows, span, scratch);
-                let x = Tile { values: &x[start..], stride: cols, rows: n, cols: span.len };
-                add_product(isa, w, x, part);
+    let scratch = || vec![0.0f32; CHUNK * TILE_COLS];
+    let fill = |w_rows: Span, x_rows: Span, out: &mut [f32], stride: usize, scratch: &mut [f32]| {
+        for start in (0..cols).step_by(TILE_COLS) {
+            let span = Span { start, len: TILE_COLS.min(cols - start) };
+            let w = matrix.tile(isa, w_rows, span, scratch);
+            let x = &x[x_rows.start * cols + start..];
+            add_product(isa, w, Tile { values: x, stride: cols, rows: x_rows.len, cols: span.len }, out, stride);
+        }
+    };
+    if n < 2 * INPUTS {
+        over_rows([rows, cols, n], y, scratch, |first, part, scratch| {
+            let w_rows = Span { start: first, len: part.len() / n };
+            fill(w_rows, Span { start: 0, len: n }, part, w_rows.len, scratch);
+        });
+    } else if rows > 0 {
+        y.par_chunks_mut(INPUTS * rows).enumerate().for_each_init(scratch, |scratch, (i, y)| {
+            y.fill(0.0);
+            let x_rows = Span { start: i * INPUTS, len: y.len() / rows };
+            for start in (0..rows).step_by(CHUNK) {
+                let w_rows = Span { start, len: CHUNK.min(rows - start) };
+                fill(w_rows, x_rows, &mut y[start..], rows, scratch);
             }
-        },
-    );
+        });
+    }
 }
 
-/// `part[r, t] += w[r] . x[t]`, `part [w.rows, x.rows]`.
-fn add_product(isa: Isa, w: Tile<'_>, x: Tile<'_>, part: &mut [f32]) {
+/// `out[t * stride + r] += w[r] . x[t]`.
+fn add_product(isa: Isa, w: Tile<'_>, x: Tile<'_>, out: &mut [f32], stride: usize) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::dense::add_product(w, x, part),
+        Isa::Avx2 => avx2::dense::add_product(w, x, out, stride),
         _ => {
-            for (r, part) in part.chunks_exact_mut(x.rows).enumerate() {
-                for (t, sum) in part.iter_mut().enumerate() {
+            for (t, out) in out.chunks_mut(stride).enumerate().take(x.rows) {
+                for (r, sum) in out.iter_mut().enumerate().take(w.rows) {
                     *sum += portable::dot(w.row(r), x.row(t));
                 }
             }

@@ -25,11 +25,12 @@ mod tests;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use trimtab_math::linalg::Damping;
+use trimtab_math::linalg::{Damping, Square};
 
 use self::chunk::{Chunk, ROWS, Sums};
 use self::problem::Problem;
-use crate::affine::Affine;
+use crate::affine::{Affine, value_of_code};
+use crate::damage::output_error;
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerReport, Quantized};
 use crate::range::RangeFinder;
@@ -91,9 +92,6 @@ impl Default for GptqSettings {
     }
 }
 
-/// Differences of damage below this share are rounding, not a reason to fall back.
-const ROUNDING: f64 = 1e-5;
-
 /// Quantizes a layer with GPTQ.
 ///
 /// The report holds the damping used, GPTQ's loss `Σ E² / 2` (of `H`, without the paper's factor 2), the damage with and without
@@ -109,7 +107,8 @@ pub fn gptq(layer: &Layer, scheme: &WeightScheme, settings: &GptqSettings) -> Re
         let found = "0".to_string();
         return Err(Error::Setting { what: "gptq: block", expected: "at least 1", found });
     }
-    let problem = Problem::new(layer.need_hessian("gptq")?, scheme, settings)?;
+    let hessian = layer.need_hessian("gptq")?;
+    let problem = Problem::new(hessian, scheme, settings)?;
     let (mut result, sums) = walk(layer, scheme, &problem)?;
     let damage = problem.damage(&sums);
     result.report = LayerReport {
@@ -127,12 +126,22 @@ pub fn gptq(layer: &Layer, scheme: &WeightScheme, settings: &GptqSettings) -> Re
     let rounded = rtn(layer, scheme, &RtnSettings { range: settings.range.clone() })?;
     let rtn_damage = problem.damage(&measure(layer, &rounded, &problem));
     result.report.rtn_damage = Some(rtn_damage);
-    if damage > rtn_damage * (1.0 + ROUNDING) {
-        let report =
-            LayerReport { damage: Some(rtn_damage), dead_columns: 0, fell_back: true, ..result.report };
-        return Ok(Quantized { report, ..rounded });
-    }
-    Ok(result)
+    if damage > rtn_damage { better_of(layer, hessian, result, rounded) } else { Ok(result) }
+}
+
+/// Decides between GPTQ's result and round-to-nearest's in double precision.
+fn better_of(layer: &Layer, hessian: &Square, result: Quantized, rounded: Quantized) -> Result<Quantized> {
+    let damage = output_error(layer.weight(), &result.dequantize(), hessian)?;
+    let rtn_damage = output_error(layer.weight(), &rounded.dequantize(), hessian)?;
+    let fell_back = damage > rtn_damage;
+    let report = LayerReport {
+        damage: Some(damage.min(rtn_damage)),
+        rtn_damage: Some(rtn_damage),
+        dead_columns: if fell_back { 0 } else { result.report.dead_columns },
+        fell_back,
+        ..result.report.clone()
+    };
+    Ok(Quantized { report, ..if fell_back { rounded } else { result } })
 }
 
 /// Runs the columns in order, for all rows.
@@ -169,7 +178,7 @@ fn measure(layer: &Layer, other: &Quantized, problem: &Problem) -> Sums {
             chunk::measure(problem, weights, |row, column| {
                 let at = row * groups + column / problem.group_width;
                 let (scale, zero) = (scales[at], zeros[at]);
-                crate::affine::value_of_code(f32::from(codes[row * n + column]), scale, f32::from(zero))
+                value_of_code(f32::from(codes[row * n + column]), scale, f32::from(zero))
             })
         })
         .collect();

@@ -261,8 +261,7 @@ fn same_bytes_at_any_number_of_threads() {
 
 #[test]
 fn falls_back_where_rounding_is_better() {
-    // Column 0 is rounded up, and column 1 would go down to make up for it; but it sits at the end of its range already,
-    // where only the clipped code is left, while the damping makes GPTQ pay more for the rest.
+    // With three inputs and four codes, the order of the columns decides; now and then it is the wrong one.
     let mut fell_back = 0;
     for seed in 0..400 {
         let (weight, h) = instance(1, 3, seed);
@@ -278,13 +277,6 @@ fn falls_back_where_rounding_is_better() {
             assert_eq!((&found.codes, found.report.damage), (&rounded.codes, found.report.rtn_damage));
             let settings = GptqSettings { rtn_check: false, ..GptqSettings::default() };
             let alone = run(&weight, &h, &found.scheme, &settings);
-            eprintln!(
-                "dbg {seed} {} {rounded_damage} {:?} {:?} {:?}",
-                output_error(&weight, &alone.dequantize(), &h).unwrap(),
-                alone.report,
-                found.report,
-                h
-            );
             assert!(output_error(&weight, &alone.dequantize(), &h).unwrap() > rounded_damage);
             assert!(!alone.report.fell_back && alone.report.rtn_damage.is_none());
         }

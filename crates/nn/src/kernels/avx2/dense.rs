@@ -10,22 +10,23 @@ use crate::kernels::parallel::{CHUNK, over_rows};
 use crate::kernels::tile::Tile;
 use crate::kernels::view::{DenseValues, DenseView};
 
-/// `part[r, t] += w[r] . x[t]`, `part [w.rows, x.rows]`, in blocks of 4 rows of `w` and 3 of `x`.
-pub(crate) fn add_product(w: Tile<'_>, x: Tile<'_>, part: &mut [f32]) {
+/// `out[t * stride + r] += w[r] . x[t]`, in blocks of 4 rows of `w` and 3 of `x`.
+pub(crate) fn add_product(w: Tile<'_>, x: Tile<'_>, out: &mut [f32], stride: usize) {
     for t in (0..x.rows).step_by(3) {
+        let mut out = Out { values: &mut out[t * stride..], stride };
         for r in (0..w.rows).step_by(4) {
             // SAFETY: reached only past `Isa::require`, so the processor has AVX2 and FMA.
             unsafe {
                 match (w.rows - r, x.rows - t) {
-                    (4.., 3..) => block::<4, 3>(w, x, [r, t], part),
-                    (4.., 2) => block::<4, 2>(w, x, [r, t], part),
-                    (4.., _) => block::<4, 1>(w, x, [r, t], part),
+                    (4.., 3..) => block::<4, 3>(w, x, [r, t], &mut out),
+                    (4.., 2) => block::<4, 2>(w, x, [r, t], &mut out),
+                    (4.., _) => block::<4, 1>(w, x, [r, t], &mut out),
                     (left, n) => {
                         for r in r..r + left {
                             match n {
-                                3.. => block::<1, 3>(w, x, [r, t], part),
-                                2 => block::<1, 2>(w, x, [r, t], part),
-                                _ => block::<1, 1>(w, x, [r, t], part),
+                                3.. => block::<1, 3>(w, x, [r, t], &mut out),
+                                2 => block::<1, 2>(w, x, [r, t], &mut out),
+                                _ => block::<1, 1>(w, x, [r, t], &mut out),
                             }
                         }
                     }
@@ -35,8 +36,14 @@ pub(crate) fn add_product(w: Tile<'_>, x: Tile<'_>, part: &mut [f32]) {
     }
 }
 
+/// Rows of outputs that lie `stride` apart.
+struct Out<'a> {
+    values: &'a mut [f32],
+    stride: usize,
+}
+
 #[target_feature(enable = "avx2,fma")]
-fn block<const R: usize, const N: usize>(w: Tile<'_>, x: Tile<'_>, [r, t]: [usize; 2], part: &mut [f32]) {
+fn block<const R: usize, const N: usize>(w: Tile<'_>, x: Tile<'_>, [r, t]: [usize; 2], out: &mut Out<'_>) {
     let (mut w_rows, mut x_rows) = ([[].as_slice(); R], [[].as_slice(); N]);
     for (i, row) in w_rows.iter_mut().enumerate() {
         *row = w.row(r + i);
@@ -45,11 +52,27 @@ fn block<const R: usize, const N: usize>(w: Tile<'_>, x: Tile<'_>, [r, t]: [usiz
         *row = x.row(t + i);
     }
     let sums = dots(w_rows, x_rows);
-    for (part, sums) in part.chunks_exact_mut(x.rows).skip(r).zip(sums) {
-        for (part, sum) in part[t..].iter_mut().zip(sums) {
-            *part += sum_lanes(sum);
+    for k in 0..N {
+        let out = &mut out.values[k * out.stride + r..][..R];
+        if R == 4 {
+            let four = sum_lanes_of_four([0, 1, 2, 3].map(|i| sums[i % R][k]));
+            out.iter_mut().zip(four).for_each(|(out, sum)| *out += sum);
+        } else {
+            out.iter_mut().zip(&sums).for_each(|(out, sums)| *out += sum_lanes(sums[k]));
         }
     }
+}
+
+/// The sums of the lanes of four vectors.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn sum_lanes_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    let pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    let four = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+    let mut out = [0.0; 4];
+    // SAFETY: `out` holds four numbers.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), four) };
+    out
 }
 
 /// Dot products of `R` rows with `N` rows of the same length, still in lanes.

@@ -28,15 +28,19 @@ pub(crate) fn multiply(view: &PackedView<'_>, x: &[f32], n: usize, y: &mut [f32]
     let bits = usize::from(view.bits);
     let (row_bytes, len, step) = x.walk(bits, PASS_BYTES / (n.min(PASS_ROWS) * size_of::<f32>()));
     over_rows([rows, cols, n], y, Scratch::default, |first, out, scratch| {
-        out.fill(0.0);
-        scratch.load_zeros(view, first, out.len() / n);
+        let w_rows = out.len() / n;
+        scratch.load_zeros(view, first, w_rows);
+        let mut sums = [0.0f32; if MAX_ROWS.0 > MAX_ROWS.1 { MAX_ROWS.0 } else { MAX_ROWS.1 }];
+        let sums = &mut sums[..n];
         for start in (0..len).step_by(step) {
             let part = start..(start + step).min(len);
-            for (r, out) in out.chunks_exact_mut(n).enumerate() {
+            for r in 0..w_rows {
                 let w = scratch.row(view, first, r, row_bytes);
+                sums.fill(0.0);
                 // SAFETY: reached only past `Isa::require`, so the processor has AVX2 and FMA; `w.codes` holds
-                // `row_bytes`, and `x` has a row for each of `out` and `part` within its length.
-                unsafe { add_products(bits, w, &x, part.clone(), out) }
+                // `row_bytes`, and `x` has a row for each of `sums` and `part` within its length.
+                unsafe { add_products(bits, w, &x, part.clone(), sums) }
+                sums.iter().enumerate().for_each(|(t, sum)| out[t * w_rows + r] += sum);
             }
         }
     });

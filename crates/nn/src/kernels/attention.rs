@@ -1,0 +1,100 @@
+//! Attention on the CPU: blocks of queries against the keys they can see, so that a causal pass does half the work.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+use trimtab_math::vector;
+
+use crate::attention::Sight;
+
+/// Queries that one task computes, for all heads.
+const BLOCK: usize = 64;
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+pub(crate) struct AttentionDims {
+    pub batch: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    /// Queries; the last ones of the positions.
+    pub queries: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Channels of a head.
+    pub width: usize,
+}
+
+/// `softmax(Q K^T / sqrt(d)) V` for `q [B, H, T, d]`, `k` and `v` `[B, H_kv, S, d]`, `keep [B, S]`; returns
+/// `[B, T, H * d]`.
+pub(crate) fn attend(
+    dims: AttentionDims,
+    [q, k, v]: [&[f32]; 3],
+    sight: Sight,
+    keep: Option<&[bool]>,
+) -> Vec<f32> {
+    let AttentionDims { batch, heads, kv_heads, queries, keys, width } = dims;
+    let mut out = vec![0.0f32; batch * queries * heads * width];
+    if out.is_empty() {
+        return out;
+    }
+    let sequence = queries * heads * width;
+    let block = BLOCK * heads * width;
+    let tasks = out.chunks_mut(sequence).enumerate().flat_map(|(b, sequence)| {
+        sequence.chunks_mut(block).enumerate().map(move |(i, part)| (b, i * BLOCK, part))
+    });
+    let run = |scores: &mut Vec<f32>, (b, first, out): (usize, usize, &mut [f32])| {
+        let n = out.len() / (heads * width);
+        // Position of the first query, and the keys that the last one sees.
+        let position = keys - queries + first;
+        let seen = if sight.causal { position + n } else { keys };
+        let from = sight.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let span = seen - from;
+        scores.resize(n * span, 0.0);
+        for h in 0..heads {
+            let kv = (b * kv_heads + h / (heads / kv_heads)) * keys + from;
+            let q = rows(q, (b * heads + h) * queries + first, n, width);
+            let (k, v) = (rows(k, kv, span, width), rows(v, kv, span, width));
+            let s = MatMut::from_row_major_slice_mut(scores.as_mut_slice(), n, span);
+            matmul(s, Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
+            let scale = 1.0 / (width as f32).sqrt();
+            for (i, row) in scores.chunks_exact_mut(span).enumerate() {
+                hide(row, position + i, from, sight, keep.map(|keep| &keep[b * keys..(b + 1) * keys]));
+                vector::softmax(row, scale);
+            }
+            let s = MatRef::from_row_major_slice(scores.as_slice(), n, span);
+            // (The row-major constructor with a stride swaps its strides in faer 0.24.)
+            let out = &mut out[h * width..];
+            let out = MatMut::from_column_major_slice_with_stride_mut(out, width, n, heads * width);
+            matmul(out.transpose_mut(), Accum::Replace, s, v, 1.0, Par::Seq);
+        }
+    };
+    if batch * queries * keys * heads * width < 1 << 16 {
+        let mut scores = Vec::new();
+        tasks.for_each(|task| run(&mut scores, task));
+    } else {
+        tasks.collect::<Vec<_>>().into_par_iter().for_each_init(Vec::new, |scores, task| run(scores, task));
+    }
+    out
+}
+
+/// Takes the keys out of a row that the query at `position` may not see; the row starts at key `from`.
+fn hide(row: &mut [f32], position: usize, from: usize, sight: Sight, keep: Option<&[bool]>) {
+    if sight.causal {
+        let seen = (position + 1 - from).min(row.len());
+        row[seen..].fill(f32::NEG_INFINITY);
+    }
+    if let Some(window) = sight.window {
+        let beyond = (position + 1).saturating_sub(window).saturating_sub(from).min(row.len());
+        row[..beyond].fill(f32::NEG_INFINITY);
+    }
+    for (score, &keep) in row.iter_mut().zip(keep.map_or(&[][..], |keep| &keep[from..])) {
+        if !keep {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// Rows `first .. first + n` of a row-major matrix.
+fn rows(values: &[f32], first: usize, n: usize, width: usize) -> MatRef<'_, f32> {
+    MatRef::from_row_major_slice(&values[first * width..(first + n) * width], n, width)
+}
