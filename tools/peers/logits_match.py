@@ -1,9 +1,9 @@
 """Does transformers, with the compressed-tensors library, compute from a written directory what we compute?
 
-    python logits_match.py DIRECTORY --tokens ids.json --ours logits.safetensors [--tolerance 1e-3]
+    trimtab eval DIRECTORY --text FILE --limit 4 --logits logits.safetensors
+    python logits_match.py DIRECTORY --ours logits.safetensors [--tolerance 1e-3]
 
-`ids.json` is a list of lists of token ids, all of one length; `logits.safetensors` holds `logits [n, t, vocab]`. The
-model is loaded in f32, decompressed, and run on the CPU. Prints one JSON line; exits with 1 beyond the tolerance.
+`logits.safetensors` holds `tokens [n, t]` and `logits [n, t, vocab]`. The model is loaded in f32, decompressed, and run on the CPU. Prints one JSON line; exits with 1 beyond the tolerance.
 """
 
 import argparse
@@ -61,15 +61,14 @@ def weight_bits(directory: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory")
-    parser.add_argument("--tokens", required=True)
     parser.add_argument("--ours", required=True)
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
     setup(args.threads)
-    ids = torch.tensor(json.loads(Path(args.tokens).read_text()))
-    ours = load_file(args.ours)["logits"].float()
+    file = load_file(args.ours)
+    ids, ours = file["tokens"], file["logits"].float()
     model, info, corrected = load(args.directory)
     # A tensor that transformers did not find is filled at random: that is a failure even if the logits were close.
     problems = sorted({*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])})

@@ -13,9 +13,7 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::Device;
 use rayon::prelude::*;
 use trimtab_math::linalg::Square;
-use trimtab_nn::{
-    Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet,
-};
+use trimtab_nn::{Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -142,8 +140,7 @@ impl BlockRun<'_> {
                 for ((site, moment), rows) in readers.values_mut().zip(seen) {
                     for (rows, weights) in rows {
                         let rows = TapRows { rows: &rows, width: site.cols, weights: weights.as_deref() };
-                        let failed =
-                            |message| Error::Treatment { site: site.name.clone(), message };
+                        let failed = |message| Error::Treatment { site: site.name.clone(), message };
                         moment.input(site, rows).map_err(failed)?;
                     }
                 }
@@ -202,7 +199,8 @@ impl BlockRun<'_> {
             let mut ctx = Ctx { taps: Some(&mut taps), taps_only: true, ..batch.ctx() };
             self.stage.forward(flow, &mut ctx)?;
             taps.finish()?;
-            let take = |record: Arc<Mutex<Record>>| std::mem::take(&mut record.lock().expect("no tap panics").0);
+            let take =
+                |record: Arc<Mutex<Record>>| std::mem::take(&mut record.lock().expect("no tap panics").0);
             Ok(records.into_iter().map(take).collect())
         };
         flows.into_par_iter().zip(&self.stream.batches[indices]).map(run).collect()

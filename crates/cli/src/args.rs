@@ -231,6 +231,9 @@ pub struct Eval {
     /// Windows, pairs or images at most.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Also write the token ids and logits of the windows (safetensors), for a comparison with other programs.
+    #[arg(long, value_name = "FILE", requires = "limit")]
+    pub logits: Option<PathBuf>,
 }
 
 /// `trimtab plan`.

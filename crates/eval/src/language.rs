@@ -127,8 +127,7 @@ pub fn compare(
         let one = |network: &&Network| {
             let q = logits(network, part)?;
             q.expect_width(vocab)?;
-            let mut found =
-                Compared { nlls: window_nlls(windows, first, part, &q)?, ..Compared::default() };
+            let mut found = Compared { nlls: window_nlls(windows, first, part, &q)?, ..Compared::default() };
             for w in 0..part.len() {
                 let from = windows.first_scored(first + w);
                 let rows = rows::map_rows(windows.window - 1 - from, |i| {
@@ -160,6 +159,16 @@ pub fn compare(
         }
     };
     Ok((0..treated.len()).map(comparison).collect())
+}
+
+/// Token ids `[n, window]` and logits `[n, window, vocab]` of windows, row-major: to compare with other programs.
+pub fn dump(network: &Network, windows: &Windows<'_>, vocab: usize) -> Result<(Vec<u32>, Vec<f32>)> {
+    let parts = for_batches(windows, &mut |_, _| (), |_, part| {
+        let logits = logits(network, part)?;
+        logits.expect_width(vocab)?;
+        Ok(logits.values)
+    })?;
+    Ok((windows.as_slices().concat(), parts.concat()))
 }
 
 /// Logits of a batch of windows on the host.

@@ -76,8 +76,8 @@ impl AffineScheme {
 impl fmt::Display for AffineScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let group = self.group_size.map_or("row".into(), |g| format!("g{g}"));
-        let zero = if self.symmetric { "sym" } else { "asym" };
-        f.pad(&format!("int{} {group} {zero}", self.bits))
+        let zero = if self.symmetric { " sym" } else { "" };
+        f.pad(&format!("int{} {group}{zero}", self.bits))
     }
 }
 

@@ -39,4 +39,6 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::Tokenizer;
-pub use write::{OutDir, ShardWriter, WrittenFile, ensure_space, free_space, to_safetensors, write_atomic};
+pub use write::{
+    OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, to_safetensors, write_atomic,
+};

@@ -88,7 +88,7 @@ impl Refined {
 /// `baselines` are plans to beat (usually every uniform plan, see [`PriceList::uniform`]); those above the limits
 /// are skipped. `measure` returns the damage of a whole plan. `reprice` gets the round (from 1), the plan solved
 /// last, and the prices to change: typically each option's damage measured with all other sites as in that plan.
-/// It must keep sites and options. Equal measures: fewer bytes, then the earlier candidate, baselines first.
+/// It must keep sites and options. A round that measures no better than what was there is the last. Equal measures: fewer bytes, then the earlier candidate, baselines first.
 ///
 /// Errors: those of [`solve`] and of the closures; [`Error::Choice`] if a baseline does not fit the list, a
 /// measure is not finite, or `reprice` changed the sites or labels.
@@ -134,7 +134,11 @@ where
             converged = true;
             break;
         }
+        let best = run.history.iter().map(|c| c.measured).fold(f64::INFINITY, f64::min);
         run.add(Origin::Round(round), plan.choice.clone(), plan.costs, plan.damage)?;
+        if run.history.last().is_some_and(|c| c.measured >= best) {
+            break;
+        }
     }
     let history = run.history;
     let order = |&a: &usize, &b: &usize| by_measure(&history[a], &history[b]).then(a.cmp(&b));

@@ -78,6 +78,7 @@ impl OutputSettings {
             return Err(trimtab_io::Error::OutputExists { path: self.output.clone() }.into());
         }
         let parent = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        trimtab_io::ensure_writable(parent)?;
         // Units and shards stand side by side while the shards are assembled.
         Ok(ensure_space(parent, 2 * needed + (1 << 20))?)
     }

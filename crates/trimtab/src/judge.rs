@@ -1,10 +1,12 @@
 //! Judging a model on data it was not treated with: a text, sentence pairs, or labelled images.
 
+use std::path::Path;
+
 use serde::Serialize;
 use trimtab_calibrate::Batch;
 use trimtab_eval::images::ImageScore;
 use trimtab_eval::{Reference, Windows, language, pairs};
-use trimtab_io::{ImageSet, Pair};
+use trimtab_io::{Dtype, ImageSet, Pair, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Task};
 
@@ -103,6 +105,22 @@ impl Judge {
         self.judge(model, treated, Some(original), monitor)
     }
 
+    /// Writes what a language model says to the windows of a text, for a comparison with other programs: a safetensors
+    /// file with `tokens` (I64, `[n, window]`) and `logits` (F32, `[n, window, vocab]`).
+    pub fn write_logits(&self, model: &Model, network: &Network, path: &Path) -> Result<()> {
+        let (Self::Text { tokens, window, stride, limit }, Some(vocab)) = (self, model.vocab()) else {
+            return Err(Error::WrongData { given: "--logits", task: model.task() });
+        };
+        let windows = Windows::cut(tokens, *window, *stride, vocab)?.take(*limit);
+        let (ids, logits) = language::dump(network, &windows, vocab)?;
+        let shape = vec![windows.as_slices().len(), *window];
+        let ids: Vec<u8> = ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
+        let logits = RawTensor::from_f32([&shape[..], &[vocab]].concat(), &logits, Dtype::F32)?;
+        let tokens = RawTensor::new(Dtype::I64, shape, ids.into())?;
+        let tensors = [("tokens".to_string(), tokens), ("logits".to_string(), logits)];
+        Ok(trimtab_io::write_atomic(path, &trimtab_io::to_safetensors(&tensors, &Default::default())?)?)
+    }
+
     fn judge(
         &self,
         model: &Model,
@@ -110,7 +128,8 @@ impl Judge {
         original: Option<&Network>,
         monitor: &mut dyn Monitor,
     ) -> Result<Vec<Quality>> {
-        let each = |one: &mut dyn FnMut(&Network) -> Result<Quality>| networks.iter().map(|n| one(n)).collect();
+        let each =
+            |one: &mut dyn FnMut(&Network) -> Result<Quality>| networks.iter().map(|n| one(n)).collect();
         match self {
             Self::Text { tokens, window, stride, limit } => {
                 let vocab = model.vocab().ok_or(Error::WrongData { given: "a text", task: model.task() })?;

@@ -68,14 +68,7 @@ pub fn scale_dtype(dense: Dtype) -> Dtype {
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Affine(scheme) => {
-                write!(f, "int{}", scheme.bits)?;
-                match scheme.group_size {
-                    Some(g) => write!(f, " g{g}")?,
-                    None => write!(f, " row")?,
-                }
-                if scheme.symmetric { write!(f, " sym") } else { Ok(()) }
-            }
+            Self::Affine(scheme) => scheme.fmt(f),
             Self::Dense => write!(f, "dense"),
         }
     }

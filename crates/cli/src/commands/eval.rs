@@ -42,6 +42,9 @@ pub fn run(args: &Eval, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         Some(original) => judge.compare(&model, &[&network], original, ui)?.remove(0),
     };
     let seconds = begun.elapsed().as_secs_f64();
+    if let Some(path) = &args.logits {
+        judge.write_logits(&model, &network, path)?;
+    }
     let items_per_s = quality.items as f64 / seconds;
     let text = table(&rows(&quality, items_per_s));
     let model = model.checkpoint().path().display().to_string();

@@ -12,7 +12,7 @@ mod unit;
 pub use atomic::write_atomic;
 pub use out_dir::OutDir;
 pub use shards::{ShardWriter, to_safetensors};
-pub use space::{ensure_space, free_space};
+pub use space::{ensure_space, ensure_writable, free_space};
 
 /// A file that is complete on disk.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -31,9 +31,29 @@ pub fn ensure_space(path: &Path, needed: u64) -> Result<()> {
     }
 }
 
+/// Checks that files can be created in `dir`, by creating one.
+///
+/// # Errors
+/// [`Error::Io`] if there is no such folder or nothing may be written there.
+pub fn ensure_writable(dir: &Path) -> Result<()> {
+    let probe = dir.join(format!(".trimtab-{}", std::process::id()));
+    let created = std::fs::File::create(&probe).map(drop);
+    let removed = created.and_then(|()| std::fs::remove_file(&probe));
+    removed.map_err(|e| Error::io("write to the folder", dir, e))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        ensure_writable(dir.path()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+        let message = ensure_writable(&dir.path().join("no")).unwrap_err().to_string();
+        assert!(message.contains("cannot write to the folder"), "{message}");
+    }
 
     #[test]
     fn nothing_fits_and_everything_does_not() {

@@ -115,7 +115,7 @@ fn sizes_by_hand() {
         AffineScheme { symmetric: true, ..scheme }.bytes(33, 100, Dtype::F32),
         33 * 10 * 4 + 33 * 2 * 4 + 16
     );
-    assert_eq!(scheme.to_string(), "int3 g64 asym");
+    assert_eq!(scheme.to_string(), "int3 g64");
     assert_eq!(AffineScheme { bits: 8, group_size: None, symmetric: true }.to_string(), "int8 row sym");
 }
 

@@ -55,7 +55,13 @@ pub(super) fn multiply(isa: Isa, matrix: &impl Tiled, x: &[f32], n: usize, y: &m
             let span = Span { start, len: TILE_COLS.min(cols - start) };
             let w = matrix.tile(isa, w_rows, span, scratch);
             let x = &x[x_rows.start * cols + start..];
-            add_product(isa, w, Tile { values: x, stride: cols, rows: x_rows.len, cols: span.len }, out, stride);
+            add_product(
+                isa,
+                w,
+                Tile { values: x, stride: cols, rows: x_rows.len, cols: span.len },
+                out,
+                stride,
+            );
         }
     };
     if n < 2 * INPUTS {
