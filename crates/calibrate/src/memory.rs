@@ -8,8 +8,6 @@ use trimtab_nn::{Role, StageSource};
 pub struct MemoryPrediction {
     /// The program itself with its buffers.
     pub program: u64,
-    /// The embedding, which the head may borrow.
-    pub embedding: u64,
     /// The largest block while it is treated.
     pub block: u64,
     /// Statistics of one block.
@@ -23,7 +21,7 @@ pub struct MemoryPrediction {
 impl MemoryPrediction {
     /// The sum.
     pub fn total(&self) -> u64 {
-        self.program + self.embedding + self.block + self.statistics + self.hidden + self.activations
+        self.program + self.block + self.statistics + self.hidden + self.activations
     }
 
     /// What DESIGN calls the law: embedding + 2 x largest block (f32) + statistics + hidden states + 300 MB.

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    trimtab::system::watch_memory();
     let mut ui = Ui::new(&cli.global);
     match commands::run(&cli, &mut ui) {
         Ok(Status::Done) => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_calibrate::Batch;
 use trimtab_eval::images::ImageScore;
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
 /// Texts in one batch of an encoder; images in one batch of a classifier.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
 /// Tokens of a text that an encoder sees at most.
 pub const ENCODER_WINDOW: usize = 256;
 
@@ -128,18 +129,16 @@ impl Judge {
         original: Option<&Network>,
         monitor: &mut dyn Monitor,
     ) -> Result<Vec<Quality>> {
-        let each =
-            |one: &mut dyn FnMut(&Network) -> Result<Quality>| networks.iter().map(|n| one(n)).collect();
         match self {
             Self::Text { tokens, window, stride, limit } => {
                 let vocab = model.vocab().ok_or(Error::WrongData { given: "a text", task: model.task() })?;
                 let windows = Windows::cut(tokens, *window, *stride, vocab)?.take(*limit);
                 judge_text(networks, original, &windows, vocab, monitor)
             }
-            Self::Pairs { sides, scores } => {
-                each(&mut |network| judge_pairs(model, network, original, sides, scores, monitor))
+            Self::Pairs { sides, scores } => judge_pairs(networks, original, model, (sides, scores), monitor),
+            Self::Images { set } => {
+                networks.iter().map(|network| judge_images(model, network, original, set, monitor)).collect()
             }
-            Self::Images { set } => each(&mut |network| judge_images(model, network, original, set, monitor)),
         }
     }
 }
@@ -175,48 +174,70 @@ fn judge_text(
 }
 
 fn judge_pairs(
-    model: &Model,
-    network: &Network,
+    networks: &[&Network],
     original: Option<&Network>,
-    sides: &[Vec<Vec<u32>>; 2],
-    scores: &[f64],
+    model: &Model,
+    (sides, scores): (&[Vec<Vec<u32>>; 2], &[f64]),
     monitor: &mut dyn Monitor,
-) -> Result<Quality> {
+) -> Result<Vec<Quality>> {
     if model.task() == Task::Images {
         return Err(Error::WrongData { given: "sentence pairs", task: model.task() });
     }
-    monitor.begin("embeddings", 2 * scores.len());
+    let texts: Vec<&[u32]> = sides.iter().flatten().map(Vec::as_slice).collect();
+    let n_networks = networks.len() + usize::from(original.is_some());
+    monitor.begin("embeddings", n_networks * texts.len());
     let mut done = 0;
-    let mut embed =
-        |network: &Network, side: &[Vec<u32>], monitor: &mut dyn Monitor| -> Result<Vec<Vec<f32>>> {
-            let mut embeddings = Vec::with_capacity(side.len());
-            for part in side.chunks(BATCH) {
-                let rows: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
-                let batch = Batch::padded(&rows, 0, model.device());
-                embeddings.extend(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?);
-                done += part.len();
-                monitor.advance(done, "");
-            }
-            Ok(embeddings)
-        };
-    let left = embed(network, &sides[0], monitor)?;
-    let right = embed(network, &sides[1], monitor)?;
-    let score = pairs::correlate(&left, &right, scores)?;
-    let distance = match original {
-        None => None,
-        Some(original) => {
-            let kept = [embed(original, &sides[0], monitor)?, embed(original, &sides[1], monitor)?];
-            let all = left.iter().zip(&kept[0]).chain(right.iter().zip(&kept[1]));
-            let sum: f64 = all.map(|(a, b)| (1.0 - pairs::cosine(a, b)).max(0.0)).sum();
-            Some(sum / (2 * scores.len()) as f64)
-        }
+    let mut embed = |network: &Network| -> Result<Vec<Vec<f32>>> {
+        let embeddings = embed(network, model, &texts, &mut |n| monitor.advance(done + n, ""))?;
+        done += texts.len();
+        Ok(embeddings)
     };
-    Ok(Quality {
-        spearman: Some(score.spearman),
-        embedding_distance: distance,
-        items: score.pairs,
-        ..Quality::default()
-    })
+    let kept = original.map(&mut embed).transpose()?;
+    let quality = |network: &&Network| {
+        let found = embed(network)?;
+        let (left, right) = found.split_at(scores.len());
+        let score = pairs::correlate(left, right, scores)?;
+        let distance = kept.as_ref().map(|kept| {
+            let far = |(a, b): (&Vec<f32>, &Vec<f32>)| (1.0 - pairs::cosine(a, b)).max(0.0);
+            found.iter().zip(kept).map(far).sum::<f64>() / found.len() as f64
+        });
+        Ok(Quality {
+            spearman: Some(score.spearman),
+            embedding_distance: distance,
+            items: score.pairs,
+            ..Quality::default()
+        })
+    };
+    networks.iter().map(quality).collect()
+}
+
+/// One embedding a text, in order. Texts of like length share a batch, so that little is padding; batches run on all
+/// threads.
+fn embed(
+    network: &Network,
+    model: &Model,
+    texts: &[&[u32]],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Vec<f32>>> {
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_by_key(|&i| texts[i].len());
+    let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
+    let mut embeddings = vec![Vec::new(); texts.len()];
+    let mut done = 0;
+    for several in batches.chunks(2 * rayon::current_num_threads()) {
+        let run = |part: &&[usize]| -> Result<Vec<Vec<f32>>> {
+            let rows: Vec<&[u32]> = part.iter().map(|&i| texts[i]).collect();
+            let batch = Batch::padded(&rows, 0, model.device());
+            Ok(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?)
+        };
+        let found: Vec<Vec<Vec<f32>>> = several.par_iter().map(run).collect::<Result<_>>()?;
+        for (part, found) in several.iter().zip(found) {
+            part.iter().zip(found).for_each(|(&i, embedding)| embeddings[i] = embedding);
+            done += part.len();
+        }
+        progress(done);
+    }
+    Ok(embeddings)
 }
 
 fn judge_images(

@@ -65,7 +65,7 @@ impl Quantizer {
         let range = match self.range {
             Range::MinMax => RangeFinder::MinMax,
             Range::Mse if weighted => RangeFinder::mse_weighted(),
-            Range::Mse => RangeFinder::mse(),
+            Range::Mse => RangeFinder::mse_of_squares(),
         };
         let solver = match weighted {
             false => Solver::Rtn(RtnSettings { range }),

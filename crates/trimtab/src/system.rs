@@ -1,5 +1,8 @@
 //! What this process really used, as the operating system counts it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 /// A field of `/proc/self/status`, in bytes; `None` where there is none (other systems than Linux).
 fn status(field: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -8,9 +11,30 @@ fn status(field: &str) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// Largest memory that the process has had so far, in bytes.
+/// Largest memory that the process has had so far, in bytes. Pages of mapped files count, though the system takes
+/// them back whenever it needs them.
 pub fn peak_memory_bytes() -> Option<u64> {
     status("VmHWM")
+}
+
+/// Largest [`anonymous_memory_bytes`] seen by [`watch_memory`].
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// From now on, looks at the memory of this process every few milliseconds.
+pub fn watch_memory() {
+    let look = || {
+        while let Some(bytes) = anonymous_memory_bytes() {
+            PEAK.fetch_max(bytes, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // Without the watch, the peak is what the last look sees.
+    let _ = std::thread::Builder::new().name("memory".into()).stack_size(64 << 10).spawn(look);
+}
+
+/// Largest memory without files behind it that was seen so far, in bytes: what [`crate::memory::predict`] predicts.
+pub fn peak_anonymous_bytes() -> Option<u64> {
+    anonymous_memory_bytes().map(|now| PEAK.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 /// Memory now that no file stands behind, in bytes.

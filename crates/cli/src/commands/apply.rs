@@ -52,19 +52,22 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         return Ok(Status::Done);
     }
     let applied = apply(job, calibration.as_ref().zip(settings.as_ref()), plan.as_ref(), &out, ui)?;
-    let peak = trimtab::system::peak_memory_bytes();
+    let (peak, peak_mapped) = (trimtab::system::peak_anonymous_bytes(), trimtab::system::peak_memory_bytes());
+    let or_unknown = |n: Option<u64>| n.map_or("unknown".into(), bytes);
     let text = format!(
-        "{}: {}, {:.3} bits per weight in {} sites\npeak memory {} (predicted {})\n",
+        "{}: {}, {:.3} bits per weight in {} sites\npeak memory {} (predicted {}), {} with mapped files\n",
         applied.output.display(),
         bytes(applied.bytes),
         applied.bits_per_weight,
         applied.sites.len(),
-        peak.map_or("unknown".into(), bytes),
+        or_unknown(peak),
         bytes(prediction.total()),
+        or_unknown(peak_mapped),
     );
     let mut document = serde_json::to_value(&applied)?;
-    document["peak_memory_bytes"] = peak.into();
-    document["peak_memory_bytes_predicted"] = prediction.total().into();
+    document["peak_memory_bytes"] = peak_mapped.into();
+    document["peak_anonymous_bytes"] = peak.into();
+    document["peak_anonymous_bytes_predicted"] = prediction.total().into();
     document["seed"] = global.seed.into();
     ui.result(&document, &text)?;
     Ok(Status::Done)

@@ -84,6 +84,11 @@ impl RangeFinder {
         RangeFinder::Mse { grid: default_grid(), max_shrink: default_max_shrink(), norm: default_norm() }
     }
 
+    /// [`RangeFinder::Mse`] with plain squares: several times as fast, for large models.
+    pub fn mse_of_squares() -> RangeFinder {
+        RangeFinder::Mse { grid: default_grid(), max_shrink: default_max_shrink(), norm: 2.0 }
+    }
+
     /// [`RangeFinder::MseWeighted`] with the settings of decoupleQ.
     pub fn mse_weighted() -> RangeFinder {
         RangeFinder::MseWeighted { grid: default_weighted_grid(), max_shrink: default_max_shrink() }
