@@ -25,7 +25,7 @@ const STORY_SAMPLES: usize = 64;
 pub const DEFAULT_WINDOW: usize = 256;
 
 /// What to calibrate on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 pub struct CalibrationSettings {
     /// A text, sentence pairs (`.csv`) or images (`.safetensors`); without one, stories of the built-in grammar.
     pub source: Option<PathBuf>,
@@ -37,12 +37,6 @@ pub struct CalibrationSettings {
     pub sequential: bool,
     /// Seed of the choice.
     pub seed: u64,
-}
-
-impl Default for CalibrationSettings {
-    fn default() -> Self {
-        Self { source: None, samples: None, window: None, sequential: false, seed: 0 }
-    }
 }
 
 /// Calibration batches and what they are.

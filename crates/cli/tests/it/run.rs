@@ -47,6 +47,7 @@ pub fn refused(args: &[&str], needles: &[&str]) {
 }
 
 /// The folder with real data, or `None` with a note that the test was skipped.
+#[allow(clippy::print_stderr)] // The test runner shows it beside the test.
 pub fn data(test: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("TRIMTAB_DATA").map(PathBuf::from);
     if folder.is_none() {
