@@ -1,13 +1,12 @@
 //! Perplexity by windows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_math::stats::argmax;
 use trimtab_nn::{Ctx, Flow, Network, host};
 
 use crate::error::{Error, Result};
-use crate::{Progress, rows};
+use crate::{Progress, on_all_threads, rows};
 
 /// A token stream cut into windows.
 ///
@@ -212,15 +211,8 @@ fn for_batches<T: Send>(
     let all = windows.as_slices();
     let size = windows.batch();
     let batches: Vec<_> = all.chunks(size).enumerate().collect();
-    let mut results = Vec::with_capacity(batches.len());
-    let mut done = 0;
-    for several in batches.chunks(2 * rayon::current_num_threads()) {
-        let part: Result<Vec<T>> = several.par_iter().map(|(i, part)| f(i * size, part)).collect();
-        results.extend(part?);
-        done += several.iter().map(|(_, part)| part.len()).sum::<usize>();
-        progress(done, all.len());
-    }
-    Ok(results)
+    let done = |n: usize| progress((n * size).min(all.len()), all.len());
+    on_all_threads(&batches, done, |(i, part)| f(i * size, part))
 }
 
 /// Sum of the negative log-likelihoods of each window.

@@ -245,6 +245,26 @@ mod tests {
     }
 
     #[test]
+    fn a_round_without_gain_is_the_last() {
+        // Prices that lead to another plan every round, none of them better than the first.
+        let mut measured = 0;
+        let options = RefineOptions { rounds: 5, ..RefineOptions::default() };
+        let worse = |_: &[usize]| {
+            measured += 1;
+            Ok::<_, Error>(f64::from(measured))
+        };
+        let turn = |round: usize, _: &[usize], prices: &mut PriceList| {
+            for (i, site) in prices.sites.iter_mut().enumerate() {
+                site.options[0].damage = if i == round % 3 { 9.0 } else { 1.0 };
+            }
+            Ok(())
+        };
+        let refined = refine(&prices(ALONE), &Limits::bytes(4), &options, &[], worse, turn).unwrap();
+        assert_eq!((refined.best, refined.history.len()), (0, 2));
+        assert!(!refined.converged);
+    }
+
+    #[test]
     fn a_baseline_that_measures_better_wins() {
         let uniform = |label| prices(ALONE).uniform(label).unwrap();
         let mixed = vec![1, 0, 0];

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_calibrate::Batch;
 use trimtab_eval::images::ImageScore;
-use trimtab_eval::{Reference, Windows, language, pairs};
+use trimtab_eval::{Reference, Windows, language, on_all_threads, pairs};
 use trimtab_io::{Dtype, ImageSet, Pair, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Task};
@@ -222,20 +221,15 @@ fn embed(
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&i| texts[i].len());
     let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
+    let done = |n: usize| progress((n * BATCH).min(texts.len()));
+    let found = on_all_threads(&batches, done, |part| -> Result<Vec<Vec<f32>>> {
+        let rows: Vec<&[u32]> = part.iter().map(|&i| texts[i]).collect();
+        let batch = Batch::padded(&rows, 0, model.device());
+        Ok(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?)
+    })?;
     let mut embeddings = vec![Vec::new(); texts.len()];
-    let mut done = 0;
-    for several in batches.chunks(2 * rayon::current_num_threads()) {
-        let run = |part: &&[usize]| -> Result<Vec<Vec<f32>>> {
-            let rows: Vec<&[u32]> = part.iter().map(|&i| texts[i]).collect();
-            let batch = Batch::padded(&rows, 0, model.device());
-            Ok(pairs::embed(network, batch.input.clone(), &mut batch.ctx())?)
-        };
-        let found: Vec<Vec<Vec<f32>>> = several.par_iter().map(run).collect::<Result<_>>()?;
-        for (part, found) in several.iter().zip(found) {
-            part.iter().zip(found).for_each(|(&i, embedding)| embeddings[i] = embedding);
-            done += part.len();
-        }
-        progress(done);
+    for (&i, embedding) in order.iter().zip(found.into_iter().flatten()) {
+        embeddings[i] = embedding;
     }
     Ok(embeddings)
 }

@@ -28,7 +28,7 @@ pub struct Gauge {
 pub type Overlay = BTreeMap<String, Weight>;
 
 impl Gauge {
-    /// Runs the original network on the first batches, up to 2048 rows.
+    /// Runs the original network on the first batches, up to `GAUGE_ROWS` rows.
     pub fn new(network: &Network, task: Task, batches: &[Batch]) -> Result<Self> {
         let mut rows = 0;
         let enough = batches.iter().take_while(|batch| {

@@ -280,3 +280,75 @@ impl<'a> Job<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use trimtab_calibrate::SecondMoment;
+    use trimtab_nn::{Ctx, TapSet};
+    use trimtab_plan::Selection;
+
+    use super::*;
+    use crate::calibration::CalibrationSettings;
+
+    #[test]
+    fn a_pass_that_ends_at_the_tap_sees_what_a_whole_pass_sees() {
+        let model = Model::open("@pico", None).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default()).unwrap();
+        let settings = CalibrationSettings { samples: Some(5), ..CalibrationSettings::default() };
+        let calibration = Calibration::load(&model, &settings).unwrap();
+        // The whole network, undisturbed, one batch after the other.
+        let network = model.network().unwrap();
+        let mut taps = TapSet::new();
+        let mut whole = BTreeMap::new();
+        for site in &inventory.sites {
+            let moment = Arc::new(Mutex::new(SecondMoment::new(site.meta.cols)));
+            taps.attach(&site.meta.name, Arc::clone(&moment));
+            whole.insert(site.meta.name.as_str(), moment);
+        }
+        for batch in &calibration.batches {
+            let mut ctx = Ctx { taps: Some(&mut taps), ..batch.ctx() };
+            network.forward(batch.input.clone(), &mut ctx).unwrap();
+        }
+        taps.finish().unwrap();
+        // The stream, group by group, as treating asks.
+        let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
+        let stream = Stream::new(&model, &calibration.batches, model.device().clone(), settings);
+        let mut seen = 0;
+        stream
+            .run(|block| -> Result<()> {
+                let sites = inventory.sites.iter().filter(|site| site.stage == block.index());
+                for group in reading_groups(sites.map(|site| &site.meta)) {
+                    for (name, moment) in block.second_moments(&group)? {
+                        let expected = whole[name.as_str()].lock().unwrap().mean().unwrap();
+                        let scale = expected.mean_diagonal();
+                        let far = moment.as_slice().iter().zip(expected.as_slice());
+                        let far = far.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                        assert!(scale > 0.0 && far <= 1e-9 * scale, "{name}: {far} of {scale}");
+                        seen += 1;
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(seen, inventory.sites.len());
+    }
+
+    #[test]
+    fn reports_come_back_from_their_files_to_the_last_bit() {
+        // A value that a reader without exact rounding brings back one unit off.
+        let damage = 1.8459107313753826;
+        let report = SiteReport {
+            site: "a".into(),
+            scheme: "int3 g64".into(),
+            bytes: 1,
+            damage,
+            rtn_damage: damage,
+            fell_back: false,
+            damping: 0.01,
+        };
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<SiteReport>(&text).unwrap(), report);
+    }
+}

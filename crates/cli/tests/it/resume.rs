@@ -1,7 +1,8 @@
 //! Nothing is lost: a run that is killed at any moment goes on with the same command and gives the same bytes.
 
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::run::{contents, json, text, trimtab};
 
@@ -22,27 +23,32 @@ fn killed_runs_end_in_the_same_bytes() {
     let whole = folder.path().join("whole");
     json(&arguments(text(&whole), "2", proof));
     let expected = contents(&whole);
-    // Waits that end in planning, in treating and in writing; the run takes a second or a few.
-    for (i, wait) in [150, 400, 700, 1000, 1400].into_iter().enumerate() {
+    // Killed in planning, then with so many blocks of six finished; at 1 and 2 threads.
+    for (i, blocks) in [0, 1, 2, 3, 4, 5].into_iter().enumerate() {
         let out = folder.path().join(format!("killed {i}"));
+        let partial = out.with_file_name(format!("killed {i}.partial"));
         let threads = if i % 2 == 0 { "1" } else { "2" };
-        for share in [1, 2] {
-            let mut child = trimtab(&arguments(text(&out), threads, proof))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("the program starts");
-            std::thread::sleep(Duration::from_millis(wait / share));
-            child.kill().expect("the program can be killed");
-            child.wait().expect("the program ends");
-            if out.exists() {
-                break;
-            }
+        let mut child = trimtab(&arguments(text(&out), threads, proof))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(200) || units(&partial) < blocks {
+            assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(120));
+            std::thread::sleep(Duration::from_millis(1));
         }
-        if !out.exists() {
-            json(&arguments(text(&out), threads, proof));
-        }
-        assert!(contents(&out) == expected, "kill {i} after {wait} ms, {threads} threads");
-        assert!(!out.with_file_name(format!("killed {i}.partial")).exists());
+        child.kill().expect("the program can be killed");
+        child.wait().expect("the program ends");
+        assert!(!out.exists(), "the kill after {blocks} blocks came too late to prove anything");
+        assert_eq!(blocks > 0, partial.exists());
+        json(&arguments(text(&out), threads, proof));
+        assert!(contents(&out) == expected, "killed after {blocks} blocks, {threads} threads");
+        assert!(!partial.exists());
     }
+}
+
+/// Stages that a run has finished.
+fn units(partial: &Path) -> usize {
+    std::fs::read_dir(partial.join("units")).map_or(0, Iterator::count)
 }

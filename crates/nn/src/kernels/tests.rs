@@ -121,7 +121,8 @@ fn isas() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
-const N_ROWS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 70];
+/// Streamed, shared by output rows, and from 128 on by rows of `x` in portions of 64, whole and ragged.
+const N_ROWS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 70, 127, 128, 201];
 
 #[test]
 fn packed_products_stay_within_the_bound_at_every_width_group_and_ragged_end() {
