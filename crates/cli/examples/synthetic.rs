@@ -1,5 +1,5 @@
-//! Writes a language model with random weights (bf16) of the shape of a `config.json`, tensor by tensor: what speed and
-//! memory are measured on.
+//! Writes a language model with random weights (bf16, or f32 where `torch_dtype` says so) of the shape of a
+//! `config.json`, tensor by tensor: what speed and memory are measured on.
 //!
 //! ```text
 //! cargo run --release --example synthetic -- DIR [CONFIG.json]
@@ -30,7 +30,11 @@ fn main() -> anyhow::Result<()> {
         }),
     };
     std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    init::write_synthetic(&config, &dir, 0, Dtype::BF16)?;
+    let dtype = match config["torch_dtype"].as_str() {
+        Some("float32") => Dtype::F32,
+        _ => Dtype::BF16,
+    };
+    init::write_synthetic(&config, &dir, 0, dtype)?;
     let tokenizer = pico::checkpoint()?.side_file("tokenizer.json")?.context("@pico has a tokenizer")?;
     write_atomic(dir.join("tokenizer.json"), &tokenizer)?;
     Ok(())

@@ -114,6 +114,25 @@ pub fn softmax(row: &mut [f32], scale: f32) {
     });
 }
 
+/// `(x - mean) / sqrt(var + eps) * gain + bias` in place, `var` the mean square that is left; without `center`, the mean
+/// stays. `gain` and `bias` have the length of the row.
+pub fn normalize(row: &mut [f32], center: bool, eps: f64, gain: &[f32], bias: Option<&[f32]>) {
+    let len = row.len();
+    let gain = &gain[..len];
+    vectorized(|| {
+        if center {
+            let mean = (sum_of(len, |i| row[i]) / len as f64) as f32;
+            row.iter_mut().for_each(|x| *x -= mean);
+        }
+        let power = sum_of(len, |i| row[i] * row[i]) / len as f64;
+        let scale = (1.0 / (power + eps).sqrt()) as f32;
+        row.iter_mut().zip(gain).for_each(|(x, g)| *x = *x * scale * g);
+        if let Some(bias) = bias {
+            row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+        }
+    });
+}
+
 /// `x sigmoid(x)` in place.
 pub fn silu(row: &mut [f32]) {
     vectorized(|| row.iter_mut().for_each(|v| *v /= 1.0 + exp(-*v)));
@@ -155,6 +174,12 @@ mod tests {
             softmax(&mut row, 0.5);
             let norm: f64 = p64.iter().map(|v| (0.5 * v).exp()).sum();
             assert!(row.iter().zip(&p64).all(|(&v, p)| near(f64::from(v), (0.5 * p).exp() / norm)), "{len}");
+            let mut row = p.clone();
+            normalize(&mut row, true, 1e-5, &q, Some(&p));
+            let mean = p64.iter().sum::<f64>() / len as f64;
+            let power = p64.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / len as f64;
+            let exact = |i: usize| (p64[i] - mean) / (power + 1e-5).sqrt() * q64[i] + p64[i];
+            assert!((0..len).all(|i| near(f64::from(row[i]), exact(i))), "{len}");
             let mut row = p.clone();
             silu(&mut row);
             assert!(row.iter().zip(&p64).all(|(&v, p)| near(f64::from(v), p / (1.0 + (-p).exp()))), "{len}");

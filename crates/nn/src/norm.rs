@@ -9,6 +9,9 @@ use trimtab_math::vector;
 use crate::axis::Axis;
 use crate::weight::{host, on_host};
 
+/// Numbers that one task maps.
+const PART: usize = 1 << 14;
+
 /// Which statistics a norm removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,6 +64,9 @@ impl Norm {
 
     /// Normalizes `x` (`[.., C]`).
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if on_host(&x.device()) {
+            return self.forward_on_host(x);
+        }
         let x = match self.kind {
             NormKind::Rms => x,
             NormKind::Layer => {
@@ -74,6 +80,25 @@ impl Norm {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
         }
+    }
+
+    /// One pass over the rows, instead of one for each operation.
+    fn forward_on_host<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let (dims, device) = (x.dims(), x.device());
+        let width = dims[D - 1];
+        let mut values = host(x);
+        let gain = host(self.gain.val());
+        let bias = self.bias.as_ref().map(|bias| host(bias.val()));
+        let rows = |rows: &mut [f32]| {
+            for row in rows.chunks_exact_mut(width) {
+                vector::normalize(row, self.kind == NormKind::Layer, self.eps, &gain, bias.as_deref());
+            }
+        };
+        match values.len() <= PART {
+            true => rows(&mut values),
+            false => values.par_chunks_mut((PART / width).max(1) * width).for_each(rows),
+        }
+        Tensor::from_data(TensorData::new(values, dims), &device)
     }
 }
 
@@ -100,7 +125,10 @@ impl Activation {
             Self::Silu if on_host(&x.device()) => {
                 let (dims, device) = (x.dims(), x.device());
                 let mut values = host(x);
-                values.par_chunks_mut(1 << 14).for_each(vector::silu);
+                match values.len() <= PART {
+                    true => vector::silu(&mut values),
+                    false => values.par_chunks_mut(PART).for_each(vector::silu),
+                }
                 Tensor::from_data(TensorData::new(values, dims), &device)
             }
             Self::Silu => activation::silu(x),

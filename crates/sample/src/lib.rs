@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use trimtab_math::random::Stream;
+use trimtab_nn::kernels::awake;
 use trimtab_nn::{Ctx, Error, Flow, KvCache, Network, Result, host};
 
 /// How the next token is chosen.
@@ -52,6 +53,10 @@ impl<'n> Generation<'n> {
 
     /// Feeds `tokens` and returns the logits after the last.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        awake(|| self.feed_here(tokens))
+    }
+
+    fn feed_here(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let ids: Vec<i64> = tokens.iter().map(|&id| i64::from(id)).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, tokens.len()]), &Device::flex());
         let features = self.network.features();
@@ -71,12 +76,13 @@ impl<'n> Generation<'n> {
 
 /// Chooses a token; `draw` is uniform in `[0, 1)`.
 fn choose(logits: &[f32], sampling: &Sampling, draw: f64) -> u32 {
-    // A stable order: equal logits go by index.
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    // Equal logits go by index.
     if sampling.temperature <= 0.0 || logits.is_empty() {
-        return order.first().map_or(0, |&id| id as u32);
+        let larger = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
+        return (0..logits.len()).fold(0, larger) as u32;
     }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_unstable_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     if sampling.top_k > 0 {
         order.truncate(sampling.top_k);
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::bail;
 use serde::Serialize;
 use trimtab::calibration::{heldout_stories, window_of};
-use trimtab::floors::io::{ImageSet, read_pairs, read_text};
+use trimtab::floors::io::{ImageSet, ensure_writable, read_pairs, read_text};
 use trimtab::floors::models::Model;
 use trimtab::floors::nn::Task;
 use trimtab::judge::{Judge, Quality};
@@ -30,6 +30,10 @@ struct Report {
 pub fn run(args: &Eval, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open(&args.model, global)?;
     let judge = judge(args, &model)?;
+    if let Some(path) = &args.logits {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        ensure_writable(parent.unwrap_or(std::path::Path::new(".")))?;
+    }
     let network = model.network()?;
     let against = args
         .against

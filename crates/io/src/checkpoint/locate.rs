@@ -23,7 +23,14 @@ pub(super) enum Weights {
 
 /// The weights at a path, and the directory they are in.
 pub(super) fn on_disk(path: &Path) -> Result<(Store, Weights)> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::NotACheckpoint {
+            path: path.into(),
+            message: "there is no such file or directory".into(),
+            hint: EMPTY,
+        },
+        _ => Error::io("open", path, e),
+    })?;
     if metadata.is_dir() {
         let store = Store::Dir(path.into());
         let weights = among(path, &store.names()?)?;

@@ -37,6 +37,7 @@ mod view;
 
 pub use error::{Error, Result};
 pub use isa::Isa;
+pub use parallel::awake;
 pub use view::{DenseView, PackedView};
 
 /// Multiplies `n` rows `x` (`[n, cols]`) with a packed matrix into `y` (`[n, rows]`), with the best instructions here.

@@ -15,6 +15,9 @@ const MAX_ROWS: (usize, usize) = (12, 6);
 /// Rows of `x` that one pass over a row of codes serves at most.
 const PASS_ROWS: usize = 4;
 
+/// Rows of codes that one row of `x` meets at once, where there is only one.
+const PAIR: usize = 2;
+
 /// Bytes of `x` that a pass may touch, so that they stay in the first-level cache while the codes stream through it.
 const PASS_BYTES: usize = 24 << 10;
 
@@ -34,7 +37,12 @@ pub(crate) fn multiply(view: &PackedView<'_>, x: &[f32], n: usize, y: &mut [f32]
         let sums = &mut sums[..n];
         for start in (0..len).step_by(step) {
             let part = start..(start + step).min(len);
-            for r in 0..w_rows {
+            let mut done = 0;
+            if let (1, Prepared::Fixed(x)) = (n, &x) {
+                // SAFETY: reached only past `Isa::require`, so the processor has AVX2 and FMA; `part` lies within `x`.
+                done = unsafe { add_pairs(view, scratch, first, x, part.clone(), out) };
+            }
+            for r in done..w_rows {
                 let w = scratch.row(view, first, r, row_bytes);
                 sums.fill(0.0);
                 // SAFETY: reached only past `Isa::require`, so the processor has AVX2 and FMA; `w.codes` holds
@@ -87,13 +95,36 @@ impl<'a> Row<'a> {
     pub(super) fn groups(&self, first: usize) -> impl Iterator<Item = (&'a f32, &'a f32)> + use<'a> {
         self.scales[first..].iter().zip(&self.zeros[first..])
     }
+
+    /// Groups of the row.
+    #[inline]
+    pub(super) fn n_groups(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// Scale and zero point of a group, in every lane.
+    ///
+    /// # Safety
+    ///
+    /// `index` is below [`Self::n_groups`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn group(&self, index: usize) -> [__m256; 2] {
+        // SAFETY: promised by the caller; there are as many zero points as scales.
+        unsafe {
+            [
+                _mm256_set1_ps(*self.scales.get_unchecked(index)),
+                _mm256_set1_ps(*self.zeros.get_unchecked(index)),
+            ]
+        }
+    }
 }
 
 /// What a thread needs to show rows to the kernels.
 #[derive(Default)]
 struct Scratch {
     codes: Vec<u8>,
-    /// Zero points of the rows of a chunk, as numbers.
+    /// Zero points of the rows of a chunk, as numbers; where they are all the same, those of one row.
     zeros: Vec<f32>,
 }
 
@@ -106,8 +137,14 @@ impl Scratch {
                 let zeros = &zeros[first * groups..][..rows * groups];
                 self.zeros.extend(zeros.iter().map(|&zero| f32::from(zero)));
             }
-            None => self.zeros.resize(rows * groups, view.middle()),
+            None => self.zeros.resize(groups, view.middle()),
         }
+    }
+
+    /// Zero points of row `r` of the chunk.
+    fn row_zeros(&self, view: &PackedView<'_>, r: usize) -> &[f32] {
+        let groups = view.n_groups();
+        &self.zeros[if view.zeros.is_some() { r * groups } else { 0 }..][..groups]
     }
 
     /// Row `first + r`, where `first` is the row that the zero points were loaded from.
@@ -120,9 +157,43 @@ impl Scratch {
             self.codes.resize(row_bytes, 0);
             codes = &self.codes;
         }
-        let groups = view.n_groups();
-        Row { codes, scales: view.row_scales(first + r), zeros: &self.zeros[r * groups..][..groups] }
+        Row { codes, scales: view.row_scales(first + r), zeros: self.row_zeros(view, r) }
     }
+}
+
+/// Adds the products of the only row of `x` with the rows of a chunk, two at a time, over `part`, to `y`; says how many
+/// rows it did: an odd last one, and those whose last block would end past the matrix, are left.
+///
+/// # Safety
+///
+/// `part` lies within the units of `x`, and the zero points of the chunk from row `first` on are loaded.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_pairs(
+    view: &PackedView<'_>,
+    scratch: &Scratch,
+    first: usize,
+    x: &Digits,
+    part: Range<usize>,
+    y: &mut [f32],
+) -> usize {
+    let row_bytes = x.row_bytes();
+    let row = |r: usize| {
+        let (codes, scales) = (view.codes_from(first + r), view.row_scales(first + r));
+        Row { codes, scales, zeros: scratch.row_zeros(view, r) }
+    };
+    let mut done = 0;
+    for y in y.as_chunks_mut::<PAIR>().0 {
+        let w = [row(done), row(done + 1)];
+        if w[1].codes.len() < row_bytes {
+            break;
+        }
+        // SAFETY: both rows hold `row_bytes`: the first begins before the second.
+        let [[a], [b]] = unsafe { fixed::rows::<PAIR, 1>(w, x, part.clone(), 0) };
+        y[0] += sum_lanes(a);
+        y[1] += sum_lanes(b);
+        done += PAIR;
+    }
+    done
 }
 
 /// Adds the products of all rows of `x` with one row of codes, over `part`, to `y`.
@@ -164,7 +235,7 @@ unsafe fn pass<const N: usize>(
     // SAFETY: passed on.
     let lanes: [__m256; N] = unsafe {
         match x {
-            Prepared::Fixed(x) => fixed::row::<N>(w, x, part, t),
+            Prepared::Fixed(x) => fixed::rows::<1, N>([w], x, part, t)[0],
             Prepared::Float(x) => float::row::<N>(bits, w, x, part, t),
         }
     };
