@@ -18,25 +18,32 @@ pub struct ImageScore {
 }
 
 impl ImageScore {
-    /// Adds the output on one batch.
-    pub fn add(&mut self, output: Flow, labels: &[i64]) -> Result<()> {
+    /// Scores the output on one batch, whose first image has the index `first` (for messages).
+    pub fn of(output: Flow, labels: &[i64], first: usize) -> Result<Self> {
         let Flow::Vector(x) = output else {
             return Err(Error::Output { expected: "one vector an image", found: output.kind() });
         };
         let [_, classes] = x.dims();
         let values: Vec<f32> = host(x);
+        let mut score = Self::default();
         for (i, (row, &label)) in values.chunks(classes).zip(labels).enumerate() {
-            let image = self.images + i;
+            let image = first + i;
             if row.iter().any(|v| !v.is_finite()) {
                 return Err(Error::NotFinite { row: image });
             }
             if label < 0 || label as usize >= classes {
                 return Err(Error::Label { label, image, classes });
             }
-            self.correct += usize::from(argmax(row) == Some(label as usize));
+            score.correct += usize::from(argmax(row) == Some(label as usize));
         }
-        self.images += labels.len();
-        self.accuracy = 100.0 * self.correct as f64 / self.images as f64;
-        Ok(())
+        score.add(&Self { images: labels.len(), ..Self::default() });
+        Ok(score)
+    }
+
+    /// Adds the score of other images.
+    pub fn add(&mut self, other: &Self) {
+        self.images += other.images;
+        self.correct += other.correct;
+        self.accuracy = 100.0 * self.correct as f64 / self.images.max(1) as f64;
     }
 }

@@ -3,12 +3,11 @@
 //! Checkpoint layout: `conv1`, `bn1`, `layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}`, `linear`. Where a block changes the
 //! width, its shortcut takes every second pixel and pads the new channels with zeros, half before, half after.
 
-use burn::module::{Module, Param};
-use burn::tensor::module::batch_norm;
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use trimtab_io::Checkpoint;
 use trimtab_nn::conv::ConvGeometry;
-use trimtab_nn::{Axis, Ctx, Flow, Result, Role, Site, SiteKind, SiteMeta, Stage, StageInfo};
+use trimtab_nn::{Axis, BatchNorm, Ctx, Flow, Result, Role, Site, SiteKind, SiteMeta, Stage, StageInfo};
 
 use crate::error::Error;
 use crate::load::Loader;
@@ -172,32 +171,23 @@ fn with_norms(name: &str, role: Role, parts: Vec<(SiteMeta, String)>) -> StageIn
     StageInfo { role, name: name.into(), sites, tensors, numel }
 }
 
-/// A convolution and its BatchNorm, which runs on stored statistics.
+/// A convolution and its batch norm.
 #[derive(Module, Debug)]
 struct ConvNorm {
     site: Site,
-    gain: Param<Tensor<1>>,
-    bias: Param<Tensor<1>>,
-    mean: Param<Tensor<1>>,
-    variance: Param<Tensor<1>>,
+    norm: BatchNorm,
 }
 
 impl ConvNorm {
     fn load(meta: SiteMeta, norm: &str, loader: &Loader<'_>) -> crate::Result<Self> {
-        let rows = meta.rows;
-        let part = |name: &str| loader.tensor(&format!("{norm}.{name}"), [rows]).map(Param::from_tensor);
-        Ok(Self {
-            gain: part("weight")?,
-            bias: part("bias")?,
-            mean: part("running_mean")?,
-            variance: part("running_var")?,
-            site: loader.site(meta, false)?,
-        })
+        let part = |name: &str| loader.tensor(&format!("{norm}.{name}"), [meta.rows]);
+        let parts = [part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?];
+        let norm = BatchNorm::new(norm, BATCH_NORM_EPS, meta.output.clone(), parts);
+        Ok(Self { norm, site: loader.site(meta, false)? })
     }
 
-    fn forward(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Tensor<4> {
-        let y = self.site.convolve(x, ctx);
-        batch_norm(y, self.gain.val(), self.bias.val(), self.mean.val(), self.variance.val(), BATCH_NORM_EPS)
+    fn forward(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Result<Tensor<4>> {
+        Ok(self.norm.forward(self.site.convolve(x, ctx)?))
     }
 }
 
@@ -205,7 +195,7 @@ struct Stem(ConvNorm);
 
 impl Stage for Stem {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        Ok(Flow::Image(burn::tensor::activation::relu(self.0.forward(flow.image("conv1")?, ctx))))
+        Ok(Flow::Image(burn::tensor::activation::relu(self.0.forward(flow.image("conv1")?, ctx)?)))
     }
 
     fn sites(&self) -> Vec<&Site> {
@@ -247,8 +237,8 @@ impl BasicBlock {
 impl Stage for BasicBlock {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
         let x = flow.image(&self.name)?;
-        let inner = burn::tensor::activation::relu(self.first.forward(x.clone(), ctx));
-        let y = self.second.forward(inner, ctx) + self.shortcut(x, self.second.site.meta().rows);
+        let inner = burn::tensor::activation::relu(self.first.forward(x.clone(), ctx)?);
+        let y = self.second.forward(inner, ctx)? + self.shortcut(x, self.second.site.meta().rows);
         Ok(Flow::Image(burn::tensor::activation::relu(y)))
     }
 

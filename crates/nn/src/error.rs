@@ -14,6 +14,20 @@ pub enum Error {
         /// Shape that was found.
         found: Vec<usize>,
     },
+    /// Images that a convolution cannot take.
+    #[error(
+        "site \"{site}\": images of {found:?} ([channels, height, width]) do not fit: it takes {channels} channels and a height and width of at least {least:?}\nhint: are these images those of the model, and large enough for it?"
+    )]
+    Image {
+        /// Name of the site.
+        site: String,
+        /// Channels that the site takes.
+        channels: usize,
+        /// Smallest height and width.
+        least: [usize; 2],
+        /// What reached the site, `[channels, height, width]`.
+        found: [usize; 3],
+    },
     /// A stage was given the wrong kind of data.
     #[error("stage \"{stage}\" takes {expected}, but was given {found}")]
     Flow {

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod axis;
+pub mod batch_norm;
 pub mod conv;
 pub mod ctx;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod tap;
 pub mod weight;
 
 pub use axis::Axis;
+pub use batch_norm::BatchNorm;
 pub use ctx::{Ctx, KvCache};
 pub use error::{Error, Result};
 pub use norm::{Activation, Norm, NormKind};

@@ -116,25 +116,100 @@ pub enum Activation {
     GeluNew,
     /// `max(x, 0)`.
     Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `relu6(x + 3) / 6`.
+    Hardsigmoid,
+    /// `x relu6(x + 3) / 6`.
+    Hardswish,
 }
 
 impl Activation {
     /// Applies the activation.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Silu if on_host(&x.device()) => {
-                let (dims, device) = (x.dims(), x.device());
-                let mut values = host(x);
-                match values.len() <= PART {
-                    true => vector::silu(&mut values),
-                    false => values.par_chunks_mut(PART).for_each(vector::silu),
-                }
-                Tensor::from_data(TensorData::new(values, dims), &device)
+        if on_host(&x.device())
+            && let Some(f) = self.in_place()
+        {
+            let (dims, device) = (x.dims(), x.device());
+            let mut values = host(x);
+            match values.len() <= PART {
+                true => f(&mut values),
+                false => values.par_chunks_mut(PART).for_each(f),
             }
+            return Tensor::from_data(TensorData::new(values, dims), &device);
+        }
+        match self {
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),
             Self::GeluNew => activation::gelu_approximate(x),
             Self::Relu => activation::relu(x),
+            Self::Relu6 => x.clamp(0.0, 6.0),
+            Self::Sigmoid => activation::sigmoid(x),
+            Self::Hardsigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Self::Hardswish => (x.clone() + 3.0).clamp(0.0, 6.0) / 6.0 * x,
+        }
+    }
+
+    /// A loop over numbers on the host, where the house has one.
+    fn in_place(self) -> Option<fn(&mut [f32])> {
+        fn each(values: &mut [f32], f: impl Fn(f32) -> f32) {
+            values.iter_mut().for_each(|v| *v = f(*v));
+        }
+        /// Unlike `f32::max`, NaN stays.
+        fn clip(v: f32, high: f32) -> f32 {
+            let v = if v < 0.0 { 0.0 } else { v };
+            if v > high { high } else { v }
+        }
+        match self {
+            Self::Silu => Some(vector::silu),
+            Self::Relu => Some(|values| each(values, |v| clip(v, f32::INFINITY))),
+            Self::Relu6 => Some(|values| each(values, |v| clip(v, 6.0))),
+            Self::Hardsigmoid => Some(|values| each(values, |v| clip(v + 3.0, 6.0) / 6.0)),
+            Self::Hardswish => Some(|values| each(values, |v| clip(v + 3.0, 6.0) / 6.0 * v)),
+            Self::Gelu | Self::GeluNew | Self::Sigmoid => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn activations_are_those_of_their_definitions_on_both_paths() {
+        let (plain, gradients) = (Device::flex(), Device::flex().autodiff());
+        let inputs = [-7.0f32, -3.0, -1.5, -0.0, 0.25, 2.0, 3.0, 5.5, 9.0];
+        let relu6 = |x: f64| x.clamp(0.0, 6.0);
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        type Definition<'a> = &'a dyn Fn(f64) -> f64;
+        let cases: [(Activation, Definition<'_>); 6] = [
+            (Activation::Relu, &|x| x.max(0.0)),
+            (Activation::Relu6, &relu6),
+            (Activation::Sigmoid, &sigmoid),
+            (Activation::Silu, &|x| x * sigmoid(x)),
+            (Activation::Hardsigmoid, &|x| relu6(x + 3.0) / 6.0),
+            (Activation::Hardswish, &|x| x * relu6(x + 3.0) / 6.0),
+        ];
+        for (activation, exact) in cases {
+            for device in [&plain, &gradients] {
+                let y = host(activation.forward(Tensor::<1>::from_data(TensorData::new(inputs.to_vec(), [9]), device)));
+                for (y, x) in y.iter().zip(inputs) {
+                    let exact = exact(f64::from(x));
+                    assert!((f64::from(*y) - exact).abs() <= 1e-6 * (1.0 + exact.abs()), "{activation:?} {x}: {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for activation in [Activation::Relu, Activation::Relu6, Activation::Hardswish] {
+            let x = Tensor::<1>::from_data(TensorData::new(vec![f32::NAN], [1]), &Device::flex());
+            assert!(host(activation.forward(x))[0].is_nan(), "{activation:?}");
         }
     }
 }

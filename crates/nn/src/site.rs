@@ -189,20 +189,35 @@ impl Site {
         self.weight.lookup(ids)
     }
 
-    /// The convolution: `[B, C, H, W] -> [B, out, H', W']`. Panics if the site is none.
-    pub fn convolve(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Tensor<4> {
+    /// The convolution: `[B, C, H, W] -> [B, out, H', W']`. Taps see patches, `[B * groups * H' * W', in/groups * kh * kw]`
+    /// image by image and group by group. Panics if the site is no convolution.
+    ///
+    /// # Errors
+    ///
+    /// Images with other channels, or smaller than the kernel.
+    pub fn convolve(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Result<Tensor<4>> {
         let SiteKind::Conv(geometry) = &self.meta.kind else {
             panic!("site \"{}\" is not a convolution", self.meta.name)
         };
+        let [b, c, h, w] = x.dims();
+        let ConvGeometry { kernel, padding, groups, .. } = *geometry;
+        let channels = self.meta.cols / (kernel[0] * kernel[1]) * groups;
+        let Some(size) = geometry.output([h, w]).filter(|_| c == channels) else {
+            let least = [0, 1].map(|i| kernel[i].saturating_sub(2 * padding[i]).max(1));
+            return Err(Error::Image { site: self.meta.name.clone(), channels, least, found: [c, h, w] });
+        };
         if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
             self.show_input(&geometry.patches(x.clone()), ctx);
+        }
+        if ctx.is_done() {
+            return Ok(Tensor::zeros([b, self.meta.rows, size[0], size[1]], &x.device()));
         }
         let y = geometry.convolve(x, &self.weight, self.bias.as_ref().map(|b| b.val()), self.meta.rows);
         if ctx.taps.as_ref().is_some_and(|taps| taps.wants_output(self.name())) {
             let [b, c, h, w] = y.dims();
             self.show_output(&y.clone().permute([0, 2, 3, 1]).reshape([b * h * w, c]), ctx);
         }
-        y
+        Ok(y)
     }
 
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {

@@ -79,6 +79,14 @@ impl Weight {
         }
     }
 
+    /// The numbers, row-major, without a copy where they lie ready.
+    pub(crate) fn floats(&self) -> Cow<'_, [f32]> {
+        match self {
+            Self::Stored(stored) => stored.floats(),
+            _ => Cow::Owned(self.to_f32()),
+        }
+    }
+
     /// The matrix as a tensor of the framework.
     pub fn to_tensor(&self, device: &Device) -> Tensor<2> {
         match self {

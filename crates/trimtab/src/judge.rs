@@ -1,5 +1,6 @@
 //! Judging a model on data it was not treated with: a text, sentence pairs, or labelled images.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Serialize;
@@ -135,9 +136,7 @@ impl Judge {
                 judge_text(networks, original, &windows, vocab, monitor)
             }
             Self::Pairs { sides, scores } => judge_pairs(networks, original, model, (sides, scores), monitor),
-            Self::Images { set } => {
-                networks.iter().map(|network| judge_images(model, network, original, set, monitor)).collect()
-            }
+            Self::Images { set } => judge_images(model, networks, original, set, monitor),
         }
     }
 }
@@ -234,36 +233,49 @@ fn embed(
     Ok(embeddings)
 }
 
+/// Batches run on all threads; what they find is added up in their order.
 fn judge_images(
     model: &Model,
-    network: &Network,
+    networks: &[&Network],
     original: Option<&Network>,
     set: &ImageSet,
     monitor: &mut dyn Monitor,
-) -> Result<Quality> {
+) -> Result<Vec<Quality>> {
     let normalization = model.normalization()?;
     let n = set.len();
     monitor.begin("accuracy", n);
-    let mut score = ImageScore::default();
-    let (mut kl, mut rows) = (0.0, 0usize);
-    for first in (0..n).step_by(BATCH) {
-        let last = (first + BATCH).min(n);
-        let batch = crate::calibration::image_batch(set, &normalization, first..last, model.device())?;
-        let output = network.forward(batch.input.clone(), &mut batch.ctx())?;
+    let ranges: Vec<Range<usize>> = (0..n).step_by(BATCH).map(|i| i..(i + BATCH).min(n)).collect();
+    let done = |parts: usize| monitor.advance((parts * BATCH).min(n), "");
+    let parts = on_all_threads(&ranges, done, |range| -> Result<Vec<(ImageScore, f64)>> {
+        let batch = crate::calibration::image_batch(set, &normalization, range.clone(), model.device())?;
+        let run = |network: &Network| network.forward(batch.input.clone(), &mut batch.ctx());
+        let mut reference = Reference::new(Task::Images);
         if let Some(original) = original {
-            let mut reference = Reference::new(Task::Images);
-            reference.push(original.forward(batch.input.clone(), &mut batch.ctx())?, &batch.ctx())?;
-            let (mean, n) = reference.measure(0, output.clone(), &batch.ctx())?;
-            kl += mean * n as f64;
-            rows += n;
+            reference.push(run(original)?, &batch.ctx())?;
         }
-        score.add(output, &set.labels[first..last])?;
-        monitor.advance(last, "");
-    }
-    Ok(Quality {
-        accuracy: Some(score.accuracy),
-        kl: original.map(|_| kl / rows.max(1) as f64),
-        items: score.images,
-        ..Quality::default()
-    })
+        let judge = |network: &&Network| {
+            let output = run(network)?;
+            let kl = match original {
+                Some(_) => reference.measure(0, output.clone(), &batch.ctx())?.0,
+                None => 0.0,
+            };
+            let score = ImageScore::of(output, &set.labels[range.clone()], range.start)?;
+            Ok((score, kl))
+        };
+        networks.iter().map(judge).collect()
+    })?;
+    let quality = |i: usize| {
+        let (mut score, mut kl) = (ImageScore::default(), 0.0);
+        for (part, mean) in parts.iter().map(|part| &part[i]) {
+            score.add(part);
+            kl += mean * part.images as f64;
+        }
+        Quality {
+            accuracy: Some(score.accuracy),
+            kl: original.map(|_| kl / score.images.max(1) as f64),
+            items: score.images,
+            ..Quality::default()
+        }
+    };
+    Ok((0..networks.len()).map(quality).collect())
 }

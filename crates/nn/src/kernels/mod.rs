@@ -25,6 +25,7 @@ pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 pub mod bench;
+mod conv;
 mod decode;
 mod error;
 mod isa;
@@ -35,6 +36,7 @@ mod tests;
 mod tile;
 mod view;
 
+pub use conv::{ConvShape, conv2d, conv2d_with, patches};
 pub use error::{Error, Result};
 pub use isa::Isa;
 pub use parallel::awake;

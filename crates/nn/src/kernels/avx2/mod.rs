@@ -1,5 +1,6 @@
 //! Kernels for AVX2 and FMA. Everything here is reached only past [`Isa::require`](super::Isa).
 
+pub(super) mod conv;
 pub(super) mod decode;
 pub(super) mod dense;
 mod digits;

@@ -1,0 +1,165 @@
+//! Batch normalization as it runs after training: a fixed scale and shift of every channel.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, TensorData, module::batch_norm};
+use rayon::prelude::*;
+
+use crate::axis::Axis;
+use crate::site::Site;
+use crate::weight::{Weight, host, on_host};
+
+/// `(x - mean) / sqrt(variance + eps) * gain + bias` per channel of `[B, C, H, W]`, with stored statistics.
+#[derive(Module, Debug)]
+pub struct BatchNorm {
+    /// Gain, `[C]`.
+    pub gain: Param<Tensor<1>>,
+    /// Bias, `[C]`.
+    pub bias: Param<Tensor<1>>,
+    /// Running mean, `[C]`.
+    pub mean: Param<Tensor<1>>,
+    /// Running variance, `[C]`.
+    pub variance: Param<Tensor<1>>,
+    #[module(skip)]
+    name: String,
+    #[module(skip)]
+    eps: f64,
+    #[module(skip)]
+    axis: Axis,
+}
+
+impl BatchNorm {
+    /// A batch norm along `axis`; `name` is its module path in the checkpoint.
+    pub fn new(
+        name: impl Into<String>,
+        eps: f64,
+        axis: Axis,
+        [gain, bias, mean, variance]: [Tensor<1>; 4],
+    ) -> Self {
+        let [gain, bias, mean, variance] = [gain, bias, mean, variance].map(Param::from_tensor);
+        Self { gain, bias, mean, variance, name: name.into(), eps, axis }
+    }
+
+    /// Module path in the checkpoint.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The axis that it is a diagonal map on.
+    pub fn axis(&self) -> &Axis {
+        &self.axis
+    }
+
+    /// `[B, C, H, W] -> [B, C, H, W]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if !on_host(&x.device()) {
+            let [gain, bias, mean, variance] =
+                [&self.gain, &self.bias, &self.mean, &self.variance].map(Param::val);
+            return batch_norm(x, gain, bias, mean, variance, self.eps);
+        }
+        let (device, dims @ [_, _, h, w]) = (x.device(), x.dims());
+        let (scale, shift) = self.scale_and_shift();
+        let channels = scale.len();
+        let mut values = host(x);
+        values.par_chunks_mut((h * w).max(1)).enumerate().for_each(|(i, plane)| {
+            let (scale, shift) = (scale[i % channels], shift[i % channels]);
+            plane.iter_mut().for_each(|v| *v = *v * scale + shift);
+        });
+        Tensor::from_data(TensorData::new(values, dims), &device)
+    }
+
+    /// The same map as `scale * x + shift`, `[C]` each, computed in `f64`.
+    pub fn scale_and_shift(&self) -> (Vec<f32>, Vec<f32>) {
+        let [gain, bias, mean, variance] =
+            [&self.gain, &self.bias, &self.mean, &self.variance].map(|param| host(param.val()));
+        let scale = |c: usize| f64::from(gain[c]) / (f64::from(variance[c]) + self.eps).sqrt();
+        let shift = |c: usize| f64::from(bias[c]) - f64::from(mean[c]) * scale(c);
+        let n = 0..gain.len();
+        (n.clone().map(|c| scale(c) as f32).collect(), n.map(|c| shift(c) as f32).collect())
+    }
+
+    /// `site` with this norm, which follows it, taken into its weight and bias: the two together compute what the result
+    /// computes, within rounding. The weight becomes a dense parameter.
+    ///
+    /// # Panics
+    ///
+    /// If the site has another number of outputs than the norm has channels.
+    pub fn fold_into(&self, site: &Site) -> Site {
+        let meta = site.meta();
+        let (scale, shift) = self.scale_and_shift();
+        assert_eq!(scale.len(), meta.rows, "the norm \"{}\" follows \"{}\"", self.name, meta.name);
+        let device = self.gain.val().device();
+        let mut weight = site.weight.to_f32();
+        for (row, scale) in weight.chunks_mut(meta.cols.max(1)).zip(&scale) {
+            row.iter_mut().for_each(|w| *w *= scale);
+        }
+        let old = site.bias.as_ref().map_or_else(|| vec![0.0; meta.rows], |bias| host(bias.val()));
+        let bias: Vec<f32> = old.iter().zip(&scale).zip(&shift).map(|((b, s), t)| b * s + t).collect();
+        let matrix = Tensor::from_data(TensorData::new(weight, [meta.rows, meta.cols]), &device);
+        let bias = Tensor::from_data(TensorData::new(bias, [meta.rows]), &device);
+        Site::new(meta.clone(), Weight::dense(matrix), Some(bias)).expect("shapes of the site itself")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::conv::ConvGeometry;
+    use crate::ctx::Ctx;
+    use crate::site::{SiteKind, SiteMeta};
+
+    fn tensor<const D: usize>(seed: usize, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let n: usize = shape.iter().product();
+        let values = (0..n).map(|i| ((i * 37 + seed * 11) % 29) as f32 / 14.5 - 1.0).collect::<Vec<_>>();
+        Tensor::from_data(TensorData::new(values, shape), device)
+    }
+
+    fn norm(device: &Device) -> BatchNorm {
+        let variance = tensor(4, [3], device).abs() + 0.5;
+        let parts = [tensor(1, [3], device), tensor(2, [3], device), tensor(3, [3], device), variance];
+        BatchNorm::new("bn", 1e-2, Axis::new("stage", 3), parts)
+    }
+
+    fn site(bias: bool, device: &Device) -> Site {
+        let meta = SiteMeta {
+            name: "conv".into(),
+            kind: SiteKind::Conv(ConvGeometry::same(3, 1)),
+            rows: 3,
+            cols: 18,
+            transposed: false,
+            input: Axis::new("image", 2),
+            output: Axis::new("stage", 3),
+            reads: "image".into(),
+            fused: None,
+        };
+        let bias = bias.then(|| tensor(7, [3], device));
+        Site::new(meta, Weight::dense(tensor(6, [3, 18], device)), bias).unwrap()
+    }
+
+    fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn the_loop_equals_the_framework() {
+        let (plain, gradients) = (Device::flex(), Device::flex().autodiff());
+        let run = |device: &Device| host(norm(device).forward(tensor(5, [2, 3, 4, 5], device)));
+        assert!(largest_difference(&run(&plain), &run(&gradients)) < 2e-6);
+    }
+
+    #[test]
+    fn a_folded_norm_computes_the_same() {
+        let device = Device::flex();
+        for bias in [false, true] {
+            let (site, norm) = (site(bias, &device), norm(&device));
+            let x = tensor(8, [2, 2, 6, 5], &device);
+            let two = host(norm.forward(site.convolve(x.clone(), &mut Ctx::default()).unwrap()));
+            let one = host(norm.fold_into(&site).convolve(x.clone(), &mut Ctx::default()).unwrap());
+            assert!(largest_difference(&one, &two) < 1e-5);
+            // Without the norm the numbers are others: the comparison can fail.
+            let bare = host(site.convolve(x, &mut Ctx::default()).unwrap());
+            assert!(largest_difference(&bare, &two) > 0.1);
+        }
+    }
+}

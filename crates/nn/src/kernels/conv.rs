@@ -1,0 +1,420 @@
+//! Convolutions on the CPU: every output row is a run of contiguous inputs, once the image is padded and its columns are
+//! sorted by phase.
+//!
+//! For stride `s` a padded row keeps the columns `0, s, 2 s, ..`, then `1, 1 + s, ..`. Then eight outputs that lie side by
+//! side read eight neighbours for every tap of the kernel, and no patch is ever copied. A block of output channels and
+//! two such runs stay in registers while all taps are added, in the order of the weight's columns: one output is the same
+//! number whatever the threads, the batch and the block.
+
+use rayon::prelude::*;
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+use super::view::expect_len;
+use super::{Isa, Result};
+use crate::conv::ConvGeometry;
+
+/// Outputs of a run.
+pub(super) const RUN: usize = 8;
+/// Output channels of a block.
+pub(super) const BLOCK: usize = 6;
+
+/// Shape of one convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Images.
+    pub batch: usize,
+    /// Channels of the input.
+    pub channels: usize,
+    /// `[H, W]` of the input.
+    pub input: [usize; 2],
+    /// `[H', W']` of the output.
+    pub output: [usize; 2],
+    /// Output channels.
+    pub rows: usize,
+    /// Kernel, stride, padding, groups.
+    pub geometry: ConvGeometry,
+}
+
+impl ConvShape {
+    /// The shape for images `[batch, channels, h, w]`; `None` if the kernel does not fit into the padded image or the
+    /// groups do not divide the channels.
+    pub fn new([batch, channels, h, w]: [usize; 4], rows: usize, geometry: ConvGeometry) -> Option<Self> {
+        let output = geometry.output([h, w])?;
+        let groups = geometry.groups;
+        let fits = groups > 0 && channels.is_multiple_of(groups) && rows.is_multiple_of(groups);
+        fits.then_some(Self { batch, channels, input: [h, w], output, rows, geometry })
+    }
+
+    /// Inputs of one output: the columns of the weight.
+    pub fn cols(&self) -> usize {
+        self.channels / self.geometry.groups * self.geometry.kernel.iter().product::<usize>()
+    }
+
+    /// Outputs of one channel of one image.
+    pub fn positions(&self) -> usize {
+        self.output.iter().product()
+    }
+
+    fn image_len(&self) -> usize {
+        self.channels * self.input.iter().product::<usize>()
+    }
+}
+
+/// `y[b, o, i, j] = bias[o] + sum_k W[o, k] patch[b, i, j, k]` for `x [B, C, H, W]`, `weight [rows, cols]`, `bias [rows]`,
+/// `y [B, rows, H', W']`.
+///
+/// Every output obeys `|y - exact| <= (cols + 1) e * (|bias| + sum |W x|)` with `e = 2^-24`.
+///
+/// # Errors
+///
+/// Operands of other lengths than the shape needs.
+pub fn conv2d(shape: &ConvShape, weight: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) -> Result<()> {
+    conv2d_with(Isa::detect(), shape, weight, bias, x, y)
+}
+
+/// [`conv2d`] with the instructions of `isa`.
+///
+/// # Errors
+///
+/// Those of [`conv2d`], and an instruction set that this processor lacks.
+pub fn conv2d_with(
+    isa: Isa,
+    shape: &ConvShape,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    x: &[f32],
+    y: &mut [f32],
+) -> Result<()> {
+    isa.require()?;
+    let (rows, positions) = (shape.rows, shape.positions());
+    expect_len("W", rows.checked_mul(shape.cols()), weight.len())?;
+    expect_len("x", shape.batch.checked_mul(shape.image_len()), x.len())?;
+    expect_len("y", shape.batch.checked_mul(rows * positions), y.len())?;
+    bias.map_or(Ok(()), |bias| expect_len("bias", Some(rows), bias.len()))?;
+    if y.is_empty() {
+        return Ok(());
+    }
+    let layout = Layout::new(shape);
+    let blocks = blocks(shape, weight);
+    let images = x.chunks_exact(shape.image_len().max(1));
+    let run = |block: &Block, padded: &[f32], y: &mut [f32]| {
+        let bias = bias.map(|bias| &bias[block.first..][..block.rows]);
+        layout.multiply(isa, block, bias, padded, y);
+    };
+    if shape.batch >= rayon::current_num_threads() {
+        let images: Vec<&[f32]> = images.collect();
+        let tasks = images.par_iter().zip(y.par_chunks_mut(rows * positions));
+        tasks.for_each_init(Vec::new, |padded, (image, y)| {
+            layout.pad(image, padded);
+            let mut rest = y;
+            for block in &blocks {
+                let (out, after) = rest.split_at_mut(block.rows * positions);
+                run(block, padded, out);
+                rest = after;
+            }
+        });
+        return Ok(());
+    }
+    let mut padded = Vec::new();
+    for (image, y) in images.zip(y.chunks_mut(rows * positions)) {
+        layout.pad(image, &mut padded);
+        let mut parts = Vec::with_capacity(blocks.len());
+        let mut rest = y;
+        for block in &blocks {
+            let (out, after) = rest.split_at_mut(block.rows * positions);
+            parts.push((block, out));
+            rest = after;
+        }
+        parts.into_par_iter().for_each(|(block, out)| run(block, &padded, out));
+    }
+    Ok(())
+}
+
+/// im2col: the inputs of every output, `[B * groups * H' * W', cols]`, image by image and group by group.
+///
+/// # Errors
+///
+/// An `x` of another length than the shape needs.
+pub fn patches(shape: &ConvShape, x: &[f32]) -> Result<Vec<f32>> {
+    expect_len("x", shape.batch.checked_mul(shape.image_len()), x.len())?;
+    let (cols, groups) = (shape.cols(), shape.geometry.groups);
+    let layout = Layout::new(shape);
+    let mut out = vec![0.0f32; shape.batch * groups * shape.positions() * cols];
+    let image = (groups * shape.positions() * cols).max(1);
+    let tasks = out.par_chunks_mut(image).zip(x.par_chunks(shape.image_len().max(1)));
+    tasks.for_each_init(Vec::new, |padded, (out, image)| {
+        layout.pad(image, padded);
+        let mut rows = out.chunks_exact_mut(cols.max(1));
+        for group in 0..groups {
+            for (i, j) in (0..shape.output[0]).flat_map(|i| (0..shape.output[1]).map(move |j| (i, j))) {
+                let window = &padded[group * layout.group_len + i * layout.step + j..];
+                let row = rows.next().into_iter().flatten();
+                row.zip(&layout.taps.offsets).for_each(|(value, &tap)| *value = window[tap]);
+            }
+        }
+    });
+    Ok(out)
+}
+
+/// Output channels that are computed together, their weights sorted by tap.
+pub(super) struct Block {
+    /// First output channel.
+    first: usize,
+    /// Output channels, at most [`BLOCK`]; all of one group.
+    pub(super) rows: usize,
+    group: usize,
+    /// `[cols, rows]`.
+    pub(super) weights: Vec<f32>,
+}
+
+fn blocks(shape: &ConvShape, weight: &[f32]) -> Vec<Block> {
+    let (cols, groups) = (shape.cols(), shape.geometry.groups);
+    let in_group = shape.rows / groups;
+    let starts = (0..groups).flat_map(|group| (0..in_group).step_by(BLOCK).map(move |start| (group, start)));
+    let block = |(group, start): (usize, usize)| {
+        let (first, rows) = (group * in_group + start, BLOCK.min(in_group - start));
+        let from = &weight[first * cols..];
+        let weights = (0..cols).flat_map(|k| (0..rows).map(move |r| from[r * cols + k])).collect();
+        Block { first, rows, group, weights }
+    };
+    starts.map(block).collect()
+}
+
+/// Where the inputs of an output lie, from the first one of its run on.
+pub(super) struct Taps {
+    /// For every column of the weight.
+    pub(super) offsets: Vec<usize>,
+    /// The largest of them.
+    pub(super) reach: usize,
+}
+
+/// Where things lie in a padded image.
+struct Layout<'s> {
+    shape: &'s ConvShape,
+    /// Numbers of one phase of a row.
+    phase: usize,
+    /// Numbers of a channel.
+    plane: usize,
+    /// Numbers of the channels of a group.
+    group_len: usize,
+    /// Numbers between the inputs of two rows of outputs.
+    step: usize,
+    taps: Taps,
+    /// First input and number of outputs of every run.
+    runs: Vec<(usize, usize)>,
+}
+
+impl<'s> Layout<'s> {
+    fn new(shape: &'s ConvShape) -> Self {
+        let ConvGeometry { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw], groups } = shape.geometry;
+        let phase = (shape.input[1] + 2 * pw).div_ceil(sw);
+        let row = phase * sw;
+        let plane = row * (shape.input[0] + 2 * ph);
+        let in_group = shape.channels / groups;
+        let tap = |c: usize, i: usize, j: usize| c * plane + i * row + j % sw * phase + j / sw;
+        let taps = (0..in_group).flat_map(|c| (0..kh).flat_map(move |i| (0..kw).map(move |j| tap(c, i, j))));
+        let offsets: Vec<usize> = taps.collect();
+        let taps = Taps { reach: offsets.iter().copied().max().unwrap_or(0), offsets };
+        let [height, width] = shape.output;
+        let starts = (0..height).flat_map(|i| (0..width).step_by(RUN).map(move |j| (i, j)));
+        let runs = starts.map(|(i, j)| (i * sh * row + j, RUN.min(width - j))).collect();
+        Self { shape, phase, plane, group_len: in_group * plane, step: sh * row, taps, runs }
+    }
+
+    /// Numbers of a padded image, with room for the last run to read past its end.
+    fn len(&self) -> usize {
+        self.shape.channels * self.plane + RUN
+    }
+
+    /// Writes an image (`[C, H, W]`) with zeros around it, columns sorted by phase.
+    fn pad(&self, image: &[f32], out: &mut Vec<f32>) {
+        let ConvGeometry { stride: [_, stride], padding: [top, left], .. } = self.shape.geometry;
+        let [height, width] = self.shape.input;
+        let row = self.phase * stride;
+        if out.len() != self.len() {
+            out.clear();
+            out.resize(self.len(), 0.0); // and no later image touches the zeros
+        }
+        for (plane, from) in out.chunks_exact_mut(self.plane).zip(image.chunks_exact(height * width)) {
+            for (out, from) in plane[top * row..].chunks_exact_mut(row).zip(from.chunks_exact(width)) {
+                if stride == 1 {
+                    out[left..left + width].copy_from_slice(from);
+                    continue;
+                }
+                for (j, &value) in from.iter().enumerate() {
+                    let column = left + j;
+                    out[column % stride * self.phase + column / stride] = value;
+                }
+            }
+        }
+    }
+
+    /// The outputs of one block, `[rows, positions]`.
+    fn multiply(&self, isa: Isa, block: &Block, bias: Option<&[f32]>, padded: &[f32], y: &mut [f32]) {
+        let padded = &padded[block.group * self.group_len..];
+        let positions = self.shape.positions();
+        let mut at = 0;
+        for pair in self.runs.chunks(2) {
+            // Of an odd number of runs, the last is computed twice and stored once.
+            let (first, second) = (pair[0], *pair.last().unwrap_or(&pair[0]));
+            let mut sums = [[[0.0f32; RUN]; 2]; BLOCK];
+            let starts = [first.0, second.0];
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::conv::add_taps(block, &self.taps, padded, starts, &mut sums),
+                _ => add_taps(block, &self.taps, padded, starts, &mut sums),
+            }
+            for (run, &(_, len)) in pair.iter().enumerate() {
+                for (r, sums) in sums.iter().enumerate().take(block.rows) {
+                    let out = &mut y[r * positions + at..][..len];
+                    let bias = bias.map_or(0.0, |bias| bias[r]);
+                    out.iter_mut().zip(&sums[run]).for_each(|(out, sum)| *out = sum + bias);
+                }
+                at += len;
+            }
+        }
+    }
+}
+
+/// `sums[r][run][i] = sum_k W[r, k] padded[starts[run] + taps[k] + i]`.
+fn add_taps(
+    block: &Block,
+    taps: &Taps,
+    padded: &[f32],
+    starts: [usize; 2],
+    sums: &mut [[[f32; RUN]; 2]; BLOCK],
+) {
+    for (weights, tap) in block.weights.chunks_exact(block.rows).zip(&taps.offsets) {
+        for (run, start) in starts.iter().enumerate() {
+            let inputs = &padded[start + tap..][..RUN];
+            for (sums, w) in sums.iter_mut().zip(weights) {
+                sums[run].iter_mut().zip(inputs).for_each(|(sum, x)| *sum += w * x);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::Rng;
+
+    /// Unit roundoff of `f32`.
+    const EPS: f64 = 1.0 / (1u64 << 24) as f64;
+
+    /// One output and the sum of the magnitudes, by the definition.
+    fn exact(s: &ConvShape, weight: &[f32], x: &[f32], [b, o, i, j]: [usize; 4]) -> (f64, f64) {
+        let ConvGeometry { kernel: [kh, kw], stride, padding, groups } = s.geometry;
+        let (in_group, [h, w]) = (s.channels / groups, s.input);
+        let (mut sum, mut size) = (0.0, 0.0);
+        for k in 0..s.cols() {
+            let (c, di, dj) = (k / (kh * kw), k / kw % kh, k % kw);
+            let c = o / (s.rows / groups) * in_group + c;
+            let (i, j) = ((i * stride[0] + di).wrapping_sub(padding[0]), (j * stride[1] + dj).wrapping_sub(padding[1]));
+            if i < h && j < w {
+                let term = f64::from(weight[o * s.cols() + k]) * f64::from(x[((b * s.channels + c) * h + i) * w + j]);
+                sum += term;
+                size += term.abs();
+            }
+        }
+        (sum, size)
+    }
+
+    fn shapes() -> Vec<ConvShape> {
+        let shape = |image, rows, kernel, stride, padding, groups| {
+            ConvShape::new(image, rows, ConvGeometry { kernel, stride, padding, groups }).unwrap()
+        };
+        vec![
+            shape([1, 1, 1, 1], 1, [1, 1], [1, 1], [0, 0], 1),
+            shape([3, 3, 9, 17], 16, [3, 3], [1, 1], [1, 1], 1),
+            shape([2, 4, 8, 8], 13, [3, 3], [2, 2], [1, 1], 1),
+            shape([1, 5, 7, 6], 7, [1, 1], [1, 1], [0, 0], 1),
+            shape([2, 5, 7, 9], 3, [1, 1], [2, 2], [0, 0], 1),
+            shape([2, 6, 11, 10], 6, [5, 3], [2, 1], [2, 0], 6),
+            shape([2, 6, 12, 23], 18, [3, 5], [1, 3], [0, 2], 2),
+            shape([1, 2, 14, 30], 5, [4, 4], [4, 4], [0, 0], 1),
+            shape([1, 3, 20, 20], 8, [7, 7], [2, 2], [3, 3], 1),
+        ]
+    }
+
+    #[test]
+    fn outputs_are_within_the_bound_of_the_definition() {
+        let mut rng = Rng::new(3);
+        for shape in shapes() {
+            let mut numbers = |n: usize| (0..n).map(|_| rng.number()).collect::<Vec<f32>>();
+            let weight = numbers(shape.rows * shape.cols());
+            let bias = numbers(shape.rows);
+            let x = numbers(shape.batch * shape.image_len());
+            let [h, w] = shape.output;
+            for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+                let mut y = vec![f32::NAN; shape.batch * shape.rows * h * w];
+                conv2d_with(isa, &shape, &weight, Some(&bias), &x, &mut y).unwrap();
+                for (n, &found) in y.iter().enumerate() {
+                    let at = [n / (shape.rows * h * w), n / (h * w) % shape.rows, n / w % h, n % w];
+                    let (sum, size) = exact(&shape, &weight, &x, at);
+                    let bias = f64::from(bias[at[1]]);
+                    let bound = (shape.cols() + 1) as f64 * EPS * (size + bias.abs());
+                    assert!((f64::from(found) - sum - bias).abs() <= bound, "{isa} {shape:?} {at:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_convolution_is_its_weight_on_patches() {
+        let mut rng = Rng::new(4);
+        for shape in shapes() {
+            let x: Vec<f32> = (0..shape.batch * shape.image_len()).map(|_| rng.below(9) as f32 - 4.0).collect();
+            let weight: Vec<f32> = (0..shape.rows * shape.cols()).map(|_| rng.below(9) as f32 - 4.0).collect();
+            let mut y = vec![0.0; shape.batch * shape.rows * shape.positions()];
+            conv2d(&shape, &weight, None, &x, &mut y).unwrap();
+            let (cols, groups, positions) = (shape.cols(), shape.geometry.groups, shape.positions());
+            let rows = patches(&shape, &x).unwrap();
+            for (n, found) in y.iter().enumerate() {
+                let [b, o, p] = [n / (shape.rows * positions), n / positions % shape.rows, n % positions];
+                let group = o / (shape.rows / groups);
+                let patch = &rows[((b * groups + group) * positions + p) * cols..][..cols];
+                let sum: f32 = patch.iter().zip(&weight[o * cols..]).map(|(x, w)| x * w).sum();
+                assert_eq!(*found, sum, "{shape:?} {n}"); // whole numbers: exact
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_batches_do_not_change_a_bit() {
+        let mut rng = Rng::new(5);
+        let shape = ConvShape::new([5, 6, 9, 10], 14, ConvGeometry::same(3, 1)).unwrap();
+        let x: Vec<f32> = (0..5 * shape.image_len()).map(|_| rng.number()).collect();
+        let weight: Vec<f32> = (0..14 * 54).map(|_| rng.number()).collect();
+        let run = |threads: usize, batch: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let part = ConvShape { batch, ..shape };
+            let images = x.chunks(batch * shape.image_len());
+            pool.install(|| {
+                let one = |x: &[f32]| {
+                    let mut y = vec![0.0; batch * 14 * 90];
+                    conv2d(&part, &weight, None, x, &mut y).unwrap();
+                    y
+                };
+                images.flat_map(one).collect::<Vec<f32>>()
+            })
+        };
+        let whole = run(1, 5);
+        assert!(whole == run(3, 5) && whole == run(8, 5) && whole == run(2, 1));
+    }
+
+    #[test]
+    fn operands_that_do_not_fit_are_refused() {
+        let geometry = ConvGeometry::same(3, 1);
+        let shape = ConvShape::new([1, 2, 4, 4], 3, geometry).unwrap();
+        let (w, x) = (vec![0.0; 54], vec![0.0; 32]);
+        assert!(conv2d(&shape, &w[1..], None, &x, &mut [0.0; 48]).unwrap_err().to_string().contains('W'));
+        assert!(conv2d(&shape, &w, Some(&[0.0; 2]), &x, &mut [0.0; 48]).is_err());
+        assert!(conv2d(&shape, &w, None, &x[1..], &mut [0.0; 48]).is_err());
+        assert!(conv2d(&shape, &w, None, &x, &mut [0.0; 47]).is_err());
+        assert!(patches(&shape, &x[1..]).is_err());
+        assert_eq!(ConvShape::new([1, 1, 2, 2], 1, ConvGeometry { kernel: [5, 5], ..geometry }), None);
+        assert_eq!(ConvShape::new([1, 3, 4, 4], 4, ConvGeometry { groups: 2, ..geometry }), None);
+    }
+}
