@@ -1,5 +1,6 @@
 //! A checkpoint and its architecture: what every verb opens.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -16,6 +17,7 @@ use crate::transformer::{Block, Blueprint, Embed, Head, ReadOut, Transformer};
 pub struct Model {
     checkpoint: Checkpoint,
     quantization: Option<QuantizationConfig>,
+    family: String,
     architecture: Architecture,
     stages: Vec<StageInfo>,
     device: Device,
@@ -43,12 +45,12 @@ impl Model {
             Some(value) => Some(QuantizationConfig::parse(value)?),
             None => None,
         };
-        let architecture = recognize(&checkpoint, spec)?;
+        let (family, architecture) = recognize(&checkpoint, spec)?;
         let stages = match &architecture {
             Architecture::Transformer(blueprint) => blueprint.stages(),
             Architecture::ResNet(plan) => plan.stages(),
         };
-        Ok(Self { checkpoint, quantization, architecture, stages, device })
+        Ok(Self { checkpoint, quantization, family, architecture, stages, device })
     }
 
     /// The checkpoint.
@@ -61,19 +63,47 @@ impl Model {
         self.quantization.as_ref()
     }
 
+    /// Name of the family: that of its specification, or `resnet`.
+    pub fn family(&self) -> &str {
+        &self.family
+    }
+
     /// What the model does.
     pub fn task(&self) -> Task {
         match &self.architecture {
-            Architecture::Transformer(plan) if plan.config.head == Head::Pooler => Task::Encoder,
-            Architecture::Transformer(_) => Task::Language,
+            Architecture::Transformer(plan) => match plan.config.head {
+                Head::Language | Head::Tied => Task::Language,
+                Head::Pooler | Head::Pooled(_) | Head::Attended | Head::None => Task::Encoder,
+            },
             Architecture::ResNet(_) => Task::Images,
         }
+    }
+
+    /// Tensors of the checkpoint that no stage has a use for, buffers that follow from `config.json` aside.
+    pub fn unclaimed(&self) -> Vec<&str> {
+        let claimed: BTreeSet<&str> =
+            self.stages.iter().flat_map(|stage| &stage.tensors).map(String::as_str).collect();
+        let sites: BTreeSet<&str> =
+            self.stages.iter().flat_map(|stage| &stage.sites).map(|site| site.name.as_str()).collect();
+        // A packed site has its codes, scales and zero points in tensors of their own.
+        let packed = |name: &str| {
+            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+            self.quantization.is_some() && sites.contains(module)
+        };
+        let ignored = |name: &str| match &self.architecture {
+            Architecture::Transformer(plan) => {
+                plan.names.ignore.iter().any(|end| name == end || name.ends_with(&format!(".{end}")))
+            }
+            Architecture::ResNet(_) => false,
+        };
+        let free = |name: &&str| !claimed.contains(name) && !packed(name) && !ignored(name);
+        self.checkpoint.names().filter(free).collect()
     }
 
     /// Rows of the embedding, for a model of text.
     pub fn vocab(&self) -> Option<usize> {
         match &self.architecture {
-            Architecture::Transformer(plan) => Some(plan.config.vocab),
+            Architecture::Transformer(plan) => plan.config.vocab(),
             Architecture::ResNet(_) => None,
         }
     }
@@ -136,7 +166,7 @@ fn read_spec(path: &Path) -> Result<ModelSpec> {
     ModelSpec::parse(&text, &name)
 }
 
-fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Architecture> {
+fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<(String, Architecture)> {
     let model = checkpoint.path().display().to_string();
     let unknown = |found: String| Error::UnknownArchitecture {
         model: model.clone(),
@@ -149,7 +179,7 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Archite
     else {
         let plan = ResNetPlan::recognize(checkpoint);
         return plan
-            .map(Architecture::ResNet)
+            .map(|plan| ("resnet".into(), Architecture::ResNet(plan)))
             .ok_or_else(|| unknown("no model_type and no known tensor names".into()));
     };
     let spec = match spec {
@@ -158,9 +188,9 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Archite
             ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?
         }
     };
-    let options = spec.configure(config, &model)?;
-    let blueprint = Blueprint::new(options, spec.names, |name| checkpoint.contains(name));
-    Ok(Architecture::Transformer(Box::new(blueprint)))
+    let (options, names) = spec.configure(config, &model)?;
+    let blueprint = Blueprint::new(options, names, |name| checkpoint.contains(name));
+    Ok((spec.name, Architecture::Transformer(Box::new(blueprint))))
 }
 
 impl StageSource for Model {

@@ -107,7 +107,7 @@ impl ResNetPlan {
         }
         match self.block_at(index - 1) {
             Some(plan) => Ok(Box::new(plan.load(loader)?)),
-            None => Ok(Box::new(Classifier(loader.site(self.linear_site(), true)?))),
+            None => Ok(Box::new(Classifier(loader.linear(self.linear_site(), true)?))),
         }
     }
 }
@@ -191,7 +191,7 @@ impl ConvNorm {
             bias: part("bias")?,
             mean: part("running_mean")?,
             variance: part("running_var")?,
-            site: loader.site(meta, false)?,
+            site: loader.linear(meta, false)?,
         })
     }
 

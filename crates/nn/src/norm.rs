@@ -34,6 +34,8 @@ pub struct Norm {
     eps: f64,
     #[module(skip)]
     axis: Axis,
+    #[module(skip)]
+    offset: f32,
 }
 
 impl Norm {
@@ -46,7 +48,27 @@ impl Norm {
         bias: Option<Tensor<1>>,
     ) -> Self {
         let name = name.into();
-        Self { gain: Param::from_tensor(gain), bias: bias.map(Param::from_tensor), name, kind, eps, axis }
+        Self {
+            gain: Param::from_tensor(gain),
+            bias: bias.map(Param::from_tensor),
+            name,
+            kind,
+            eps,
+            axis,
+            offset: 0.0,
+        }
+    }
+
+    /// The same norm, whose gain is stored less `offset` (1 for Gemma).
+    pub fn with_offset(mut self, offset: f32) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// What the norm multiplies with, `[C]`.
+    pub fn effective_gain(&self) -> Tensor<1> {
+        let gain = self.gain.val();
+        if self.offset == 0.0 { gain } else { gain + self.offset }
     }
 
     /// Module path in the checkpoint.
@@ -69,7 +91,7 @@ impl Norm {
             }
         };
         let power = (x.clone() * x.clone()).mean_dim(D - 1);
-        let y = x * (power + self.eps).sqrt().recip() * self.gain.val().unsqueeze();
+        let y = x * (power + self.eps).sqrt().recip() * self.effective_gain().unsqueeze();
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
@@ -85,12 +107,17 @@ pub enum Activation {
     #[serde(alias = "swish")]
     Silu,
     /// Exact GELU (error function).
+    #[serde(alias = "gelu_python")]
     Gelu,
     /// GELU by the tanh approximation.
     #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
     GeluNew,
     /// `max(x, 0)`.
     Relu,
+    /// `x sigmoid(1.702 x)` (CLIP).
+    QuickGelu,
+    /// Hyperbolic tangent.
+    Tanh,
 }
 
 impl Activation {
@@ -107,6 +134,8 @@ impl Activation {
             Self::Gelu => activation::gelu(x),
             Self::GeluNew => activation::gelu_approximate(x),
             Self::Relu => activation::relu(x),
+            Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
+            Self::Tanh => x.tanh(),
         }
     }
 }
