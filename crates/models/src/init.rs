@@ -72,11 +72,13 @@ fn blanks(config: &Value) -> Result<Vec<Fill>> {
         found: format!("model_type \"{family}\""),
         known: ModelSpec::known().join(", "),
     })?;
-    let (options, names) = spec.configure(config, NAME)?;
-    let blueprint = Blueprint::new(options, names, |_| true);
-    let small = STD / (2.0 * blueprint.config.blocks.len() as f64).sqrt();
-    let tensors = blueprint.parts().into_iter().flat_map(|(_, _, parts)| parts.tensors());
-    Ok(tensors.map(|blank| Fill { blank, small }).collect())
+    let plans = Blueprint::all(spec.parts()?, config, NAME, |_| true)?;
+    let tensors = plans.into_iter().flat_map(|plan| {
+        let small = STD / (2.0 * plan.config.blocks.len() as f64).sqrt();
+        let tensors = plan.parts().into_iter().flat_map(|(_, _, parts)| parts.tensors());
+        tensors.map(|blank| Fill { blank, small }).collect::<Vec<_>>()
+    });
+    Ok(tensors.collect())
 }
 
 /// A tensor before it has numbers.

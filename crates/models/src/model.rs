@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use trimtab_io::{Checkpoint, QuantizationConfig, Tokenizer};
-use trimtab_nn::{Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
+use trimtab_nn::{Network, OnFirst, OnSecond, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::error::{Error, Result};
 use crate::load::Loader;
@@ -25,6 +25,8 @@ pub struct Model {
 
 enum Architecture {
     Transformer(Box<Blueprint>),
+    /// Encoder and decoder, or two towers.
+    Pair(Box<[Blueprint; 2]>),
     ResNet(ResNetPlan),
 }
 
@@ -48,6 +50,7 @@ impl Model {
         let (family, architecture) = recognize(&checkpoint, spec)?;
         let stages = match &architecture {
             Architecture::Transformer(blueprint) => blueprint.stages(),
+            Architecture::Pair(parts) => parts.iter().flat_map(Blueprint::stages).collect(),
             Architecture::ResNet(plan) => plan.stages(),
         };
         Ok(Self { checkpoint, quantization, family, architecture, stages, device })
@@ -75,6 +78,7 @@ impl Model {
                 Head::Language | Head::Tied => Task::Language,
                 Head::Pooler | Head::Pooled(_) | Head::Attended | Head::None => Task::Encoder,
             },
+            Architecture::Pair(_) => Task::Pairs,
             Architecture::ResNet(_) => Task::Images,
         }
     }
@@ -90,11 +94,14 @@ impl Model {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             self.quantization.is_some() && sites.contains(module)
         };
-        let ignored = |name: &str| match &self.architecture {
-            Architecture::Transformer(plan) => {
-                plan.names.ignore.iter().any(|end| name == end || name.ends_with(&format!(".{end}")))
-            }
-            Architecture::ResNet(_) => false,
+        let plans: Vec<&Blueprint> = match &self.architecture {
+            Architecture::Transformer(plan) => vec![plan],
+            Architecture::Pair(parts) => parts.iter().collect(),
+            Architecture::ResNet(_) => Vec::new(),
+        };
+        let ignored = |name: &str| {
+            let mut ends = plans.iter().flat_map(|plan| &plan.names.ignore);
+            ends.any(|end| name == end || name.ends_with(&format!(".{end}")))
         };
         let free = |name: &&str| !claimed.contains(name) && !packed(name) && !ignored(name);
         self.checkpoint.names().filter(free).collect()
@@ -104,6 +111,7 @@ impl Model {
     pub fn vocab(&self) -> Option<usize> {
         match &self.architecture {
             Architecture::Transformer(plan) => plan.config.vocab(),
+            Architecture::Pair(parts) => parts.iter().find_map(|plan| plan.config.vocab()),
             Architecture::ResNet(_) => None,
         }
     }
@@ -151,9 +159,9 @@ impl Model {
                 plan,
                 &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true),
             ),
-            Architecture::ResNet(_) => Err(Error::Config {
+            Architecture::ResNet(_) | Architecture::Pair(_) => Err(Error::Config {
                 model: self.checkpoint.path().display().to_string(),
-                message: "only transformers are trained as one module".into(),
+                message: "only transformers of one part are trained as one module".into(),
             }),
         }
     }
@@ -188,9 +196,14 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<(String
             ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?
         }
     };
-    let (options, names) = spec.configure(config, &model)?;
-    let blueprint = Blueprint::new(options, names, |name| checkpoint.contains(name));
-    Ok((spec.name, Architecture::Transformer(Box::new(blueprint))))
+    let mut plans = Blueprint::all(spec.parts()?, config, &model, |name| checkpoint.contains(name))?;
+    let second = if plans.len() == 2 { plans.pop() } else { None };
+    let architecture = match (plans.pop(), second) {
+        (Some(first), Some(second)) => Architecture::Pair(Box::new([first, second])),
+        (Some(plan), None) => Architecture::Transformer(Box::new(plan)),
+        (None, _) => return Err(unknown(format!("a specification without parts: {}", spec.name))),
+    };
+    Ok((spec.name, architecture))
 }
 
 impl StageSource for Model {
@@ -200,20 +213,45 @@ impl StageSource for Model {
 
     fn load(&self, index: usize) -> trimtab_nn::Result<Box<dyn Stage>> {
         let loader = Loader::new(&self.checkpoint, self.quantization.as_ref(), &self.device, false);
-        let plan = match &self.architecture {
+        let role = self.stages[index].role;
+        let [first, second] = match &self.architecture {
             Architecture::ResNet(plan) => return Ok(plan.load(index, &loader)?),
-            Architecture::Transformer(plan) => plan,
+            Architecture::Transformer(plan) => {
+                return Ok(match role {
+                    Role::Embed => Box::new(Embed::load(plan, &loader)?),
+                    Role::Block => Box::new(Block::load(plan, index - 1, &loader)?),
+                    Role::Head => Box::new(ReadOut::load(plan, &loader)?),
+                });
+            }
+            Architecture::Pair(parts) => &**parts,
         };
-        Ok(match self.stages[index].role {
-            Role::Embed => Box::new(Embed::load(plan, &loader)?),
-            Role::Block => Box::new(Block::load(plan, index - 1, &loader)?),
-            Role::Head => Box::new(ReadOut::load(plan, &loader)?),
+        // The second part begins at the second embedding.
+        let start = self.stages.iter().rposition(|stage| stage.role == Role::Embed).unwrap_or(0);
+        if index < start {
+            return Ok(match role {
+                Role::Embed => Box::new(OnFirst(Embed::load(first, &loader)?)),
+                Role::Block => Box::new(OnFirst(Block::load(first, index - 1, &loader)?)),
+                Role::Head => Box::new(OnFirst(ReadOut::load(first, &loader)?)),
+            });
+        }
+        Ok(match role {
+            Role::Embed => Box::new(OnSecond(Embed::load(second, &loader)?)),
+            // A block that looks across takes both.
+            Role::Block if second.names.cross.is_some() => {
+                Box::new(Block::load(second, index - start - 1, &loader)?)
+            }
+            Role::Block => Box::new(OnSecond(Block::load(second, index - start - 1, &loader)?)),
+            Role::Head => Box::new(OnSecond(ReadOut::load(second, &loader)?)),
         })
     }
 
     fn owner(&self) -> Option<usize> {
         match &self.architecture {
             Architecture::Transformer(plan) if plan.config.head == Head::Tied => Some(0),
+            Architecture::Pair(parts) if parts[0].lends => Some(0),
+            Architecture::Pair(parts) if parts[1].config.head == Head::Tied => {
+                self.stages.iter().rposition(|stage| stage.role == Role::Embed)
+            }
             _ => None,
         }
     }

@@ -42,4 +42,12 @@ specs!(
     "clip_vision",
     "siglip_text",
     "siglip_vision",
+    "t5_encoder",
+    "t5_decoder",
+    "t5",
+    "clip",
+    "siglip",
+    "whisper_encoder",
+    "whisper_decoder",
+    "whisper",
 );

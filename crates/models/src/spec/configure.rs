@@ -8,9 +8,10 @@ use super::fields::{Fields, Key};
 use super::layout::{EmbedScale, HeadKind, InputKind, PositionKind};
 use super::rope::{Reach, rotary};
 use super::{Body, ModelSpec, Names};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::transformer::{
-    Biases, BlockOptions, ExpertOptions, Head, Input, LearnedPositions, NormStyle, Pool, TransformerConfig,
+    Biases, BlockOptions, ExpertOptions, Head, Input, LearnedPositions, NormStyle, Pool, RelativePositions,
+    TransformerConfig,
 };
 
 impl ModelSpec {
@@ -19,6 +20,16 @@ impl ModelSpec {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if a field is missing, of the wrong kind, or says what the family cannot.
     pub fn configure(&self, config: &Value, model: &str) -> Result<(TransformerConfig, Names)> {
+        if !self.parts.is_empty() {
+            return Err(Error::Config {
+                model: model.into(),
+                message: format!(
+                    "{} models have parts ({}), each with options of its own",
+                    self.name,
+                    self.parts.join(", ")
+                ),
+            });
+        }
         let config = self.section.as_ref().and_then(|section| config.get(section)).unwrap_or(config);
         let body = self.resolve(config, model)?;
         let fields = Fields { config, defaults: &body.defaults, family: &self.name, model };
@@ -57,6 +68,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
     norm.offset = if layout.norm_gain_less_one { 1.0 } else { 0.0 };
     let qkv_bias = switch(layout.qkv_bias, &keys.qkv_bias)?;
     let input = input(body, fields)?;
+    let tied = fields.optional(&keys.tied, Fields::flag)?.unwrap_or(false);
     Ok(TransformerConfig {
         width,
         embed_width: fields.optional(&keys.embed_width, Fields::count)?.unwrap_or(width),
@@ -76,6 +88,17 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
         input,
         token_types: fields.optional(&keys.token_types, Fields::count)?,
         embed_projection: layout.embed_projection,
+        relative: match layout.positions {
+            PositionKind::Relative => {
+                let buckets = fields.optional(&keys.relative_buckets, Fields::count)?;
+                let max_distance = fields.optional(&keys.relative_distance, Fields::count)?;
+                buckets
+                    .zip(max_distance)
+                    .map(|(buckets, max_distance)| RelativePositions { buckets, max_distance })
+            }
+            _ => None,
+        },
+        borrows_embedding: layout.borrows_embedding,
         causal: layout.causal,
         scoring: Scoring {
             scale: match fields.optional(&keys.attention_root, Fields::number)? {
@@ -110,6 +133,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
         residual_scale: scaled(&keys.residual_scale)?,
         logit_scale: match fields.optional(&keys.logit_divisor, Fields::number)? {
             Some(divisor) => Some(single(1.0 / divisor)),
+            None if layout.logits_over_root_width => Some((width as f32).powf(-0.5)),
             None => scaled(&keys.logit_scale)?,
         },
         logit_cap: scaled(&keys.logit_cap)?,
@@ -120,7 +144,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
             HeadKind::End => Head::Pooled(Pool::End),
             HeadKind::Attended => Head::Attended,
             HeadKind::None => Head::None,
-            HeadKind::Language => match fields.optional(&keys.tied, Fields::flag)?.unwrap_or(false) {
+            HeadKind::Language => match tied {
                 true => Head::Tied,
                 false => Head::Language,
             },
@@ -136,6 +160,11 @@ fn input(body: &Body, fields: &Fields<'_>) -> Result<Input> {
     if body.layout.input == InputKind::Tokens {
         let vocab = keys.vocab.as_ref().map(|key| fields.count(key)).transpose()?;
         return Ok(Input::Tokens { vocab: vocab.unwrap_or_default() });
+    }
+    if body.layout.input == InputKind::Audio {
+        let (mels, positions) = (count(&keys.mels)?, count(&keys.positions)?);
+        let (mels, positions) = (mels.unwrap_or_default(), positions.unwrap_or_default());
+        return Ok(Input::Audio { mels, frames: 2 * positions });
     }
     let (image, patch) = (count(&keys.image_size)?, count(&keys.patch_size)?);
     let channels = count(&keys.channels)?;

@@ -10,6 +10,12 @@ use crate::transformer::{EmbedProjection, MlpKind, NormPlace, QkNorm, QkvKind, T
 #[serde(deny_unknown_fields)]
 pub(super) struct Layout {
     pub causal: bool,
+    /// Whether the embedding is that of the first part of the network.
+    #[serde(default)]
+    pub borrows_embedding: bool,
+    /// Whether logits are divided by the root of the width.
+    #[serde(default)]
+    pub logits_over_root_width: bool,
     pub norm: NormKind,
     /// Whether norms have a bias; LayerNorm usually has one.
     pub norm_bias: Option<bool>,
@@ -73,6 +79,8 @@ pub(super) enum PositionKind {
     Learned,
     /// Scores fall with the distance.
     Alibi,
+    /// A table by distance is added to the scores.
+    Relative,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -100,6 +108,7 @@ pub(super) enum InputKind {
     #[default]
     Tokens,
     Patches,
+    Audio,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -120,6 +129,7 @@ pub(super) struct Keys {
     pub image_size: Option<Key>,
     pub patch_size: Option<Key>,
     pub channels: Option<Key>,
+    pub mels: Option<Key>,
     /// Hidden units as a multiple of the width.
     pub hidden_ratio: Option<Key>,
     /// Channels of the pooled vector after its linear map.
@@ -140,6 +150,8 @@ pub(super) struct Keys {
     /// Every so many blocks one sees everything.
     pub window_pattern: Option<Key>,
     pub layer_types: Option<Key>,
+    pub relative_buckets: Option<Key>,
+    pub relative_distance: Option<Key>,
     pub rope_theta: Option<Key>,
     /// Base of the rotation of blocks with a window, where it is another.
     pub rope_local_theta: Option<Key>,

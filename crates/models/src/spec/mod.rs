@@ -21,7 +21,7 @@ use crate::transformer::{MlpKind, QkNorm, QkvKind};
 use built_in::BUILT_IN;
 use fields::Fields;
 use layout::{HeadKind, InputKind, Keys, Layout, PositionKind};
-pub use names::{ExpertNames, MlpNames, Names, PoolNames};
+pub use names::{CrossNames, ExpertNames, MlpNames, Names, PoolNames};
 pub use propose::{Shapes, propose_spec};
 
 /// A family of transformers.
@@ -33,8 +33,19 @@ pub struct ModelSpec {
     pub model_types: Vec<String>,
     /// The table of `config.json` that describes the transformer, where it is not the whole.
     section: Option<String>,
+    /// Built-in families that a network of two parts is made of: encoder and decoder, or two towers.
+    parts: Vec<String>,
     base: toml::Table,
     variants: Vec<Variant>,
+}
+
+/// A specification that names its parts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Composite {
+    name: String,
+    model_types: Vec<String>,
+    parts: Vec<String>,
 }
 
 /// What is changed for some models of a family.
@@ -71,6 +82,15 @@ impl ModelSpec {
     pub fn parse(text: &str, path: &str) -> Result<Self> {
         let fail = |message: String| Error::Spec { path: path.into(), message };
         let mut base: toml::Table = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
+        if base.contains_key("parts") {
+            let Composite { name, model_types, parts } =
+                toml::from_str(text).map_err(|e| fail(e.to_string()))?;
+            let known = |part: &String| BUILT_IN.iter().any(|(name, _)| name == part);
+            if parts.len() != 2 || !parts.iter().all(known) {
+                return Err(fail(format!("parts are two built-in families, not {}", parts.join(", "))));
+            }
+            return Ok(Self { name, model_types, section: None, parts, base, variants: Vec::new() });
+        }
         let variants = base.remove("variants").map(|list| list.try_into::<Vec<Variant>>());
         let variants = variants.transpose().map_err(|e| fail(format!("variants: {e}")))?.unwrap_or_default();
         // The whole text again: its errors have line numbers.
@@ -87,7 +107,7 @@ impl ModelSpec {
             settled.map_err(|e| fail(format!("variant for {}: {e}", Value::from(variant.when.clone()))))?;
         }
         let Body { name, model_types, section, .. } = body;
-        Ok(Self { name, model_types, section, base, variants })
+        Ok(Self { name, model_types, section, parts: Vec::new(), base, variants })
     }
 
     /// The built-in specification for a `model_type`.
@@ -99,6 +119,15 @@ impl ModelSpec {
             }
         }
         Ok(None)
+    }
+
+    /// The specifications of the parts of a network; one that has no parts is its own.
+    pub fn parts(&self) -> Result<Vec<Self>> {
+        if self.parts.is_empty() {
+            return Ok(vec![self.clone()]);
+        }
+        let texts = self.parts.iter().filter_map(|part| BUILT_IN.iter().find(|(name, _)| name == part));
+        texts.map(|(name, text)| Self::parse(text, name)).collect()
     }
 
     /// Names of the built-in families.
@@ -170,10 +199,20 @@ impl Body {
         let keys = &self.keys;
         match layout.input {
             InputKind::Tokens => need(keys.vocab.is_some(), "vocab (in [keys])")?,
+            InputKind::Audio => {
+                let given = keys.mels.is_some() && keys.positions.is_some() && names.stem.is_some();
+                need(given, "stem (and mels, positions in [keys])")?
+            }
             InputKind::Patches => {
                 let sizes = [&keys.image_size, &keys.patch_size, &keys.channels];
                 need(sizes.iter().all(|key| key.is_some()), "image_size, patch_size, channels (in [keys])")?
             }
+        }
+        if layout.positions == PositionKind::Relative {
+            let given = names.relative.is_some()
+                && keys.relative_buckets.is_some()
+                && keys.relative_distance.is_some();
+            need(given, "relative (and relative_buckets, relative_distance in [keys])")?;
         }
         need(layout.head != HeadKind::Attended || names.pool.is_some(), "pool")?;
         if layout.input == InputKind::Tokens && layout.positions == PositionKind::Learned {

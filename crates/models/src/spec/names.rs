@@ -13,6 +13,9 @@ pub struct Names {
     pub embed: String,
     #[serde(default, deserialize_with = "name")]
     pub embed_projection: Option<String>,
+    /// The second convolution of a spectrogram.
+    #[serde(default, deserialize_with = "name")]
+    pub stem: Option<String>,
     /// Tokens of the model's own that stand before the patches: whole names of tensors.
     #[serde(default)]
     pub tokens: Vec<String>,
@@ -68,6 +71,10 @@ pub struct Names {
     #[serde(default, deserialize_with = "name")]
     pub head: Option<String>,
     pub pool: Option<PoolNames>,
+    pub cross: Option<CrossNames>,
+    /// The table of relative positions in the first block.
+    #[serde(default, deserialize_with = "name")]
+    pub relative: Option<String>,
     /// Ends of names of tensors that no stage reads, because they follow from `config.json`.
     #[serde(default)]
     pub ignore: Vec<String>,
@@ -85,6 +92,18 @@ pub struct ExpertNames {
     pub shared: Option<MlpNames>,
     /// How much of it a token gets.
     pub shared_gate: Option<String>,
+}
+
+/// Names of the attention to what the first part of the network gives, below the block.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are the modules that they name")]
+pub struct CrossNames {
+    pub norm: String,
+    pub q: String,
+    pub k: String,
+    pub v: String,
+    pub o: String,
 }
 
 /// Names of a learned query and what it reads.

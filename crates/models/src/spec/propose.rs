@@ -122,7 +122,7 @@ impl<'a> Unknown<'a> {
 
     /// A family with its keys and names replaced by what this model has; `None` if the file is no specification.
     fn bend(&self, text: &str) -> Option<toml::Table> {
-        let spec = ModelSpec::parse(text, "built-in").ok()?;
+        let spec = ModelSpec::parse(text, "built-in").ok().filter(|spec| spec.parts.is_empty())?;
         let mut table = spec.base.clone();
         for variant in &spec.variants {
             let defaults = |field: &str| {

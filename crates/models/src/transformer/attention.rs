@@ -7,7 +7,9 @@ use burn::tensor::Tensor;
 use trimtab_nn::attention::{Sight, attend};
 use trimtab_nn::{Ctx, Norm, Site};
 
+use super::relative;
 use super::stage_plan::AttentionPlan;
+use super::tensors::Table;
 use super::{NormPlan, QkNorm, QkvKind, TransformerConfig};
 use crate::load::Loader;
 
@@ -21,6 +23,10 @@ pub struct Attention {
     q_norms: Vec<Norm>,
     /// Norms of the keys.
     k_norms: Vec<Norm>,
+    /// Positions by distance.
+    relative: Option<Table>,
+    #[module(skip)]
+    owns_relative: bool,
     #[module(skip)]
     index: usize,
     #[module(skip)]
@@ -41,9 +47,16 @@ impl Attention {
             o: loader.site(&plan.o)?,
             q_norms: norms(&plan.q_norms)?,
             k_norms: norms(&plan.k_norms)?,
+            relative: None,
+            owns_relative: false,
             index,
             config: Arc::clone(config),
         })
+    }
+
+    /// The same attention with a table of positions, which it owns or has a copy of.
+    pub(crate) fn with_relative(self, relative: Option<Table>, owns: bool) -> Self {
+        Self { owns_relative: owns && relative.is_some(), relative, ..self }
     }
 
     /// `[B, T, width] -> [B, T, width]`.
@@ -81,7 +94,26 @@ impl Attention {
             (k, v) = cache.append(self.index, k, v);
         }
         let sight = Sight { causal: c.causal, window: options.window };
-        let mixed = attend([q, k, v], sight, ctx.mask.clone(), &c.scoring, None);
+        let bias = self
+            .relative
+            .as_ref()
+            .zip(c.relative)
+            .map(|(table, positions)| relative::bias(table, positions, c.causal, [t, k.dims()[2]]));
+        let mixed = attend([q, k, v], sight, ctx.mask.clone(), &c.scoring, bias);
+        self.o.forward(mixed, ctx)
+    }
+
+    /// Attention of `x` (`[B, T, width]`) to `memory` (`[B, S, width]`); the context has the inputs of `x` first.
+    pub fn across(&self, x: Tensor<3>, memory: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        let c = &self.config;
+        let q = self.heads(self.qkv[0].forward(x, ctx), c.heads);
+        ctx.swap_inputs();
+        let k = self.heads(self.qkv[1].forward(memory.clone(), ctx), c.kv_heads);
+        let v = self.heads(self.qkv[2].forward(memory, ctx), c.kv_heads);
+        let keep = ctx.mask.clone();
+        ctx.swap_inputs();
+        let sight = Sight { causal: false, window: None };
+        let mixed = attend([q, k, v], sight, keep, &c.scoring, None);
         self.o.forward(mixed, ctx)
     }
 
@@ -115,6 +147,10 @@ impl Attention {
 
     pub(crate) fn sites_mut(&mut self) -> impl Iterator<Item = &mut Site> {
         self.qkv.iter_mut().chain([&mut self.o])
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.relative.iter().filter(|_| self.owns_relative)
     }
 
     pub(crate) fn norms(&self) -> impl Iterator<Item = &Norm> {

@@ -74,6 +74,9 @@ impl Transformer {
 #[derive(Module, Debug)]
 pub struct Block {
     attention: Attention,
+    /// Attention to what the first part of the network gives.
+    cross: Option<Attention>,
+    cross_norm: Option<Norm>,
     feed: Feed,
     attention_norm: Option<Norm>,
     attention_post_norm: Option<Norm>,
@@ -95,7 +98,15 @@ impl Block {
         let norm = |norm: &Option<_>| norm.as_ref().map(|norm| loader.norm(norm)).transpose();
         let table = |table: &Option<_>| table.as_ref().map(|table| loader.table(table)).transpose();
         Ok(Self {
-            attention: Attention::load(&block.attention, index, &plan.config, loader)?,
+            attention: {
+                let relative = table(&block.relative)?;
+                Attention::load(&block.attention, index, &plan.config, loader)?
+                    .with_relative(relative, block.owns_relative)
+            },
+            cross: (block.cross.as_ref())
+                .map(|cross| Attention::load(cross, index, &plan.config, loader))
+                .transpose()?,
+            cross_norm: norm(&block.cross_norm)?,
             feed: Feed::load(&block.feed, loader)?,
             attention_norm: norm(&block.attention_norm)?,
             attention_post_norm: norm(&block.attention_post_norm)?,
@@ -120,6 +131,43 @@ impl Block {
         self.scaled(y, &self.mlp_scale)
     }
 
+    /// The stream after the attention to `memory`, where the block has one.
+    fn look_across(&self, x: Tensor<3>, memory: Option<&Tensor<3>>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        let (Some(cross), Some(memory)) = (&self.cross, memory) else { return x };
+        match self.config.norm_place {
+            NormPlace::Before => {
+                let input = apply(&self.cross_norm, x.clone());
+                x + cross.across(input, memory.clone(), ctx)
+            }
+            NormPlace::After => {
+                let sum = x.clone() + cross.across(x, memory.clone(), ctx);
+                apply(&self.cross_norm, sum)
+            }
+        }
+    }
+
+    /// One pass through the block: the stream, and what the first part of the network gave.
+    fn pass(&self, x: Tensor<3>, memory: Option<&Tensor<3>>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        match (self.config.norm_place, self.config.parallel) {
+            (NormPlace::Before, false) => {
+                let x = x.clone() + self.attend(apply(&self.attention_norm, x), ctx);
+                let x = self.look_across(x, memory, ctx);
+                x.clone() + self.feed(apply(&self.mlp_norm, x), ctx)
+            }
+            (NormPlace::Before, true) => {
+                let input = apply(&self.attention_norm, x.clone());
+                // Without a norm of its own the feed-forward sublayer reads what the attention reads.
+                let other = self.mlp_norm.as_ref().map_or_else(|| input.clone(), |n| n.forward(x.clone()));
+                x + self.attend(input, ctx) + self.feed(other, ctx)
+            }
+            (NormPlace::After, _) => {
+                let x = apply(&self.attention_norm, x.clone() + self.attend(x, ctx));
+                let x = self.look_across(x, memory, ctx);
+                apply(&self.mlp_norm, x.clone() + self.feed(x, ctx))
+            }
+        }
+    }
+
     fn scaled(&self, mut y: Tensor<3>, channels: &Option<Table>) -> Tensor<3> {
         if let Some(table) = channels {
             y = y * table.rows().unsqueeze();
@@ -131,12 +179,19 @@ impl Block {
     }
 
     fn norms(&self) -> impl Iterator<Item = &Norm> {
-        let own = [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let own = [
+            &self.attention_norm,
+            &self.attention_post_norm,
+            &self.cross_norm,
+            &self.mlp_norm,
+            &self.mlp_post_norm,
+        ];
         self.attention.norms().chain(own.into_iter().flatten())
     }
 
     fn tables(&self) -> impl Iterator<Item = &Table> {
-        [&self.attention_scale, &self.mlp_scale].into_iter().flatten()
+        let scales = [&self.attention_scale, &self.mlp_scale].into_iter().flatten();
+        self.attention.tables().chain(scales)
     }
 }
 
@@ -149,30 +204,25 @@ fn apply(norm: &Option<Norm>, x: Tensor<3>) -> Tensor<3> {
 
 impl Stage for Block {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        let x = flow.hidden(&self.name)?;
-        Ok(Flow::Hidden(match (self.config.norm_place, self.config.parallel) {
-            (NormPlace::Before, false) => {
-                let x = x.clone() + self.attend(apply(&self.attention_norm, x), ctx);
-                x.clone() + self.feed(apply(&self.mlp_norm, x), ctx)
-            }
-            (NormPlace::Before, true) => {
-                let input = apply(&self.attention_norm, x.clone());
-                // Without a norm of its own the feed-forward sublayer reads what the attention reads.
-                let other = self.mlp_norm.as_ref().map_or_else(|| input.clone(), |n| n.forward(x.clone()));
-                x + self.attend(input, ctx) + self.feed(other, ctx)
-            }
-            (NormPlace::After, _) => {
-                let x = apply(&self.attention_norm, x.clone() + self.attend(x, ctx));
-                apply(&self.mlp_norm, x.clone() + self.feed(x, ctx))
-            }
-        }))
+        if self.cross.is_none() {
+            let x = flow.hidden(&self.name)?;
+            return Ok(Flow::Hidden(self.pass(x, None, ctx)));
+        }
+        let (memory, x) = flow.pair(&self.name)?;
+        let (memory, x) = (memory.hidden(&self.name)?, x.hidden(&self.name)?);
+        ctx.swap_inputs();
+        let x = self.pass(x, Some(&memory), ctx);
+        ctx.swap_inputs();
+        Ok(Flow::both(Flow::Hidden(memory), Flow::Hidden(x)))
     }
 
     fn sites(&self) -> Vec<&Site> {
-        self.attention.sites().chain(self.feed.sites()).collect()
+        let cross = self.cross.iter().flat_map(Attention::sites);
+        self.attention.sites().chain(cross).chain(self.feed.sites()).collect()
     }
 
     fn sites_mut(&mut self) -> Vec<&mut Site> {
-        self.attention.sites_mut().chain(self.feed.sites_mut()).collect()
+        let cross = self.cross.iter_mut().flat_map(Attention::sites_mut);
+        self.attention.sites_mut().chain(cross).chain(self.feed.sites_mut()).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, module::embedding};
-use trimtab_nn::{Ctx, Error, Flow, Norm, Result, Site, Stage};
+use trimtab_nn::{Activation, Ctx, Error, Flow, Norm, Result, Site, Stage};
 
 use super::plan::Blueprint;
 use super::tensors::Table;
@@ -14,6 +14,8 @@ use crate::load::Loader;
 pub struct Embed {
     /// The embedding; the owner of a tied weight.
     pub site: Site,
+    /// A second convolution.
+    stem: Option<Site>,
     projection: Option<Site>,
     /// Tokens that stand before the patches.
     tokens: Vec<Table>,
@@ -30,6 +32,9 @@ pub struct Embed {
     scale: Option<f32>,
     #[module(skip)]
     tied: bool,
+    /// Whether the site is a copy of what another stage owns.
+    #[module(skip)]
+    borrowed: bool,
 }
 
 impl Embed {
@@ -37,6 +42,7 @@ impl Embed {
         let (c, embed) = (&plan.config, plan.embed());
         Ok(Self {
             site: loader.site(&embed.site)?,
+            stem: embed.stem.as_ref().map(|site| loader.site(site)).transpose()?,
             projection: embed.projection.as_ref().map(|site| loader.site(site)).transpose()?,
             tokens: embed.tokens.iter().map(|table| loader.table(table)).collect::<crate::Result<_>>()?,
             positions: embed.positions.as_ref().map(|table| loader.table(table)).transpose()?,
@@ -46,7 +52,8 @@ impl Embed {
             learned: c.positions,
             projected: c.embed_projection,
             scale: c.embed_scale,
-            tied: c.head == Head::Tied,
+            tied: c.head == Head::Tied || plan.lends,
+            borrowed: embed.borrowed,
         })
     }
 
@@ -79,17 +86,26 @@ impl Embed {
 
     /// Rows of the input before anything is added: tokens looked up, or patches after the tokens of the model's own.
     fn enter(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<(Tensor<3>, Option<Tensor<2, Int>>)> {
-        let Input::Patches { image, channels, .. } = self.input else {
-            let ids = flow.tokens(self.site.name())?;
-            return Ok((self.site.lookup(ids.clone()), Some(ids)));
+        let expected = match self.input {
+            Input::Tokens { .. } => {
+                let ids = flow.tokens(self.site.name())?;
+                let owner = ctx.tied.as_ref().filter(|_| self.borrowed).unwrap_or(&self.site);
+                return Ok((owner.lookup(ids.clone()), Some(ids)));
+            }
+            Input::Patches { image, channels, .. } => [channels, image, image],
+            Input::Audio { mels, frames } => [mels, 1, frames],
         };
         let pixels = flow.image(self.site.name())?;
         let [b, c, h, w] = pixels.dims();
-        let expected = [channels, image, image];
         if [c, h, w] != expected {
             return Err(Error::Image { stage: self.site.name().into(), expected, found: [c, h, w] });
         }
-        let patches = self.site.convolve(pixels, ctx);
+        let mut patches = self.site.convolve(pixels, ctx);
+        if let Some(stem) = &self.stem {
+            // Both are followed by GELU, whatever the blocks have.
+            let inner = Activation::Gelu.forward(patches);
+            patches = Activation::Gelu.forward(stem.convolve(inner, ctx));
+        }
         let [_, width, rows, columns] = patches.dims();
         let patches = patches.reshape([b, width, rows * columns]).swap_dims(1, 2);
         let own = self.tokens.iter().map(|token| {
@@ -142,14 +158,23 @@ impl Stage for Embed {
     }
 
     fn sites(&self) -> Vec<&Site> {
-        std::iter::once(&self.site).chain(&self.projection).collect()
+        std::iter::once(&self.site)
+            .filter(|_| !self.borrowed)
+            .chain(&self.stem)
+            .chain(&self.projection)
+            .collect()
     }
 
     fn sites_mut(&mut self) -> Vec<&mut Site> {
-        std::iter::once(&mut self.site).chain(&mut self.projection).collect()
+        let own = !self.borrowed;
+        std::iter::once(&mut self.site)
+            .filter(|_| own)
+            .chain(&mut self.stem)
+            .chain(&mut self.projection)
+            .collect()
     }
 
     fn owner(&self) -> Option<&Site> {
-        self.tied.then_some(&self.site)
+        (self.tied && !self.borrowed).then_some(&self.site)
     }
 }

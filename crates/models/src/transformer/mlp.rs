@@ -56,6 +56,7 @@ impl Mlp {
 
 /// What stands in the place of the feed-forward sublayer.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one a block, and modules cannot be boxed")]
 pub enum Feed {
     /// One for all tokens.
     Mlp(Mlp),

@@ -11,6 +11,7 @@ mod plan;
 mod plan_feed;
 mod pool;
 mod read_out;
+mod relative;
 mod stage_plan;
 mod tensors;
 
@@ -21,7 +22,7 @@ pub use experts::Experts;
 pub use mlp::{Feed, Mlp};
 pub use options::{
     Biases, BlockOptions, EmbedProjection, ExpertOptions, Head, Input, LearnedPositions, MlpKind, NormPlace,
-    NormStyle, Pool, QkNorm, QkvKind, TableForm, TransformerConfig,
+    NormStyle, Pool, QkNorm, QkvKind, RelativePositions, TableForm, TransformerConfig,
 };
 pub(crate) use parts::{Blank, NormPlan, Parts, SitePlan, Start, TablePlan};
 pub(crate) use plan::Blueprint;

@@ -67,7 +67,7 @@ impl TransformerConfig {
     pub fn vocab(&self) -> Option<usize> {
         match self.input {
             Input::Tokens { vocab } => Some(vocab),
-            Input::Patches { .. } => None,
+            Input::Patches { .. } | Input::Audio { .. } => None,
         }
     }
 }
@@ -82,6 +82,16 @@ impl NormStyle {
     pub fn with_bias(self, bias: bool) -> Self {
         Self { bias, ..self }
     }
+}
+
+/// Positions as numbers that are added to the scores, by the distance of key and query (T5, arXiv:1910.10683, 2.1). The
+/// first block owns the table, all blocks use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelativePositions {
+    /// Rows of the table.
+    pub buckets: usize,
+    /// Distances beyond share the last row.
+    pub max_distance: usize,
 }
 
 /// Dimensions of a tensor that holds rows of the embedding's width.
@@ -181,6 +191,13 @@ pub enum Input {
         /// Colours.
         channels: usize,
     },
+    /// Spectrograms `[mels, 1, frames]`, which two convolutions make half as long (Whisper).
+    Audio {
+        /// Frequencies.
+        mels: usize,
+        /// Frames; the positions are half as many.
+        frames: usize,
+    },
 }
 
 /// Which token stands for the whole sequence.
@@ -252,6 +269,10 @@ pub struct TransformerConfig {
     pub embed_projection: EmbedProjection,
     /// Whether a token sees only earlier ones.
     pub causal: bool,
+    /// Positions by the distance.
+    pub relative: Option<RelativePositions>,
+    /// Whether the embedding is that of the first part of the network.
+    pub borrows_embedding: bool,
     /// From products to scores.
     pub scoring: Scoring,
     /// One entry a block.

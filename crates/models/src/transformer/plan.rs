@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use trimtab_nn::conv::ConvGeometry;
 use trimtab_nn::{Axis, Role, SiteKind, SiteMeta, StageInfo};
 
@@ -10,7 +11,8 @@ use super::{
     EmbedProjection, Head, Input, NormPlan, Parts, QkNorm, QkvKind, SitePlan, Start, TableForm, TablePlan,
     TransformerConfig,
 };
-use crate::spec::Names;
+use crate::error::Error;
+use crate::spec::{CrossNames, ModelSpec, Names};
 
 /// Everything that is known of a transformer before its weights are read.
 #[derive(Clone, Debug)]
@@ -22,16 +24,26 @@ pub(crate) struct Blueprint {
     pub has_head: bool,
     /// Whether the checkpoint has the linear map of the head.
     pub(super) has_head_site: bool,
+    /// Whether another part of the network borrows the embedding.
+    pub lends: bool,
+    /// What stands before the names of axes that do not belong to one block, where the network has two parts.
+    pub scope: &'static str,
 }
 
 impl Blueprint {
     pub fn new(config: TransformerConfig, names: Names, has: impl Fn(&str) -> bool) -> Self {
-        let dense = |prefix: &String| has(&format!("{prefix}{}.weight", names.embed));
-        let packed = |prefix: &String| has(&format!("{prefix}{}.weight_packed", names.embed));
+        // A root name says nothing about the prefix: then the first block decides.
+        let first = match names.embed.starts_with('/') {
+            true => format!("{}.{}", names.block.replace("{i}", "0"), names.o),
+            false => names.embed.clone(),
+        };
+        let dense = |prefix: &String| has(&format!("{prefix}{first}.weight"));
+        let packed = |prefix: &String| has(&format!("{prefix}{first}.weight_packed"));
         let prefix = names.prefixes.iter().find(|p| dense(p) || packed(p)).or(names.prefixes.first());
         let prefix = prefix.cloned().unwrap_or_default();
         let config = Arc::new(config);
-        let mut blueprint = Self { config, names, prefix, has_head: true, has_head_site: true };
+        let mut blueprint =
+            Self { config, names, prefix, has_head: true, has_head_site: true, lends: false, scope: "" };
         let head = blueprint.head();
         blueprint.has_head_site = head.site.as_ref().is_none_or(|site| {
             has(&site.meta.weight_name()) || has(&format!("{}.weight_packed", site.meta.name))
@@ -42,6 +54,38 @@ impl Blueprint {
             _ => true,
         };
         blueprint
+    }
+
+    /// The plans of a network: of `specs`, which are one, or two parts. `has` tells whether the checkpoint has a tensor.
+    pub fn all(
+        specs: Vec<ModelSpec>,
+        config: &Value,
+        model: &str,
+        has: impl Fn(&str) -> bool,
+    ) -> crate::Result<Vec<Self>> {
+        let mut plans = Vec::new();
+        for spec in specs {
+            let (options, names) = spec.configure(config, model)?;
+            plans.push(Self::new(options, names, &has));
+        }
+        if let [first, second] = plans.as_mut_slice() {
+            if second.names.cross.is_some() && second.config.width != first.config.width {
+                let (a, b) = (first.config.width, second.config.width);
+                let message = format!("a decoder of width {b} cannot read an encoder of width {a}");
+                return Err(Error::Config { model: model.into(), message });
+            }
+            first.lends = second.config.borrows_embedding;
+            if second.names.cross.is_none() {
+                (first.scope, second.scope) = ("first.", "second.");
+            }
+            // A checkpoint of the encoder alone.
+            let output = second.attention(0).o.meta;
+            let packed = format!("{}.weight_packed", output.name);
+            if !has(&output.weight_name()) && !has(&packed) {
+                plans.truncate(1);
+            }
+        }
+        Ok(plans)
     }
 
     /// Full name of a module.
@@ -57,15 +101,19 @@ impl Blueprint {
         self.module(&self.names.block.replace("{i}", &i.to_string()))
     }
 
+    pub(super) fn axis(&self, name: &str, size: usize) -> Axis {
+        Axis::new(format!("{}{name}", self.scope), size)
+    }
+
     pub(super) fn residual(&self) -> Axis {
-        Axis::new("residual", self.config.width)
+        self.axis("residual", self.config.width)
     }
 
     /// The axis of the token embedding; that of the stream unless a projection stands between them.
     pub(super) fn embedded(&self) -> Axis {
         match self.config.embed_width == self.config.width {
             true => self.residual(),
-            false => Axis::new("embedding", self.config.embed_width),
+            false => self.axis("embedding", self.config.embed_width),
         }
     }
 
@@ -79,7 +127,7 @@ impl Blueprint {
         let (embedded, residual) = (self.embedded(), self.residual());
         let site = self.entrance(embedded.clone());
         let projection = names.embed_projection.as_ref().filter(|_| c.embed_width != c.width).map(|name| {
-            let meta = linear(self.module(name), "embedded", &embedded, &residual);
+            let meta = linear(self.module(name), &format!("{}embedded", self.scope), &embedded, &residual);
             SitePlan { meta, bias: c.biases.embed_projection, writes: false }
         });
         let inner = match c.embed_projection {
@@ -98,6 +146,8 @@ impl Blueprint {
         let tokens = names.tokens.iter().map(|name| Some(name.clone()));
         EmbedPlan {
             site: SitePlan { meta: site, bias: c.biases.embed, writes: false },
+            borrowed: c.borrows_embedding,
+            stem: names.stem.as_ref().map(|name| self.stem(name)),
             projection,
             tokens: tokens.filter_map(|name| table(&name, Some(1), c.token_form)).collect(),
             positions: table(&names.positions, c.positions.map(|learned| learned.rows), c.position_form),
@@ -117,8 +167,24 @@ impl Blueprint {
                 cols: embedded.size(),
                 transposed: false,
                 input: embedded,
-                output: Axis::new("vocabulary", vocab),
-                reads: "tokens".into(),
+                output: self.axis("vocabulary", vocab),
+                reads: format!("{}tokens", self.scope),
+                fused: None,
+            },
+            Input::Audio { mels, .. } => SiteMeta {
+                name,
+                kind: SiteKind::Conv1d(ConvGeometry {
+                    kernel: [1, 3],
+                    stride: [1, 1],
+                    padding: [0, 1],
+                    groups: 1,
+                }),
+                rows: embedded.size(),
+                cols: 3 * mels,
+                transposed: false,
+                input: self.axis("spectrogram", mels),
+                output: self.axis("stem", embedded.size()),
+                reads: format!("{}spectrogram", self.scope),
                 fused: None,
             },
             Input::Patches { patch, channels, .. } => SiteMeta {
@@ -132,12 +198,22 @@ impl Blueprint {
                 rows: embedded.size(),
                 cols: channels * patch * patch,
                 transposed: false,
-                input: Axis::new("image", channels),
+                input: self.axis("image", channels),
                 output: embedded,
-                reads: "image".into(),
+                reads: format!("{}image", self.scope),
                 fused: None,
             },
         }
+    }
+
+    /// The second convolution of a spectrogram; it halves the length.
+    fn stem(&self, name: &str) -> SitePlan {
+        let residual = self.residual();
+        let geometry = ConvGeometry { kernel: [1, 3], stride: [1, 2], padding: [0, 1], groups: 1 };
+        let mut meta = linear(self.module(name), &format!("{}stem", self.scope), &residual, &residual);
+        (meta.kind, meta.cols) = (SiteKind::Conv1d(geometry), 3 * residual.size());
+        meta.input = self.axis("stem", residual.size());
+        SitePlan { meta, bias: self.config.biases.embed, writes: false }
     }
 
     pub fn block(&self, i: usize) -> BlockPlan {
@@ -150,8 +226,18 @@ impl Blueprint {
             let tensor = format!("{name}.{}", part.as_ref()?);
             Some(TablePlan { tensor, shape: vec![c.width], start: Start::Constant(1.0) })
         };
+        // All blocks read the table of the first.
+        let relative = names.relative.as_ref().zip(c.relative).map(|(table, positions)| TablePlan {
+            tensor: format!("{}.{table}.weight", self.block_name(0)),
+            shape: vec![positions.buckets, c.heads],
+            start: Start::Normal,
+        });
         BlockPlan {
             attention: self.attention(i),
+            cross: names.cross.as_ref().map(|cross| self.cross(i, cross)),
+            cross_norm: norm(&names.cross.as_ref().map(|cross| cross.norm.clone())),
+            relative,
+            owns_relative: i == 0,
             feed: self.feed(i),
             attention_norm: norm(&names.attention_norm),
             attention_post_norm: norm(&names.attention_post_norm),
@@ -218,6 +304,33 @@ impl Blueprint {
             q_norms: norms(&names.q_norm, &q, c.heads),
             k_norms: norms(&names.k_norm, &k, c.kv_heads),
             qkv,
+        }
+    }
+
+    /// Attention to what the first part of the network gives, which has the width of the stream.
+    fn cross(&self, i: usize, names: &CrossNames) -> AttentionPlan {
+        let (c, block) = (&self.config, self.block_name(i));
+        let (residual, memory) = (self.residual(), self.residual());
+        let heads = |name: &str, n: usize| {
+            Axis::new(format!("{block}.{name}"), n * c.head_width).in_units_of(c.head_width)
+        };
+        let q = heads("cross_heads", c.heads);
+        let (k, v) = (heads("cross_key_heads", c.kv_heads), heads("cross_value_heads", c.kv_heads));
+        let plan = |name: &str, reads: &str, axes: [&Axis; 2], bias: bool| SitePlan {
+            meta: self.site(i, name, reads, axes),
+            bias,
+            writes: false,
+        };
+        let biases = &c.biases;
+        AttentionPlan {
+            qkv: vec![
+                plan(&names.q, "cross_input", [&residual, &q], biases.qkv),
+                plan(&names.k, "memory", [&memory, &k], biases.key),
+                plan(&names.v, "memory", [&memory, &v], biases.qkv),
+            ],
+            o: SitePlan { writes: true, ..plan(&names.o, "cross_output", [&q, &residual], biases.out) },
+            q_norms: Vec::new(),
+            k_norms: Vec::new(),
         }
     }
 

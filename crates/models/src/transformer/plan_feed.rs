@@ -29,7 +29,7 @@ impl Blueprint {
                     let names = experts.each.map(|name| name.replace("{e}", &e.to_string()));
                     self.mlp(i, &names, &part, &format!("{part}input"), options.hidden)
                 };
-                FeedPlan::Experts(ExpertsPlan {
+                FeedPlan::Experts(Box::new(ExpertsPlan {
                     router: plain(router),
                     shared: experts
                         .shared
@@ -39,7 +39,7 @@ impl Blueprint {
                     shared_gate: experts.shared_gate.as_deref().map(|name| plain(gate(name))),
                     experts: (0..options.count).map(expert).collect(),
                     options: options.clone(),
-                })
+                }))
             }
             _ => FeedPlan::Mlp(self.mlp(i, &names.mlp(), "", input, c.hidden)),
         }
@@ -75,7 +75,7 @@ impl Blueprint {
         let to_vocabulary = matches!(c.head, Head::Language | Head::Tied);
         let projection = names.head_projection.as_ref().filter(|_| to_vocabulary && residual != embedded);
         let projection = projection.map(|name| SitePlan {
-            meta: linear(self.module(name), "read_out", &residual, &embedded),
+            meta: linear(self.module(name), &format!("{}read_out", self.scope), &residual, &embedded),
             bias: false,
             writes: false,
         });
@@ -84,15 +84,15 @@ impl Blueprint {
             _ => self.module(names.head.as_deref().unwrap_or("/lm_head")),
         };
         let site = |input: &Axis, output: Axis, bias| SitePlan {
-            meta: linear(name.clone(), "head", input, &output),
+            meta: linear(name.clone(), &format!("{}head", self.scope), input, &output),
             bias,
             writes: false,
         };
-        let vocabulary = || Axis::new("vocabulary", c.vocab().unwrap_or(0));
+        let vocabulary = || self.axis("vocabulary", c.vocab().unwrap_or(0));
         let site = match c.head {
-            Head::Pooler => Some(site(&residual, Axis::new("pooled", c.width), true)),
+            Head::Pooler => Some(site(&residual, self.axis("pooled", c.width), true)),
             Head::Pooled(_) if names.head.is_some() => {
-                Some(site(&residual, Axis::new("projected", c.projection), c.biases.head))
+                Some(site(&residual, self.axis("projected", c.projection), c.biases.head))
             }
             Head::Language => Some(site(&embedded, vocabulary(), c.biases.head)),
             Head::Tied | Head::Pooled(_) | Head::Attended | Head::None => None,
@@ -108,12 +108,12 @@ impl Blueprint {
         let table = |tensor: String, shape: Vec<usize>| TablePlan { tensor, shape, start: Start::Normal };
         let module = |name: &str| self.module(name);
         let plan = |name: &str, reads: &str, input: &Axis, output: &Axis| SitePlan {
-            meta: linear(module(name), reads, input, output),
+            meta: linear(module(name), &format!("{}{reads}", self.scope), input, output),
             bias: true,
             writes: false,
         };
-        let hidden = Axis::new("pool.hidden", c.hidden);
-        let pooled = Axis::new("pooled", c.width);
+        let hidden = self.axis("pool.hidden", c.hidden);
+        let pooled = self.axis("pooled", c.width);
         Some(PoolPlan {
             probe: table(module(&names.probe), vec![1, 1, c.width]),
             in_weight: table(format!("{}_weight", module(&names.in_proj)), vec![3 * c.width, c.width]),

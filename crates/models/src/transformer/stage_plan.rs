@@ -7,6 +7,10 @@ use super::{ExpertOptions, NormPlan, Parts, SitePlan, TablePlan};
 /// The embedding, by part.
 pub(crate) struct EmbedPlan {
     pub site: SitePlan,
+    /// Whether the site belongs to another stage.
+    pub borrowed: bool,
+    /// A second convolution.
+    pub stem: Option<SitePlan>,
     pub projection: Option<SitePlan>,
     /// Tokens that stand before the patches.
     pub tokens: Vec<TablePlan>,
@@ -19,6 +23,12 @@ pub(crate) struct EmbedPlan {
 pub(crate) struct BlockPlan {
     pub name: String,
     pub attention: AttentionPlan,
+    /// Attention to what the first part of the network gives.
+    pub cross: Option<AttentionPlan>,
+    pub cross_norm: Option<NormPlan>,
+    /// The table of positions; it belongs to the first block.
+    pub relative: Option<TablePlan>,
+    pub owns_relative: bool,
     pub feed: FeedPlan,
     pub attention_norm: Option<NormPlan>,
     pub attention_post_norm: Option<NormPlan>,
@@ -49,7 +59,7 @@ pub(crate) struct MlpPlan {
 /// What stands in the place of the feed-forward sublayer.
 pub(crate) enum FeedPlan {
     Mlp(MlpPlan),
-    Experts(ExpertsPlan),
+    Experts(Box<ExpertsPlan>),
 }
 
 /// A mixture of experts.
@@ -84,7 +94,12 @@ pub(crate) struct PoolPlan {
 impl EmbedPlan {
     pub fn parts(&self) -> Parts {
         Parts {
-            sites: std::iter::once(&self.site).chain(&self.projection).cloned().collect(),
+            sites: std::iter::once(&self.site)
+                .filter(|_| !self.borrowed)
+                .chain(&self.stem)
+                .chain(&self.projection)
+                .cloned()
+                .collect(),
             tables: self.tokens.iter().chain(&self.positions).chain(&self.token_types).cloned().collect(),
             norms: self.norm.iter().cloned().collect(),
         }
@@ -93,12 +108,20 @@ impl EmbedPlan {
 
 impl BlockPlan {
     pub fn parts(&self) -> Parts {
-        let own = [&self.attention_norm, &self.attention_post_norm, &self.mlp_norm, &self.mlp_post_norm];
+        let own = [
+            &self.attention_norm,
+            &self.attention_post_norm,
+            &self.cross_norm,
+            &self.mlp_norm,
+            &self.mlp_post_norm,
+        ];
+        let relative = self.relative.iter().filter(|_| self.owns_relative);
         let a = &self.attention;
-        let sites = a.qkv.iter().chain([&a.o]).cloned();
+        let cross = self.cross.iter().flat_map(|cross| cross.qkv.iter().chain([&cross.o]));
+        let sites = a.qkv.iter().chain([&a.o]).chain(cross).cloned();
         Parts {
             sites: sites.chain(self.feed.sites().into_iter().cloned()).collect(),
-            tables: self.attention_scale.iter().chain(&self.mlp_scale).cloned().collect(),
+            tables: relative.chain(&self.attention_scale).chain(&self.mlp_scale).cloned().collect(),
             norms: a.q_norms.iter().chain(&a.k_norms).chain(own.into_iter().flatten()).cloned().collect(),
         }
     }

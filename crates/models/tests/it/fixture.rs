@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use trimtab_io::Checkpoint;
 use trimtab_models::Model;
 use trimtab_models::spec::ModelSpec;
-use trimtab_nn::{Ctx, Flow, KvCache, Network, host};
+use trimtab_nn::{Ctx, Flow, KvCache, Network, Role, SecondInput, StageSource, host};
 
 /// Folders of decoders.
 pub const DECODERS: &[&str] = &[
@@ -52,6 +52,9 @@ pub const TOWERS: &[&str] = &["vit", "deit", "dinov2", "dinov2_gated", "clip_vis
 
 /// Folders of encoders of text whose pooled vector depends on the padding.
 pub const TEXT_TOWERS: &[&str] = &["clip_text", "siglip_text"];
+
+/// Folders of networks of two parts.
+pub const PAIRS: &[&str] = &["t5", "t5_gated", "whisper", "clip", "siglip"];
 
 pub fn folder(fixture: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture)
@@ -102,8 +105,86 @@ impl Fixture {
         Tensor::from_data(self.ints("input_ids").unwrap(), &Device::flex())
     }
 
+    /// Both inputs of a network of two parts.
+    pub fn pair(&self) -> Flow {
+        let ids = |name: &str| Flow::Tokens(Tensor::from_data(self.ints(name).unwrap(), &Device::flex()));
+        if self.has("decoder_input_ids") {
+            let first = if self.has("input_features") { self.input() } else { ids("input_ids") };
+            return Flow::both(first, ids("decoder_input_ids"));
+        }
+        Flow::both(self.input(), ids("input_ids"))
+    }
+
+    /// Masks of both inputs, where the fixture has them.
+    pub fn pair_ctx(&self) -> Ctx<'static> {
+        let mask = self.ctx().mask;
+        match self.has("pixel_values") {
+            true => Ctx { second: SecondInput { mask, row_weights: None }, ..Ctx::default() },
+            false => Ctx { mask, ..Ctx::default() },
+        }
+    }
+
+    /// Largest differences of a network of two parts: hidden states of both, and what both give in the end.
+    pub fn pair_differences(&self) -> (f32, f32) {
+        let network = self.network();
+        let (mut flow, mut hidden) = (self.pair(), 0.0f32);
+        let (mut part, mut count) = ("first", 0);
+        for (stage, info) in self.model.stages().iter().enumerate() {
+            flow = network.forward_range(stage, stage + 1, flow, &mut self.pair_ctx()).unwrap();
+            if info.role == Role::Embed && stage > 0 {
+                (part, count) = ("second", 0);
+            }
+            let Flow::Pair(both) = flow.clone() else { panic!("a pair") };
+            if info.role != Role::Head {
+                let values = numbers(if part == "first" { both.0 } else { both.1 });
+                let expected = self.expected(&format!("{part}_hidden_{count}"));
+                hidden = hidden.max(largest_difference(&values, &expected));
+                count += 1;
+            }
+        }
+        let Flow::Pair(both) = flow else { panic!("a pair") };
+        let ends = [(both.0, "first_output"), (both.1, "second_output")];
+        let end = ends.map(|(flow, name)| largest_difference(&numbers(flow), &self.expected(name)));
+        (hidden, end[0].max(end[1]))
+    }
+
+    /// Largest difference between a full pass of the decoder and one token at a time; the encoder runs once.
+    pub fn pair_decode_difference(&self) -> f32 {
+        let network = self.network();
+        let start = self.model.stages().iter().rposition(|stage| stage.role == Role::Embed).unwrap();
+        let encoded = network.forward_range(0, start, self.pair(), &mut self.pair_ctx()).unwrap();
+        let (memory, second) = encoded.pair("test").unwrap();
+        let ids = second.tokens("test").unwrap();
+        let [b, t] = ids.dims();
+        let run = |ids: Tensor<2, Int>, cache: Option<&mut KvCache>| {
+            let mut ctx = Ctx { cache, ..self.pair_ctx() };
+            let flow = Flow::both(memory.clone(), Flow::Tokens(ids));
+            let Flow::Pair(both) = network.forward_from(start, flow, &mut ctx).unwrap() else {
+                panic!("a pair")
+            };
+            let Flow::Hidden(logits) = both.1 else { panic!("logits") };
+            logits
+        };
+        let full = run(ids.clone(), None);
+        let vocab = full.dims()[2];
+        let (mut cache, mut largest) = (KvCache::new(), 0.0f32);
+        for i in 0..t {
+            let step = run(ids.clone().slice([0..b, i..i + 1]), Some(&mut cache));
+            cache.advance(1);
+            let expected = host(full.clone().slice([0..b, i..i + 1, 0..vocab]));
+            largest = largest.max(largest_difference(&host(step), &expected));
+        }
+        largest
+    }
+
     /// Tokens or images.
     pub fn input(&self) -> Flow {
+        if self.has("input_features") {
+            let tensor = self.expected.tensor("input_features").unwrap();
+            let [b, mels, frames] = tensor.shape[..] else { panic!("a spectrogram") };
+            let data = TensorData::new(tensor.to_f32().unwrap(), [b, mels, 1, frames]);
+            return Flow::Image(Tensor::from_data(data, &Device::flex()));
+        }
         if !self.has("pixel_values") {
             return Flow::Tokens(self.ids());
         }

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use trimtab_nn::{Ctx, Flow, StageSource, Task};
 
 use crate::fixture::{
-    DECODERS, ENCODERS, Fixture, TEXT_TOWERS, TOWERS, all, each, largest_difference, numbers, trace,
+    DECODERS, ENCODERS, Fixture, PAIRS, TEXT_TOWERS, TOWERS, all, each, largest_difference, numbers, trace,
 };
 
 /// Largest difference to the reference, both in f32.
@@ -18,6 +18,26 @@ fn every_family_equals_transformers() {
         let (hidden, head) = fixture.differences();
         assert!(hidden < PARITY, "hidden states: {hidden}");
         assert!(head.unwrap_or(0.0) < PARITY, "head: {head:?}");
+    });
+}
+
+#[test]
+fn networks_of_two_parts_equal_transformers() {
+    each(PAIRS, |fixture| {
+        let (hidden, end) = fixture.pair_differences();
+        assert!(hidden < PARITY, "hidden states: {hidden}");
+        assert!(end < PARITY, "outputs: {end}");
+        assert_eq!(fixture.model.task(), Task::Pairs);
+        let error = fixture.network().forward(fixture.input(), &mut Ctx::default()).unwrap_err().to_string();
+        assert!(error.contains("a pair"), "{error}");
+    });
+}
+
+#[test]
+fn a_decoder_that_looks_across_decodes_with_a_cache() {
+    each(&["t5", "t5_gated", "whisper"], |fixture| {
+        let difference = fixture.pair_decode_difference();
+        assert!(difference < DECODE, "{difference}");
     });
 }
 
@@ -101,12 +121,13 @@ fn the_trainable_module_computes_the_same() {
 
 #[test]
 fn every_tensor_belongs_to_exactly_one_stage() {
-    each(all(), |fixture| {
+    each(all().chain(PAIRS), |fixture| {
         let model = &fixture.model;
         let mut known: Vec<String> = model.stages().iter().flat_map(|s| s.tensors.clone()).collect();
         known.sort();
         // What replaces masked patches in training is the one tensor that no stage reads.
         let names = model.checkpoint().names().filter(|name| !name.ends_with("mask_token"));
+        let names = names.filter(|name| !name.starts_with("logit_"));
         let names: Vec<String> = names.map(str::to_string).collect();
         assert_eq!(known, names, "{}", fixture.name);
         assert!(model.unclaimed().is_empty(), "{}", fixture.name);
