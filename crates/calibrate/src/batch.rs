@@ -50,12 +50,16 @@ impl Batch {
 
     /// Tokens or images in the batch.
     pub fn rows(&self) -> usize {
-        match &self.input {
-            Flow::Tokens(ids) => ids.dims().iter().product(),
-            Flow::Hidden(x) => x.dims()[..2].iter().product(),
-            Flow::Image(x) => x.dims()[0],
-            Flow::Vector(x) => x.dims()[0],
+        fn rows(flow: &Flow) -> usize {
+            match flow {
+                Flow::Tokens(ids) => ids.dims().iter().product(),
+                Flow::Hidden(x) => x.dims()[..2].iter().product(),
+                Flow::Image(x) => x.dims()[0],
+                Flow::Vector(x) => x.dims()[0],
+                Flow::Pair(both) => rows(&both.0),
+            }
         }
+        rows(&self.input)
     }
 }
 

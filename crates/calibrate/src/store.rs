@@ -24,19 +24,58 @@ enum Slot {
     Disk(Shape, u64),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Shape {
     Hidden([usize; 3]),
     Image([usize; 4]),
     Vector([usize; 2]),
+    /// Ids, kept as numbers: below 2^24 they are exact.
+    Tokens([usize; 2]),
+    Pair(Box<(Shape, Shape)>),
 }
 
 impl Shape {
-    fn numel(self) -> usize {
+    fn numel(&self) -> usize {
         match self {
             Self::Hidden(d) => d.iter().product(),
             Self::Image(d) => d.iter().product(),
-            Self::Vector(d) => d.iter().product(),
+            Self::Vector(d) | Self::Tokens(d) => d.iter().product(),
+            Self::Pair(both) => both.0.numel() + both.1.numel(),
+        }
+    }
+
+    /// The shape of a flow and its numbers.
+    fn of(flow: Flow) -> (Self, Vec<f32>) {
+        match flow {
+            Flow::Hidden(x) => (Self::Hidden(x.dims()), host(x)),
+            Flow::Image(x) => (Self::Image(x.dims()), host(x)),
+            Flow::Vector(x) => (Self::Vector(x.dims()), host(x)),
+            Flow::Tokens(x) => {
+                (Self::Tokens(x.dims()), x.into_data().iter::<i64>().map(|id| id as f32).collect())
+            }
+            Flow::Pair(both) => {
+                let ((first, mut values), (second, rest)) = (Self::of(both.0), Self::of(both.1));
+                values.extend(rest);
+                (Self::Pair(Box::new((first, second))), values)
+            }
+        }
+    }
+
+    /// The flow of this shape with these numbers.
+    fn build(&self, values: Vec<f32>, device: &Device) -> Flow {
+        match self {
+            Self::Hidden(d) => Flow::Hidden(Tensor::from_data(TensorData::new(values, *d), device)),
+            Self::Image(d) => Flow::Image(Tensor::from_data(TensorData::new(values, *d), device)),
+            Self::Vector(d) => Flow::Vector(Tensor::from_data(TensorData::new(values, *d), device)),
+            Self::Tokens(d) => {
+                let ids: Vec<i64> = values.iter().map(|&id| id as i64).collect();
+                Flow::Tokens(Tensor::from_data(TensorData::new(ids, *d), device))
+            }
+            Self::Pair(both) => {
+                let mut first = values;
+                let second = first.split_off(both.0.numel());
+                Flow::both(both.0.build(first, device), both.1.build(second, device))
+            }
         }
     }
 }
@@ -50,12 +89,10 @@ impl HiddenStore {
 
     /// Puts the hidden states of batch `index`. Tokens are not hidden states and are not kept.
     pub fn put(&mut self, index: usize, flow: Flow) -> Result<()> {
-        let (shape, values) = match flow {
-            Flow::Hidden(x) => (Shape::Hidden(x.dims()), host(x)),
-            Flow::Image(x) => (Shape::Image(x.dims()), host(x)),
-            Flow::Vector(x) => (Shape::Vector(x.dims()), host(x)),
-            Flow::Tokens(_) => return Ok(()),
-        };
+        if matches!(flow, Flow::Tokens(_)) {
+            return Ok(());
+        }
+        let (shape, values) = Shape::of(flow);
         let offset = match &self.slots[index] {
             Slot::Memory(old, _) => {
                 self.held -= 4 * old.numel();
@@ -78,14 +115,10 @@ impl HiddenStore {
     pub fn get(&mut self, index: usize, device: &Device) -> Result<Option<Flow>> {
         let (shape, values) = match &self.slots[index] {
             Slot::Empty => return Ok(None),
-            Slot::Memory(shape, values) => (*shape, values.clone()),
-            Slot::Disk(shape, offset) => (*shape, self.read(*offset, shape.numel())?),
+            Slot::Memory(shape, values) => (shape.clone(), values.clone()),
+            Slot::Disk(shape, offset) => (shape.clone(), self.read(*offset, shape.numel())?),
         };
-        Ok(Some(match shape {
-            Shape::Hidden(d) => Flow::Hidden(Tensor::from_data(TensorData::new(values, d), device)),
-            Shape::Image(d) => Flow::Image(Tensor::from_data(TensorData::new(values, d), device)),
-            Shape::Vector(d) => Flow::Vector(Tensor::from_data(TensorData::new(values, d), device)),
-        }))
+        Ok(Some(shape.build(values, device)))
     }
 
     fn write(&mut self, offset: Option<u64>, values: &[f32]) -> Result<u64> {
@@ -121,6 +154,22 @@ mod tests {
 
     fn read(store: &mut HiddenStore, index: usize) -> Option<Vec<f32>> {
         store.get(index, &Device::flex()).unwrap().map(|flow| host(flow.vector("test").unwrap()))
+    }
+
+    #[test]
+    fn a_pair_comes_back_with_its_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::flex();
+        let ids = vec![0i64, 151_935, 7, 3];
+        let tokens = Flow::Tokens(Tensor::from_data(TensorData::new(ids.clone(), [2, 2]), &device));
+        for limit in [0, 1024] {
+            let mut store = HiddenStore::new(1, limit, folder.path());
+            store.put(0, Flow::both(flow(&[0.5, -1.0]), tokens.clone())).unwrap();
+            let (first, second) = store.get(0, &device).unwrap().unwrap().pair("test").unwrap();
+            assert_eq!(host(first.vector("test").unwrap()), [0.5, -1.0]);
+            let back: Vec<i64> = second.tokens("test").unwrap().into_data().iter::<i64>().collect();
+            assert_eq!(back, ids, "limit {limit}");
+        }
     }
 
     #[test]

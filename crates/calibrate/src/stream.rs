@@ -128,7 +128,7 @@ impl BlockRun<'_> {
     }
 
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.
-    /// Sites that read the same rows share one accumulation.
+    /// Sites that read the same rows share one accumulation; a site that no row of positive weight reached has none.
     pub fn second_moments(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Arc<Square>>> {
         let mut readers: BTreeMap<&str, (&SiteMeta, SecondMoment)> = BTreeMap::new();
         for site in sites {
@@ -147,7 +147,8 @@ impl BlockRun<'_> {
             }
         }
         let mut means = BTreeMap::new();
-        for (reads, (_, moment)) in &readers {
+        // An expert that no token was sent to has no second moment; its sites are treated without one.
+        for (reads, (_, moment)) in readers.iter().filter(|(_, (_, moment))| moment.sums().sum_w() > 0.0) {
             let mean = Arc::new(moment.mean()?);
             let same = sites.iter().filter(|site| site.reads == *reads);
             means.extend(same.map(|site| (site.name.clone(), Arc::clone(&mean))));

@@ -53,7 +53,7 @@ impl Reference {
         let row =
             |output: &Output, i: usize| output.values[i * output.width..(i + 1) * output.width].to_vec();
         let values = rows::map_rows(n, |i| match self.task {
-            Task::Language | Task::Images => rows::kl(original.row(i), treated.row(i)),
+            Task::Language | Task::Images | Task::Pairs => rows::kl(original.row(i), treated.row(i)),
             Task::Encoder => {
                 let cos = pairs::cosine(&row(original, i), &row(&treated, i));
                 cos.is_finite().then_some((1.0 - cos).max(0.0))
@@ -99,6 +99,9 @@ impl Output {
             (Task::Encoder, Flow::Hidden(x)) => {
                 let [_, _, width] = x.dims();
                 Ok(Self { values: host(pairs::pool(x, ctx.mask.clone())), width })
+            }
+            (Task::Pairs, Flow::Pair(both)) if matches!(both.1, Flow::Hidden(_)) => {
+                Self::of(Task::Language, both.1, ctx)
             }
             (_, other) => Err(Error::Output { expected: "the output of its task", found: other.kind() }),
         }

@@ -13,11 +13,10 @@ use rayon::prelude::*;
 use serde_json::Value;
 use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, ShardWriter, WrittenFile, to_safetensors};
 use trimtab_math::random::Stream;
-use trimtab_nn::StageInfo;
 
 use crate::error::{Error, Result};
 use crate::spec::ModelSpec;
-use crate::transformer::{Blueprint, Positions};
+use crate::transformer::{Blank, Blueprint, Start};
 
 /// Standard deviation of the weights.
 const STD: f64 = 0.02;
@@ -28,21 +27,6 @@ const SHARD_BYTES: u64 = 2_000_000_000;
 /// What stands for the model in messages; it has no path yet.
 const NAME: &str = "(new model)";
 
-/// A tensor before it has numbers.
-#[derive(Clone, Debug, PartialEq)]
-struct Blank {
-    name: String,
-    shape: Vec<usize>,
-    start: Start,
-}
-
-/// What the numbers of a tensor are at first.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Start {
-    Normal { std: f64 },
-    Constant(f32),
-}
-
 /// A checkpoint in memory with initial weights for `config`, the content of a `config.json`.
 ///
 /// # Errors
@@ -51,7 +35,7 @@ enum Start {
 pub fn checkpoint(config: &Value, seed: u64, dtype: Dtype) -> Result<Checkpoint> {
     let tensors = blanks(config)?
         .into_iter()
-        .map(|blank| Ok((blank.name.clone(), blank.fill(seed, dtype)?)))
+        .map(|tensor| Ok((tensor.blank.name.clone(), tensor.fill(seed, dtype)?)))
         .collect::<Result<Vec<_>>>()?;
     let files = vec![
         ("config.json".to_string(), Bytes::from(config.to_string().into_bytes())),
@@ -67,8 +51,8 @@ pub fn checkpoint(config: &Value, seed: u64, dtype: Dtype) -> Result<Checkpoint>
 /// As [`checkpoint`], and [`Error::Io`] if the files cannot be written.
 pub fn write_synthetic(config: &Value, dir: &Path, seed: u64, dtype: Dtype) -> Result<Vec<WrittenFile>> {
     let mut writer = ShardWriter::create(dir, SHARD_BYTES, BTreeMap::new())?;
-    for blank in blanks(config)? {
-        writer.append(&blank.name, &blank.fill(seed, dtype)?)?;
+    for tensor in blanks(config)? {
+        writer.append(&tensor.blank.name, &tensor.fill(seed, dtype)?)?;
     }
     let files = writer.finish()?;
     let path = dir.join("config.json");
@@ -81,51 +65,30 @@ pub fn write_synthetic(config: &Value, dir: &Path, seed: u64, dtype: Dtype) -> R
 }
 
 /// Every tensor of the architecture, in the order in which data reaches them.
-fn blanks(config: &Value) -> Result<Vec<Blank>> {
+fn blanks(config: &Value) -> Result<Vec<Fill>> {
     let family = config.get("model_type").and_then(Value::as_str).unwrap_or("(no model_type)");
     let spec = ModelSpec::built_in(family)?.ok_or_else(|| Error::UnknownArchitecture {
         model: NAME.into(),
         found: format!("model_type \"{family}\""),
         known: ModelSpec::known().join(", "),
     })?;
-    let options = spec.configure(config, NAME)?;
-    let blueprint = Blueprint::new(options, spec.names, |_| true);
-    Ok(blueprint.stages().iter().flat_map(|stage| stage_blanks(&blueprint, stage)).collect())
+    let plans = Blueprint::all(spec.parts()?, config, NAME, |_| true)?;
+    let tensors = plans.into_iter().flat_map(|plan| {
+        let small = STD / (2.0 * plan.config.blocks.len() as f64).sqrt();
+        let tensors = plan.parts().into_iter().flat_map(|(_, _, parts)| parts.tensors());
+        tensors.map(|blank| Fill { blank, small }).collect::<Vec<_>>()
+    });
+    Ok(tensors.collect())
 }
 
-fn stage_blanks(blueprint: &Blueprint, stage: &StageInfo) -> Vec<Blank> {
-    let c = &blueprint.config;
-    let blocks = c.windows.len();
-    let writes_to_stream = |site: &str| {
-        (0..blocks).map(|i| blueprint.block_sites(i)).any(|b| b.o.name == site || b.down.name == site)
-    };
-    let table =
-        |name: &Option<String>| name.as_ref().map(|name| format!("{}.weight", blueprint.module(name)));
-    let (positions, token_types) = (table(&blueprint.names.positions), table(&blueprint.names.token_types));
-    let blank = |tensor: &String| -> Blank {
-        let mut start = Start::Normal { std: STD };
-        let shape = if let Some(site) = stage.sites.iter().find(|site| site.weight_name() == *tensor) {
-            if writes_to_stream(&site.name) {
-                start = Start::Normal { std: STD / (2.0 * blocks as f64).sqrt() };
-            }
-            site.stored_shape()
-        } else if let Some(site) = stage.sites.iter().find(|site| format!("{}.bias", site.name) == *tensor) {
-            start = Start::Constant(0.0);
-            vec![site.rows]
-        } else if let (true, Positions::Learned(rows)) = (Some(tensor) == positions.as_ref(), &c.positions) {
-            vec![*rows, c.width]
-        } else if let (true, Some(rows)) = (Some(tensor) == token_types.as_ref(), c.token_types) {
-            vec![rows, c.width]
-        } else {
-            start = Start::Constant(if tensor.ends_with(".bias") { 0.0 } else { 1.0 });
-            vec![c.width]
-        };
-        Blank { name: tensor.clone(), shape, start }
-    };
-    stage.tensors.iter().map(blank).collect()
+/// A tensor before it has numbers.
+struct Fill {
+    blank: Blank,
+    /// Standard deviation of what writes to the residual stream.
+    small: f64,
 }
 
-impl Blank {
+impl Fill {
     fn fill(&self, seed: u64, dtype: Dtype) -> Result<RawTensor> {
         let bytes = match dtype {
             Dtype::F32 => Bytes::from_numbers(self.numbers(seed, |v| v)),
@@ -136,16 +99,17 @@ impl Blank {
                 return Err(Error::Config { model: NAME.into(), message });
             }
         };
-        Ok(RawTensor::new(dtype, self.shape.clone(), bytes)?)
+        Ok(RawTensor::new(dtype, self.blank.shape.clone(), bytes)?)
     }
 
     fn numbers<T: Copy + Send>(&self, seed: u64, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
-        let numel = self.shape.iter().product();
-        let std = match self.start {
+        let numel = self.blank.shape.iter().product();
+        let std = match self.blank.start {
             Start::Constant(value) => return vec![convert(value); numel],
-            Start::Normal { std } => std,
+            Start::Normal => STD,
+            Start::Small => self.small,
         };
-        let purpose = format!("init/{}", self.name);
+        let purpose = format!("init/{}", self.blank.name);
         let mut numbers = vec![convert(0.0); numel];
         numbers.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, part)| {
             let mut stream = Stream::new(seed, &purpose, 0, chunk as u64);

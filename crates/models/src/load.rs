@@ -1,13 +1,11 @@
 //! From tensors in a checkpoint to sites and norms.
 
-use std::sync::Arc;
-
 use burn::tensor::{Device, Tensor, TensorData};
 use trimtab_io::{Checkpoint, QuantizationConfig, RawTensor, read_compressed};
-use trimtab_nn::{Norm, NormKind, Site, SiteMeta, Weight};
+use trimtab_nn::{Norm, Site, SiteMeta, Weight};
 
 use crate::error::{Error, Result};
-use crate::transformer::{Blueprint, TransformerConfig};
+use crate::transformer::{NormPlan, SitePlan, Table, TablePlan};
 
 /// Reads what modules need, and checks it: shapes against `config.json`, numbers against NaN.
 pub(crate) struct Loader<'a> {
@@ -26,10 +24,6 @@ impl<'a> Loader<'a> {
         trainable: bool,
     ) -> Self {
         Self { checkpoint, quantization, device, trainable }
-    }
-
-    pub fn share(&self, config: &TransformerConfig) -> Arc<TransformerConfig> {
-        Arc::new(config.clone())
     }
 
     fn model(&self) -> String {
@@ -59,8 +53,13 @@ impl<'a> Loader<'a> {
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 
+    /// A site of a transformer.
+    pub fn site(&self, plan: &SitePlan) -> Result<Site> {
+        self.linear(plan.meta.clone(), plan.bias)
+    }
+
     /// A site, packed where the checkpoint holds it packed.
-    pub fn site(&self, meta: SiteMeta, bias: bool) -> Result<Site> {
+    pub fn linear(&self, meta: SiteMeta, bias: bool) -> Result<Site> {
         let bias = bias.then(|| self.tensor(&format!("{}.bias", meta.name), [meta.rows])).transpose()?;
         let packed = match self.quantization {
             Some(config) => read_compressed(self.checkpoint, &meta.name, config)?,
@@ -90,15 +89,20 @@ impl<'a> Loader<'a> {
         Ok(Weight::stored(tensor))
     }
 
-    /// A norm along the residual stream.
-    pub fn norm(&self, plan: &Blueprint, name: &str) -> Result<Norm> {
-        let c = &plan.config;
-        let gain = self.tensor(&format!("{name}.weight"), [c.width])?;
-        let bias = match c.norm {
-            NormKind::Layer => Some(self.tensor(&format!("{name}.bias"), [c.width])?),
-            NormKind::Rms => None,
-        };
-        Ok(Norm::new(name, (c.norm, c.eps), plan.norm_axis(), gain, bias))
+    /// A norm.
+    pub fn norm(&self, plan: &NormPlan) -> Result<Norm> {
+        let (name, size, style) = (&plan.name, plan.axis.size(), plan.style);
+        let gain = self.tensor(&format!("{name}.weight"), [size])?;
+        let bias = style.bias.then(|| self.tensor(&format!("{name}.bias"), [size])).transpose()?;
+        Ok(Norm::new(name, (style.kind, style.eps), plan.axis.clone(), gain, bias).with_offset(style.offset))
+    }
+
+    /// A tensor that is neither site nor norm.
+    pub fn table(&self, plan: &TablePlan) -> Result<Table> {
+        let values = self.raw(&plan.tensor, &plan.shape)?.to_f32()?;
+        let width = plan.shape.last().copied().unwrap_or(1);
+        let data = TensorData::new(values, [plan.shape.iter().product::<usize>() / width.max(1), width]);
+        Ok(Table::new(plan.tensor.clone(), plan.shape.clone(), Tensor::from_data(data, self.device)))
     }
 }
 

@@ -1,10 +1,11 @@
 //! A checkpoint and its architecture: what every verb opens.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
 use trimtab_io::{Checkpoint, QuantizationConfig, Tokenizer};
-use trimtab_nn::{Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
+use trimtab_nn::{Network, OnFirst, OnSecond, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::error::{Error, Result};
 use crate::load::Loader;
@@ -16,6 +17,7 @@ use crate::transformer::{Block, Blueprint, Embed, Head, ReadOut, Transformer};
 pub struct Model {
     checkpoint: Checkpoint,
     quantization: Option<QuantizationConfig>,
+    family: String,
     architecture: Architecture,
     stages: Vec<StageInfo>,
     device: Device,
@@ -23,6 +25,8 @@ pub struct Model {
 
 enum Architecture {
     Transformer(Box<Blueprint>),
+    /// Encoder and decoder, or two towers.
+    Pair(Box<[Blueprint; 2]>),
     ResNet(ResNetPlan),
 }
 
@@ -43,12 +47,13 @@ impl Model {
             Some(value) => Some(QuantizationConfig::parse(value)?),
             None => None,
         };
-        let architecture = recognize(&checkpoint, spec)?;
+        let (family, architecture) = recognize(&checkpoint, spec)?;
         let stages = match &architecture {
             Architecture::Transformer(blueprint) => blueprint.stages(),
+            Architecture::Pair(parts) => parts.iter().flat_map(Blueprint::stages).collect(),
             Architecture::ResNet(plan) => plan.stages(),
         };
-        Ok(Self { checkpoint, quantization, architecture, stages, device })
+        Ok(Self { checkpoint, quantization, family, architecture, stages, device })
     }
 
     /// The checkpoint.
@@ -61,19 +66,52 @@ impl Model {
         self.quantization.as_ref()
     }
 
+    /// Name of the family: that of its specification, or `resnet`.
+    pub fn family(&self) -> &str {
+        &self.family
+    }
+
     /// What the model does.
     pub fn task(&self) -> Task {
         match &self.architecture {
-            Architecture::Transformer(plan) if plan.config.head == Head::Pooler => Task::Encoder,
-            Architecture::Transformer(_) => Task::Language,
+            Architecture::Transformer(plan) => match plan.config.head {
+                Head::Language | Head::Tied => Task::Language,
+                Head::Pooler | Head::Pooled(_) | Head::Attended | Head::None => Task::Encoder,
+            },
+            Architecture::Pair(_) => Task::Pairs,
             Architecture::ResNet(_) => Task::Images,
         }
+    }
+
+    /// Tensors of the checkpoint that no stage has a use for, buffers that follow from `config.json` aside.
+    pub fn unclaimed(&self) -> Vec<&str> {
+        let claimed: BTreeSet<&str> =
+            self.stages.iter().flat_map(|stage| &stage.tensors).map(String::as_str).collect();
+        let sites: BTreeSet<&str> =
+            self.stages.iter().flat_map(|stage| &stage.sites).map(|site| site.name.as_str()).collect();
+        // A packed site has its codes, scales and zero points in tensors of their own.
+        let packed = |name: &str| {
+            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+            self.quantization.is_some() && sites.contains(module)
+        };
+        let plans: Vec<&Blueprint> = match &self.architecture {
+            Architecture::Transformer(plan) => vec![plan],
+            Architecture::Pair(parts) => parts.iter().collect(),
+            Architecture::ResNet(_) => Vec::new(),
+        };
+        let ignored = |name: &str| {
+            let mut ends = plans.iter().flat_map(|plan| &plan.names.ignore);
+            ends.any(|end| name == end || name.ends_with(&format!(".{end}")))
+        };
+        let free = |name: &&str| !claimed.contains(name) && !packed(name) && !ignored(name);
+        self.checkpoint.names().filter(free).collect()
     }
 
     /// Rows of the embedding, for a model of text.
     pub fn vocab(&self) -> Option<usize> {
         match &self.architecture {
-            Architecture::Transformer(plan) => Some(plan.config.vocab),
+            Architecture::Transformer(plan) => plan.config.vocab(),
+            Architecture::Pair(parts) => parts.iter().find_map(|plan| plan.config.vocab()),
             Architecture::ResNet(_) => None,
         }
     }
@@ -121,9 +159,9 @@ impl Model {
                 plan,
                 &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true),
             ),
-            Architecture::ResNet(_) => Err(Error::Config {
+            Architecture::ResNet(_) | Architecture::Pair(_) => Err(Error::Config {
                 model: self.checkpoint.path().display().to_string(),
-                message: "only transformers are trained as one module".into(),
+                message: "only transformers of one part are trained as one module".into(),
             }),
         }
     }
@@ -136,7 +174,7 @@ fn read_spec(path: &Path) -> Result<ModelSpec> {
     ModelSpec::parse(&text, &name)
 }
 
-fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Architecture> {
+fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<(String, Architecture)> {
     let model = checkpoint.path().display().to_string();
     let unknown = |found: String| Error::UnknownArchitecture {
         model: model.clone(),
@@ -149,7 +187,7 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Archite
     else {
         let plan = ResNetPlan::recognize(checkpoint);
         return plan
-            .map(Architecture::ResNet)
+            .map(|plan| ("resnet".into(), Architecture::ResNet(plan)))
             .ok_or_else(|| unknown("no model_type and no known tensor names".into()));
     };
     let spec = match spec {
@@ -158,9 +196,14 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<Archite
             ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?
         }
     };
-    let options = spec.configure(config, &model)?;
-    let blueprint = Blueprint::new(options, spec.names, |name| checkpoint.contains(name));
-    Ok(Architecture::Transformer(Box::new(blueprint)))
+    let mut plans = Blueprint::all(spec.parts()?, config, &model, |name| checkpoint.contains(name))?;
+    let second = if plans.len() == 2 { plans.pop() } else { None };
+    let architecture = match (plans.pop(), second) {
+        (Some(first), Some(second)) => Architecture::Pair(Box::new([first, second])),
+        (Some(plan), None) => Architecture::Transformer(Box::new(plan)),
+        (None, _) => return Err(unknown(format!("a specification without parts: {}", spec.name))),
+    };
+    Ok((spec.name, architecture))
 }
 
 impl StageSource for Model {
@@ -170,20 +213,45 @@ impl StageSource for Model {
 
     fn load(&self, index: usize) -> trimtab_nn::Result<Box<dyn Stage>> {
         let loader = Loader::new(&self.checkpoint, self.quantization.as_ref(), &self.device, false);
-        let plan = match &self.architecture {
+        let role = self.stages[index].role;
+        let [first, second] = match &self.architecture {
             Architecture::ResNet(plan) => return Ok(plan.load(index, &loader)?),
-            Architecture::Transformer(plan) => plan,
+            Architecture::Transformer(plan) => {
+                return Ok(match role {
+                    Role::Embed => Box::new(Embed::load(plan, &loader)?),
+                    Role::Block => Box::new(Block::load(plan, index - 1, &loader)?),
+                    Role::Head => Box::new(ReadOut::load(plan, &loader)?),
+                });
+            }
+            Architecture::Pair(parts) => &**parts,
         };
-        Ok(match self.stages[index].role {
-            Role::Embed => Box::new(Embed::load(plan, &loader)?),
-            Role::Block => Box::new(Block::load(plan, index - 1, &loader)?),
-            Role::Head => Box::new(ReadOut::load(plan, &loader)?),
+        // The second part begins at the second embedding.
+        let start = self.stages.iter().rposition(|stage| stage.role == Role::Embed).unwrap_or(0);
+        if index < start {
+            return Ok(match role {
+                Role::Embed => Box::new(OnFirst(Embed::load(first, &loader)?)),
+                Role::Block => Box::new(OnFirst(Block::load(first, index - 1, &loader)?)),
+                Role::Head => Box::new(OnFirst(ReadOut::load(first, &loader)?)),
+            });
+        }
+        Ok(match role {
+            Role::Embed => Box::new(OnSecond(Embed::load(second, &loader)?)),
+            // A block that looks across takes both.
+            Role::Block if second.names.cross.is_some() => {
+                Box::new(Block::load(second, index - start - 1, &loader)?)
+            }
+            Role::Block => Box::new(OnSecond(Block::load(second, index - start - 1, &loader)?)),
+            Role::Head => Box::new(OnSecond(ReadOut::load(second, &loader)?)),
         })
     }
 
     fn owner(&self) -> Option<usize> {
         match &self.architecture {
             Architecture::Transformer(plan) if plan.config.head == Head::Tied => Some(0),
+            Architecture::Pair(parts) if parts[0].lends => Some(0),
+            Architecture::Pair(parts) if parts[1].config.head == Head::Tied => {
+                self.stages.iter().rposition(|stage| stage.role == Role::Embed)
+            }
             _ => None,
         }
     }

@@ -106,7 +106,7 @@ impl ResNetPlan {
         }
         match self.block_at(index - 1) {
             Some(plan) => Ok(Box::new(plan.load(loader)?)),
-            None => Ok(Box::new(Classifier(loader.site(self.linear_site(), true)?))),
+            None => Ok(Box::new(Classifier(loader.linear(self.linear_site(), true)?))),
         }
     }
 }
@@ -183,7 +183,7 @@ impl ConvNorm {
         let part = |name: &str| loader.tensor(&format!("{norm}.{name}"), [meta.rows]);
         let parts = [part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?];
         let norm = BatchNorm::new(norm, BATCH_NORM_EPS, meta.output.clone(), parts);
-        Ok(Self { norm, site: loader.site(meta, false)? })
+        Ok(Self { norm, site: loader.linear(meta, false)? })
     }
 
     fn forward(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Result<Tensor<4>> {

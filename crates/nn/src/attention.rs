@@ -1,10 +1,15 @@
 //! Scaled dot-product attention with grouped heads, masks, windows and a cache.
 
+use std::sync::Arc;
+
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor, TensorData};
 
-use crate::kernels::{self, attention::AttentionDims};
+use crate::kernels::{
+    self,
+    attention::{AttentionDims, ScoreShape},
+};
 use crate::weight::{host, on_host};
 
 /// Which keys a query may see.
@@ -16,16 +21,36 @@ pub struct Sight {
     pub window: Option<usize>,
 }
 
-/// `softmax(Q K^T / sqrt(d)) V`.
+/// How the products of queries and keys become scores. The default is `Q K^T / sqrt(d)`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scoring {
+    /// Factor of the products, positive; `None` is `1 / sqrt(d)`.
+    pub scale: Option<f32>,
+    /// Scores are bent to `cap * tanh(score / cap)` (Gemma 2).
+    pub soft_cap: Option<f32>,
+    /// ALiBi (Press et al., arXiv:2108.12409): one slope a head, times how far the key stands after the query.
+    pub slopes: Option<Arc<[f32]>>,
+}
+
+impl Scoring {
+    /// Slopes of ALiBi: a geometric row for a power of two, and every second slope of the next one for the rest.
+    pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+        let row = |n: usize| (1..=n).map(move |i| (-8.0 * i as f64 / n as f64).exp2() as f32);
+        let whole = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
+        row(whole.max(1)).chain(row(2 * whole.max(1)).step_by(2)).take(heads).collect()
+    }
+}
+
+/// `softmax(scores) V`, the scores of `Q` and `K` as `scoring` says, plus `bias` (`[H, T, S]`).
 ///
 /// `q`: `[B, H, T, d]`; `k`, `v`: `[B, H_kv, S, d]`, the last `T` of the `S` positions being those of the queries;
 /// `keep`: `[B, S]`, `true` where a key may be seen. Returns `[B, T, H * d]`.
 pub fn attend(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+    [q, k, v]: [Tensor<4>; 3],
     sight: Sight,
     keep: Option<Tensor<2, Bool>>,
+    scoring: &Scoring,
+    bias: Option<Tensor<3>>,
 ) -> Tensor<3> {
     let [b, heads, t, d] = q.dims();
     let [_, kv_heads, s, _] = k.dims();
@@ -34,12 +59,19 @@ pub fn attend(
         let dims = AttentionDims { batch: b, heads, kv_heads, queries: t, keys: s, width: d };
         let keep: Option<Vec<bool>> = keep.map(|keep| keep.into_data().iter::<bool>().collect());
         let (q, k, v) = (host(q), host(k), host(v));
-        let out = kernels::attention::attend(dims, [&q, &k, &v], sight, keep.as_deref());
+        let bias = bias.map(host);
+        let shape = ScoreShape { scoring, bias: bias.as_deref() };
+        let out = kernels::attention::attend(dims, [&q, &k, &v], sight, keep.as_deref(), shape);
         return Tensor::from_data(TensorData::new(out, [b, t, heads * d]), &device);
     }
     let hidden = hidden(&q, t, s, sight, keep);
-    let options = AttentionModuleOptions { is_causal: sight.causal && t > 1, ..Default::default() };
-    let mixed = attention(q, repeat_heads(k, heads), repeat_heads(v, heads), hidden, None, options);
+    let options = AttentionModuleOptions {
+        scale: scoring.scale.map(f64::from),
+        softcap: scoring.soft_cap.map(f64::from),
+        is_causal: sight.causal && t > 1,
+    };
+    let bias = added(&q, s, scoring, bias);
+    let mixed = attention(q, repeat_heads(k, heads), repeat_heads(v, heads), hidden, bias, options);
     mixed.swap_dims(1, 2).reshape([b, t, heads * d])
 }
 
@@ -51,6 +83,23 @@ fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
     }
     let repeats = heads / kv_heads;
     x.reshape([b, kv_heads, 1, s, d]).expand([b, kv_heads, repeats, s, d]).reshape([b, heads, s, d])
+}
+
+/// What is added to the scores, `[B, H, T, S]`.
+fn added(q: &Tensor<4>, s: usize, scoring: &Scoring, bias: Option<Tensor<3>>) -> Option<Tensor<4>> {
+    let [b, heads, t, _] = q.dims();
+    let alibi = scoring.slopes.as_ref().map(|slopes| {
+        let distance = |i: usize, j: usize| j as f32 - (s - t + i) as f32;
+        let all = slopes
+            .iter()
+            .flat_map(|&slope| (0..t).flat_map(move |i| (0..s).map(move |j| slope * distance(i, j))));
+        Tensor::<3>::from_data(TensorData::new(all.collect::<Vec<f32>>(), [heads, t, s]), &q.device())
+    });
+    let sum = match (alibi, bias) {
+        (Some(alibi), Some(bias)) => Some(alibi + bias),
+        (one, other) => one.or(other),
+    };
+    sum.map(|sum| sum.reshape([1, heads, t, s]).expand([b, heads, t, s]))
 }
 
 /// What is hidden besides the causal part, `[B or 1, 1, T, S]`.
@@ -92,7 +141,12 @@ mod tests {
             let values: Vec<f32> = (0..n).map(|i| value(i + salt)).collect();
             Tensor::<4>::from_data(TensorData::new(values, shape), device)
         };
-        for (t, s) in [(1, 1), (1, 9), (70, 70), (5, 12)] {
+        let bent =
+            Scoring { scale: Some(0.3), soft_cap: Some(1.5), slopes: Some(Scoring::alibi_slopes(4).into()) };
+        for ((t, s), scoring) in [(1, 1), (1, 9), (70, 70), (5, 12)]
+            .into_iter()
+            .flat_map(|sizes| [(sizes, Scoring::default()), (sizes, bent.clone())])
+        {
             for sight in [(true, None), (false, None), (true, Some(4)), (true, Some(100))] {
                 let sight = Sight { causal: sight.0, window: sight.1 };
                 for masked in [false, true] {
@@ -100,13 +154,26 @@ mod tests {
                         let keep = (0..2 * s).map(|i| i % 5 != 2 || !masked).collect::<Vec<_>>();
                         let keep = Tensor::<2, Bool>::from_data(TensorData::new(keep, [2, s]), device);
                         let kv = |salt| build([2, 2, s, 6], salt, device);
-                        host(attend(build([2, 4, t, 6], 3, device), kv(11), kv(29), sight, Some(keep)))
+                        let bias = scoring.scale.map(|_| {
+                            let bias = build([1, 4, t, s], 5, device);
+                            bias.reshape([4, t, s])
+                        });
+                        let qkv = [build([2, 4, t, 6], 3, device), kv(11), kv(29)];
+                        host(attend(qkv, sight, Some(keep), &scoring, bias))
                     };
                     let (kernel, framework) = (run(&Device::flex()), run(&Device::flex().autodiff()));
                     let far = kernel.iter().zip(&framework).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    assert!(far < 1e-5, "{t} of {s}, {sight:?}, masked {masked}: {far}");
+                    assert!(far < 1e-5, "{t} of {s}, {sight:?}, masked {masked}, {scoring:?}: {far}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn slopes_of_heads_that_are_no_power_of_two() {
+        // Press et al.: 2^-2, 2^-4, 2^-6, 2^-8 for four heads, then every second of the eight: 2^-1, 2^-3.
+        let expected = [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125];
+        assert_eq!(Scoring::alibi_slopes(6), expected);
+        assert_eq!(Scoring::alibi_slopes(1), [0.00390625]);
     }
 }

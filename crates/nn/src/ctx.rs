@@ -22,12 +22,29 @@ pub struct Ctx<'a> {
     pub row_weights: Option<&'a [f64]>,
     /// The owner of the tied weight; a tied head borrows it.
     pub tied: Option<Site>,
+    /// What belongs to the second input of a network of two parts.
+    pub second: SecondInput<'a>,
+}
+
+/// Mask and weights of the second input of a network of two parts.
+#[derive(Clone, Default)]
+pub struct SecondInput<'a> {
+    /// `[B, T]`, `true` keeps a token; `None` keeps all.
+    pub mask: Option<Tensor<2, Bool>>,
+    /// Weight of each row for the taps.
+    pub row_weights: Option<&'a [f64]>,
 }
 
 impl Ctx<'_> {
     /// Whether nobody needs what is still to be computed.
     pub fn is_done(&self) -> bool {
         self.taps_only && self.taps.as_ref().is_some_and(|taps| taps.are_satisfied())
+    }
+
+    /// Lets mask and weights of the two inputs change places: a stage sees those of its own input first.
+    pub fn swap_inputs(&mut self) {
+        std::mem::swap(&mut self.mask, &mut self.second.mask);
+        std::mem::swap(&mut self.row_weights, &mut self.second.row_weights);
     }
 
     /// Position of the first token of this call.

@@ -52,6 +52,18 @@ pub enum Error {
     /// A stage could not be loaded.
     #[error("{0}")]
     Load(Box<dyn std::error::Error + Send + Sync>),
+    /// Images are of another size than the one that the model has positions for.
+    #[error(
+        "stage \"{stage}\" takes images of {expected:?} (channels, height, width), but was given {found:?}\nhint: resize the images"
+    )]
+    Image {
+        /// Name of the stage.
+        stage: String,
+        /// Channels, height and width that the model takes.
+        expected: [usize; 3],
+        /// What was given.
+        found: [usize; 3],
+    },
     /// A sequence is longer than the positions that the model was trained with.
     #[error(
         "the sequence has {found} tokens, but the model has {limit} learned positions\nhint: use a window of at most {limit}"

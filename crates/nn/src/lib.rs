@@ -20,10 +20,10 @@ pub mod weight;
 
 pub use axis::Axis;
 pub use batch_norm::BatchNorm;
-pub use ctx::{Ctx, KvCache};
+pub use ctx::{Ctx, KvCache, SecondInput};
 pub use error::{Error, Result};
 pub use norm::{Activation, Norm, NormKind};
 pub use site::{Branch, InputOp, Site, SiteKind, SiteMeta};
-pub use stage::{Flow, Network, Role, Stage, StageInfo, StageSource, Task};
+pub use stage::{Flow, Network, OnFirst, OnSecond, Role, Stage, StageInfo, StageSource, Task};
 pub use tap::{Tap, TapRows, TapSet};
 pub use weight::{Weight, host};

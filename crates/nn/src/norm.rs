@@ -37,6 +37,8 @@ pub struct Norm {
     eps: f64,
     #[module(skip)]
     axis: Axis,
+    #[module(skip)]
+    offset: f32,
 }
 
 impl Norm {
@@ -49,7 +51,27 @@ impl Norm {
         bias: Option<Tensor<1>>,
     ) -> Self {
         let name = name.into();
-        Self { gain: Param::from_tensor(gain), bias: bias.map(Param::from_tensor), name, kind, eps, axis }
+        Self {
+            gain: Param::from_tensor(gain),
+            bias: bias.map(Param::from_tensor),
+            name,
+            kind,
+            eps,
+            axis,
+            offset: 0.0,
+        }
+    }
+
+    /// The same norm, whose gain is stored less `offset` (1 for Gemma).
+    pub fn with_offset(mut self, offset: f32) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// What the norm multiplies with, `[C]`.
+    pub fn effective_gain(&self) -> Tensor<1> {
+        let gain = self.gain.val();
+        if self.offset == 0.0 { gain } else { gain + self.offset }
     }
 
     /// Module path in the checkpoint.
@@ -75,7 +97,7 @@ impl Norm {
             }
         };
         let power = (x.clone() * x.clone()).mean_dim(D - 1);
-        let y = x * (power + self.eps).sqrt().recip() * self.gain.val().unsqueeze();
+        let y = x * (power + self.eps).sqrt().recip() * self.effective_gain().unsqueeze();
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
@@ -87,7 +109,7 @@ impl Norm {
         let (dims, device) = (x.dims(), x.device());
         let width = dims[D - 1];
         let mut values = host(x);
-        let gain = host(self.gain.val());
+        let gain = host(self.effective_gain());
         let bias = self.bias.as_ref().map(|bias| host(bias.val()));
         let rows = |rows: &mut [f32]| {
             for row in rows.chunks_exact_mut(width) {
@@ -110,6 +132,7 @@ pub enum Activation {
     #[serde(alias = "swish")]
     Silu,
     /// Exact GELU (error function).
+    #[serde(alias = "gelu_python")]
     Gelu,
     /// GELU by the tanh approximation.
     #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
@@ -124,6 +147,10 @@ pub enum Activation {
     Hardsigmoid,
     /// `x relu6(x + 3) / 6`.
     Hardswish,
+    /// `x sigmoid(1.702 x)` (CLIP).
+    QuickGelu,
+    /// Hyperbolic tangent.
+    Tanh,
 }
 
 impl Activation {
@@ -148,6 +175,8 @@ impl Activation {
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Sigmoid => activation::sigmoid(x),
             Self::Hardsigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
+            Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
+            Self::Tanh => x.tanh(),
             Self::Hardswish => (x.clone() + 3.0).clamp(0.0, 6.0) / 6.0 * x,
         }
     }
@@ -168,7 +197,7 @@ impl Activation {
             Self::Relu6 => Some(|values| each(values, |v| clip(v, 6.0))),
             Self::Hardsigmoid => Some(|values| each(values, |v| clip(v + 3.0, 6.0) / 6.0)),
             Self::Hardswish => Some(|values| each(values, |v| clip(v + 3.0, 6.0) / 6.0 * v)),
-            Self::Gelu | Self::GeluNew | Self::Sigmoid => None,
+            Self::Gelu | Self::GeluNew | Self::Sigmoid | Self::QuickGelu | Self::Tanh => None,
         }
     }
 }

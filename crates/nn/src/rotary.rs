@@ -26,6 +26,18 @@ pub enum RotaryScaling {
         /// Positions that the model saw before it was stretched.
         original_positions: f64,
     },
+    /// LongRoPE (Ding et al., arXiv:2402.13753): a divisor a frequency, one list for sequences that the model saw in its
+    /// first training and one for longer ones.
+    Long {
+        /// Divisors up to `original_positions`, `[dim / 2]`.
+        short: Vec<f64>,
+        /// Divisors beyond, `[dim / 2]`.
+        long: Vec<f64>,
+        /// Positions that the model saw before it was stretched.
+        original_positions: f64,
+        /// Factor of cosines and sines.
+        magnitude: f64,
+    },
 }
 
 /// Settings of the rotation.
@@ -37,31 +49,54 @@ pub struct Rotary {
     pub dim: usize,
     /// Stretching.
     pub scaling: RotaryScaling,
+    /// Whether channels `2 i` and `2 i + 1` are turned together (GPT-J) instead of `i` and `dim / 2 + i`.
+    pub interleaved: bool,
 }
 
 impl Rotary {
-    /// Inverse frequencies, `[dim / 2]`, radians per position.
-    pub fn inverse_frequencies(&self) -> Vec<f64> {
+    /// Inverse frequencies for a sequence of `positions`, `[dim / 2]`, radians per position.
+    pub fn inverse_frequencies(&self, positions: usize) -> Vec<f64> {
         let plain = (0..self.dim / 2).map(|i| self.theta.powf(-(2.0 * i as f64) / self.dim as f64));
-        plain.map(|f| self.scaling.apply(f)).collect()
+        match &self.scaling {
+            RotaryScaling::Long { short, long, original_positions, .. } => {
+                let divisors = if positions as f64 > *original_positions { long } else { short };
+                plain.zip(divisors).map(|(f, divisor)| f / divisor).collect()
+            }
+            scaling => plain.map(|f| scaling.apply(f)).collect(),
+        }
+    }
+
+    fn magnitude(&self) -> f32 {
+        match self.scaling {
+            RotaryScaling::Long { magnitude, .. } => magnitude as f32,
+            _ => 1.0,
+        }
+    }
+
+    /// Rotates queries or keys (`[B, H, T, d]`) with the [tables](Rotary::tables) of their positions.
+    pub fn turn(&self, x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+        if self.interleaved { rotate_pairs(x, cos, sin) } else { rotate(x, cos, sin) }
     }
 
     /// Cosines and sines, each `[1, 1, len, dim / 2]`, for positions `start .. start + len`.
     pub fn tables(&self, start: usize, len: usize, device: &Device) -> (Tensor<4>, Tensor<4>) {
-        let frequencies = self.inverse_frequencies();
+        let frequencies = self.inverse_frequencies(start + len);
+        let magnitude = self.magnitude();
         let angles: Vec<f32> = (start..start + len)
             .flat_map(|position| frequencies.iter().map(move |&f| position as f32 * f as f32))
             .collect();
         let table =
             |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [1, 1, len, self.dim / 2]), device);
-        (table(angles.iter().map(|a| a.cos()).collect()), table(angles.iter().map(|a| a.sin()).collect()))
+        let of = |f: fn(f32) -> f32| table(angles.iter().map(|&a| f(a) * magnitude).collect());
+        (of(f32::cos), of(f32::sin))
     }
 }
 
 impl RotaryScaling {
     fn apply(&self, frequency: f64) -> f64 {
         match *self {
-            Self::None => frequency,
+            // Long has a divisor of its own for each frequency.
+            Self::None | Self::Long { .. } => frequency,
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
                 let wavelength = std::f64::consts::TAU / frequency;
@@ -93,12 +128,30 @@ pub fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     Tensor::cat(parts, 3)
 }
 
+/// [`rotate`], where neighbours are turned together.
+fn rotate_pairs(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let [b, h, t, d] = x.dims();
+    let half = cos.dims()[3];
+    let pairs = x.clone().slice([0..b, 0..h, 0..t, 0..2 * half]).reshape([b, h, t, half, 2]);
+    let part = |i: usize| pairs.clone().slice([0..b, 0..h, 0..t, 0..half, i..i + 1]).reshape([b, h, t, half]);
+    let (even, odd) = (part(0), part(1));
+    let turned: Tensor<5> = Tensor::stack(
+        vec![even.clone() * cos.clone() - odd.clone() * sin.clone(), odd * cos + even * sin],
+        4,
+    );
+    let turned = turned.reshape([b, h, t, 2 * half]);
+    if 2 * half == d {
+        return turned;
+    }
+    Tensor::cat(vec![turned, x.slice([0..b, 0..h, 0..t, 2 * half..d])], 3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rotary(scaling: RotaryScaling) -> Rotary {
-        Rotary { theta: 10_000.0, dim: 4, scaling }
+        Rotary { theta: 10_000.0, dim: 4, scaling, interleaved: false }
     }
 
     #[test]
@@ -121,7 +174,7 @@ mod tests {
             high_freq_factor: 4.0,
             original_positions: 64.0,
         };
-        let f = rotary(scaling).inverse_frequencies();
+        let f = rotary(scaling).inverse_frequencies(1);
         assert_eq!(f[0], 1.0, "wavelength 6.3 is short");
         assert!((f[1] - 0.01 / 8.0).abs() < 1e-12, "wavelength 628 is long");
     }

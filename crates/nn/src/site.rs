@@ -25,6 +25,8 @@ pub enum SiteKind {
     Embedding,
     /// A convolution, seen as the same linear map on im2col patches.
     Conv(ConvGeometry),
+    /// A convolution along the last dimension, stored as `[out, in, kw]`; its images have the height 1.
+    Conv1d(ConvGeometry),
 }
 
 /// What is known of a site without its numbers.
@@ -68,6 +70,7 @@ impl SiteMeta {
                 let [kh, kw] = conv.kernel;
                 vec![self.rows, self.cols / (kh * kw), kh, kw]
             }
+            SiteKind::Conv1d(conv) => vec![self.rows, self.cols / conv.kernel[1], conv.kernel[1]],
             _ if self.transposed => vec![self.cols, self.rows],
             _ => vec![self.rows, self.cols],
         }
@@ -196,7 +199,7 @@ impl Site {
     ///
     /// Images with other channels, or smaller than the kernel.
     pub fn convolve(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Result<Tensor<4>> {
-        let SiteKind::Conv(geometry) = &self.meta.kind else {
+        let (SiteKind::Conv(geometry) | SiteKind::Conv1d(geometry)) = &self.meta.kind else {
             panic!("site \"{}\" is not a convolution", self.meta.name)
         };
         let [b, c, h, w] = x.dims();

@@ -17,6 +17,8 @@ pub enum Flow {
     Image(Tensor<4>),
     /// One vector an item, `[B, C]`.
     Vector(Tensor<2>),
+    /// What two parts of a network take or give: an encoder's and a decoder's, two towers'.
+    Pair(Box<(Flow, Flow)>),
 }
 
 impl Flow {
@@ -27,6 +29,20 @@ impl Flow {
             Self::Hidden(_) => "hidden states",
             Self::Image(_) => "images",
             Self::Vector(_) => "vectors",
+            Self::Pair(_) => "a pair",
+        }
+    }
+
+    /// Two flows as one.
+    pub fn both(first: Flow, second: Flow) -> Self {
+        Self::Pair(Box::new((first, second)))
+    }
+
+    /// Two flows, or an error that names the stage that wanted them.
+    pub fn pair(self, stage: &str) -> Result<(Flow, Flow)> {
+        match self {
+            Self::Pair(both) => Ok(*both),
+            other => Err(wrong(stage, "a pair", &other)),
         }
     }
 
@@ -84,6 +100,57 @@ pub trait Stage: Send + Sync {
     }
 }
 
+/// A stage of the first of two parts; what belongs to the second passes by.
+pub struct OnFirst<S>(pub S);
+
+/// A stage of the second of two parts; what the first has given passes by.
+pub struct OnSecond<S>(pub S);
+
+fn name_of(stage: &dyn Stage) -> String {
+    stage.sites().first().map_or_else(String::new, |site| site.name().to_string())
+}
+
+impl<S: Stage> Stage for OnFirst<S> {
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        let (first, second) = flow.pair(&name_of(&self.0))?;
+        Ok(Flow::both(self.0.forward(first, ctx)?, second))
+    }
+
+    fn sites(&self) -> Vec<&Site> {
+        self.0.sites()
+    }
+
+    fn sites_mut(&mut self) -> Vec<&mut Site> {
+        self.0.sites_mut()
+    }
+
+    fn owner(&self) -> Option<&Site> {
+        self.0.owner()
+    }
+}
+
+impl<S: Stage> Stage for OnSecond<S> {
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        let (first, second) = flow.pair(&name_of(&self.0))?;
+        ctx.swap_inputs();
+        let second = self.0.forward(second, ctx);
+        ctx.swap_inputs();
+        Ok(Flow::both(first, second?))
+    }
+
+    fn sites(&self) -> Vec<&Site> {
+        self.0.sites()
+    }
+
+    fn sites_mut(&mut self) -> Vec<&mut Site> {
+        self.0.sites_mut()
+    }
+
+    fn owner(&self) -> Option<&Site> {
+        self.0.owner()
+    }
+}
+
 /// What a stage is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -104,6 +171,8 @@ pub enum Task {
     Encoder,
     /// Classifies images: a distribution for each image.
     Images,
+    /// Takes two inputs: an encoder's and a decoder's, or those of two towers.
+    Pairs,
 }
 
 /// What is known of a stage before it is loaded.
@@ -145,7 +214,9 @@ impl Network {
     pub fn load(source: &dyn StageSource) -> Result<Self> {
         let infos = source.stages();
         let stages = (0..infos.len()).map(|i| source.load(i)).collect::<Result<_>>()?;
-        let features = infos.iter().position(|info| info.role == Role::Head).unwrap_or(infos.len());
+        // The first of two parts may have a head of its own; what counts is what follows the last block.
+        let heads = infos.iter().rev().take_while(|info| info.role == Role::Head).count();
+        let features = infos.len() - heads;
         Ok(Self { stages, owner: source.owner(), features })
     }
 

@@ -63,6 +63,11 @@ impl Calibration {
             Task::Language => Self::windows(model, settings),
             Task::Encoder => Self::sentences(model, settings),
             Task::Images => Self::images(model, settings),
+            Task::Pairs => Err(Error::Setting {
+                what: "--data",
+                message: "models with two inputs are calibrated through the library, with batches of pairs"
+                    .into(),
+            }),
         }
     }
 

@@ -54,12 +54,15 @@ impl Gauge {
 
     /// Bytes that the gauge holds.
     pub fn bytes(&self) -> usize {
-        let one = |flow: &Flow| match flow {
-            Flow::Tokens(x) => 8 * x.dims().iter().product::<usize>(),
-            Flow::Hidden(x) => 4 * x.dims().iter().product::<usize>(),
-            Flow::Image(x) => 4 * x.dims().iter().product::<usize>(),
-            Flow::Vector(x) => 4 * x.dims().iter().product::<usize>(),
-        };
+        fn one(flow: &Flow) -> usize {
+            match flow {
+                Flow::Tokens(x) => 8 * x.dims().iter().product::<usize>(),
+                Flow::Hidden(x) => 4 * x.dims().iter().product::<usize>(),
+                Flow::Image(x) => 4 * x.dims().iter().product::<usize>(),
+                Flow::Vector(x) => 4 * x.dims().iter().product::<usize>(),
+                Flow::Pair(both) => one(&both.0) + one(&both.1),
+            }
+        }
         self.reference.bytes() + self.before.iter().flatten().map(one).sum::<usize>()
     }
 

@@ -1,13 +1,18 @@
-//! The modules of the transformer and what they compute.
+//! The block, and the whole network as one module.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
-use trimtab_nn::attention::{Sight, attend};
-use trimtab_nn::rotary::rotate;
-use trimtab_nn::{Ctx, Error, Flow, Norm, Result, Site, Stage};
+use std::sync::Arc;
 
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use trimtab_nn::{Ctx, Flow, Norm, Result, Site, Stage};
+
+use super::attention::Attention;
+use super::embed::Embed;
+use super::mlp::Feed;
 use super::plan::Blueprint;
-use super::{Head, NormPlace, Positions, TransformerConfig};
+use super::read_out::ReadOut;
+use super::tensors::{self, Named, Table};
+use super::{NormPlace, TransformerConfig};
 use crate::load::Loader;
 
 /// The whole network as one module of the framework: what is trained.
@@ -25,7 +30,7 @@ impl Transformer {
     pub(crate) fn load(plan: &Blueprint, loader: &Loader<'_>) -> crate::Result<Self> {
         Ok(Self {
             embed: Embed::load(plan, loader)?,
-            blocks: (0..plan.config.windows.len())
+            blocks: (0..plan.config.blocks.len())
                 .map(|i| Block::load(plan, i, loader))
                 .collect::<crate::Result<_>>()?,
             head: plan.has_head.then(|| ReadOut::load(plan, loader)).transpose()?,
@@ -34,8 +39,13 @@ impl Transformer {
 
     /// Runs the network on token ids `[B, T]`; returns what the head gives, or the last hidden states.
     pub fn forward(&self, ids: Tensor<2, Int>, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        self.run(Flow::Tokens(ids), ctx)
+    }
+
+    /// Runs the network on what it takes: tokens or images.
+    pub fn run(&self, input: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
         ctx.tied = self.embed.owner().cloned();
-        let flow = self.embed.forward(Flow::Tokens(ids), ctx)?;
+        let flow = self.embed.forward(input, ctx)?;
         let flow = self.blocks.iter().try_fold(flow, |flow, block| block.forward(flow, ctx))?;
         self.head.iter().try_fold(flow, |flow, head| head.forward(flow, ctx))
     }
@@ -49,295 +59,170 @@ impl Transformer {
     }
 
     /// Every tensor by its name in the checkpoint.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let mut out = Vec::new();
-        let mut push = |name: String, shape: Vec<usize>, tensor: TensorData| {
-            out.push((name, shape, tensor.try_into_vec().expect("the house computes in f32")));
-        };
-        for site in self.stages().flat_map(|stage| stage.sites()) {
-            let weight = TensorData::new(site.weight.to_f32(), site.weight.dims());
-            let meta = site.meta();
-            let stored = meta.stored_shape();
-            let weight = match meta.transposed {
-                true => transpose(weight),
-                false => weight,
-            };
-            push(meta.weight_name(), stored, weight);
-            if let Some(bias) = &site.bias {
-                push(format!("{}.bias", meta.name), vec![meta.rows], bias.val().into_data());
-            }
-        }
-        let norms =
-            self.embed.norm.iter().chain(self.blocks.iter().flat_map(|b| [&b.attention_norm, &b.mlp_norm]));
-        for norm in norms.chain(self.head.iter().filter_map(|head| head.norm.as_ref())) {
-            let size = norm.axis().size();
-            push(format!("{}.weight", norm.name()), vec![size], norm.gain.val().into_data());
-            if let Some(bias) = &norm.bias {
-                push(format!("{}.bias", norm.name()), vec![size], bias.val().into_data());
-            }
-        }
-        for table in [&self.embed.positions, &self.embed.token_types].into_iter().flatten() {
-            let values = table.values.val();
-            push(format!("{}.weight", table.name), values.dims().to_vec(), values.into_data());
-        }
-        out
+    pub fn tensors(&self) -> Vec<Named> {
+        let sites = self.stages().flat_map(|stage| stage.sites()).flat_map(tensors::of_site);
+        let blocks = || self.blocks.iter();
+        let norms = self.embed.norms().chain(blocks().flat_map(Block::norms));
+        let norms = norms.chain(self.head.iter().flat_map(ReadOut::norms)).flat_map(tensors::of_norm);
+        let tables = self.embed.tables().chain(blocks().flat_map(Block::tables));
+        let tables = tables.chain(self.head.iter().flat_map(ReadOut::tables)).map(tensors::of_table);
+        sites.chain(norms).chain(tables).collect()
     }
 }
 
-fn transpose(matrix: TensorData) -> TensorData {
-    let device = burn::tensor::Device::flex();
-    Tensor::<2>::from_data(matrix, &device).transpose().into_data()
-}
-
-/// A table that is added to the embedding.
-#[derive(Module, Debug)]
-pub struct Table {
-    values: Param<Tensor<2>>,
-    #[module(skip)]
-    name: String,
-}
-
-/// Tokens to hidden states.
-#[derive(Module, Debug)]
-pub struct Embed {
-    /// The embedding; the owner of a tied weight.
-    pub site: Site,
-    positions: Option<Table>,
-    token_types: Option<Table>,
-    norm: Option<Norm>,
-    #[module(skip)]
-    tied: bool,
-}
-
-impl Embed {
-    pub(crate) fn load(plan: &Blueprint, loader: &Loader<'_>) -> crate::Result<Self> {
-        let c = &plan.config;
-        let table = |name: &Option<String>, rows: Option<usize>| -> crate::Result<Option<Table>> {
-            let (Some(name), Some(rows)) = (name, rows) else { return Ok(None) };
-            let name = plan.module(name);
-            let values = Param::from_tensor(loader.tensor(&format!("{name}.weight"), [rows, c.width])?);
-            Ok(Some(Table { values, name }))
-        };
-        let positions = match c.positions {
-            Positions::Learned(rows) => Some(rows),
-            Positions::Rotary(_) => None,
-        };
-        Ok(Self {
-            site: loader.site(plan.embed_site(), false)?,
-            positions: table(&plan.names.positions, positions)?,
-            token_types: table(&plan.names.token_types, c.token_types)?,
-            norm: plan
-                .names
-                .embed_norm
-                .as_ref()
-                .map(|name| loader.norm(plan, &plan.module(name)))
-                .transpose()?,
-            tied: c.head == Head::Tied,
-        })
-    }
-
-    fn add_tables(&self, mut x: Tensor<3>, ctx: &Ctx<'_>) -> Result<Tensor<3>> {
-        let [b, t, width] = x.dims();
-        if let Some(table) = &self.positions {
-            let values = table.values.val();
-            let (start, [limit, _]) = (ctx.position(), values.dims());
-            if start + t > limit {
-                return Err(Error::Positions { limit, found: start + t });
-            }
-            x = x + values.slice([start..start + t, 0..width]).unsqueeze();
-        }
-        if let Some(table) = &self.token_types {
-            let types = ctx.token_types.clone().unwrap_or_else(|| Tensor::zeros([b, t], &x.device()));
-            x = x + burn::tensor::module::embedding(table.values.val(), types);
-        }
-        Ok(x)
-    }
-}
-
-impl Stage for Embed {
-    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        let ids = flow.tokens(self.site.name())?;
-        let x = self.add_tables(self.site.lookup(ids), ctx)?;
-        Ok(Flow::Hidden(match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        }))
-    }
-
-    fn sites(&self) -> Vec<&Site> {
-        vec![&self.site]
-    }
-
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        vec![&mut self.site]
-    }
-
-    fn owner(&self) -> Option<&Site> {
-        self.tied.then_some(&self.site)
-    }
-}
-
-/// Attention, then the feed-forward sublayer, each with its norm and its way around.
+/// Attention and the feed-forward sublayer, each with its norms and its way around.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Query, key, value; or the fused one alone.
-    qkv: Vec<Site>,
-    o: Site,
-    /// Gate (if any), then up.
-    up: Vec<Site>,
-    down: Site,
-    attention_norm: Norm,
-    mlp_norm: Norm,
-    #[module(skip)]
-    index: usize,
+    attention: Attention,
+    /// Attention to what the first part of the network gives.
+    cross: Option<Attention>,
+    cross_norm: Option<Norm>,
+    feed: Feed,
+    attention_norm: Option<Norm>,
+    attention_post_norm: Option<Norm>,
+    mlp_norm: Option<Norm>,
+    mlp_post_norm: Option<Norm>,
+    /// Factors of the channels that the attention adds.
+    attention_scale: Option<Table>,
+    /// Factors of the channels that the feed-forward sublayer adds.
+    mlp_scale: Option<Table>,
     #[module(skip)]
     name: String,
     #[module(skip)]
-    config: std::sync::Arc<TransformerConfig>,
+    config: Arc<TransformerConfig>,
 }
 
 impl Block {
     pub(crate) fn load(plan: &Blueprint, index: usize, loader: &Loader<'_>) -> crate::Result<Self> {
-        let c = &plan.config;
-        let sites = plan.block_sites(index);
-        let name = plan.block_name(index);
-        let load = |metas: Vec<_>, bias| metas.into_iter().map(|meta| loader.site(meta, bias)).collect();
-        let qkv: crate::Result<_> = load(sites.qkv, c.qkv_bias);
-        let up: crate::Result<_> = load(sites.up, c.mlp_bias);
+        let block = plan.block(index);
+        let norm = |norm: &Option<_>| norm.as_ref().map(|norm| loader.norm(norm)).transpose();
+        let table = |table: &Option<_>| table.as_ref().map(|table| loader.table(table)).transpose();
         Ok(Self {
-            qkv: qkv?,
-            o: loader.site(sites.o, c.out_bias)?,
-            up: up?,
-            down: loader.site(sites.down, c.mlp_bias)?,
-            attention_norm: loader.norm(plan, &format!("{name}.{}", plan.names.attention_norm))?,
-            mlp_norm: loader.norm(plan, &format!("{name}.{}", plan.names.mlp_norm))?,
-            index,
-            name,
-            config: loader.share(c),
+            attention: {
+                let relative = table(&block.relative)?;
+                Attention::load(&block.attention, index, &plan.config, loader)?
+                    .with_relative(relative, block.owns_relative)
+            },
+            cross: (block.cross.as_ref())
+                .map(|cross| Attention::load(cross, index, &plan.config, loader))
+                .transpose()?,
+            cross_norm: norm(&block.cross_norm)?,
+            feed: Feed::load(&block.feed, loader)?,
+            attention_norm: norm(&block.attention_norm)?,
+            attention_post_norm: norm(&block.attention_post_norm)?,
+            mlp_norm: norm(&block.mlp_norm)?,
+            mlp_post_norm: norm(&block.mlp_post_norm)?,
+            attention_scale: table(&block.attention_scale)?,
+            mlp_scale: table(&block.mlp_scale)?,
+            name: block.name,
+            config: Arc::clone(&plan.config),
         })
     }
 
-    fn attention(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
-        let c = &self.config;
-        let [b, t, width] = x.dims();
-        let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
-        let [q, k, v] = match self.qkv.as_slice() {
-            [fused] => {
-                let all = fused.forward(x, ctx);
-                let part = |from: usize, width: usize| all.clone().slice([0..b, 0..t, from..from + width]);
-                [part(0, q_width), part(q_width, kv_width), part(q_width + kv_width, kv_width)]
-            }
-            sites => [0, 1, 2].map(|i| sites[i].forward(x.clone(), ctx)),
-        };
-        if ctx.is_done() {
-            return Tensor::zeros([b, t, width], &k.device());
-        }
-        let split = |x: Tensor<3>, heads: usize| x.reshape([b, t, heads, c.head_width]).swap_dims(1, 2);
-        let (mut q, mut k, mut v) = (split(q, c.heads), split(k, c.kv_heads), split(v, c.kv_heads));
-        if let Positions::Rotary(rotary) = &c.positions {
-            let (cos, sin) = rotary.tables(ctx.position(), t, &q.device());
-            (q, k) = (rotate(q, cos.clone(), sin.clone()), rotate(k, cos, sin));
-        }
-        if let Some(cache) = ctx.cache.as_deref_mut() {
-            (k, v) = cache.append(self.index, k, v);
-        }
-        let sight = Sight { causal: c.causal, window: c.windows[self.index] };
-        let mixed = attend(q, k, v, sight, ctx.mask.clone());
-        self.o.forward(mixed, ctx)
+    /// What the attention adds to the stream, given its normalized input.
+    fn attend(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        let y = apply(&self.attention_post_norm, self.attention.forward(x, ctx));
+        self.scaled(y, &self.attention_scale)
     }
 
-    fn mlp(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
-        let activation = self.config.activation;
-        let hidden = match self.up.as_slice() {
-            [gate, up] => activation.forward(gate.forward(x.clone(), ctx)) * up.forward(x, ctx),
-            sites => activation.forward(sites[0].forward(x, ctx)),
-        };
-        self.down.forward(hidden, ctx)
+    /// What the feed-forward sublayer adds to the stream, given its normalized input.
+    fn feed(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        let y = apply(&self.mlp_post_norm, self.feed.forward(x, ctx));
+        self.scaled(y, &self.mlp_scale)
+    }
+
+    /// The stream after the attention to `memory`, where the block has one.
+    fn look_across(&self, x: Tensor<3>, memory: Option<&Tensor<3>>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        let (Some(cross), Some(memory)) = (&self.cross, memory) else { return x };
+        match self.config.norm_place {
+            NormPlace::Before => {
+                let input = apply(&self.cross_norm, x.clone());
+                x + cross.across(input, memory.clone(), ctx)
+            }
+            NormPlace::After => {
+                let sum = x.clone() + cross.across(x, memory.clone(), ctx);
+                apply(&self.cross_norm, sum)
+            }
+        }
+    }
+
+    /// One pass through the block: the stream, and what the first part of the network gave.
+    fn pass(&self, x: Tensor<3>, memory: Option<&Tensor<3>>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        match (self.config.norm_place, self.config.parallel) {
+            (NormPlace::Before, false) => {
+                let x = x.clone() + self.attend(apply(&self.attention_norm, x), ctx);
+                let x = self.look_across(x, memory, ctx);
+                x.clone() + self.feed(apply(&self.mlp_norm, x), ctx)
+            }
+            (NormPlace::Before, true) => {
+                let input = apply(&self.attention_norm, x.clone());
+                // Without a norm of its own the feed-forward sublayer reads what the attention reads.
+                let other = self.mlp_norm.as_ref().map_or_else(|| input.clone(), |n| n.forward(x.clone()));
+                x + self.attend(input, ctx) + self.feed(other, ctx)
+            }
+            (NormPlace::After, _) => {
+                let x = apply(&self.attention_norm, x.clone() + self.attend(x, ctx));
+                let x = self.look_across(x, memory, ctx);
+                apply(&self.mlp_norm, x.clone() + self.feed(x, ctx))
+            }
+        }
+    }
+
+    fn scaled(&self, mut y: Tensor<3>, channels: &Option<Table>) -> Tensor<3> {
+        if let Some(table) = channels {
+            y = y * table.rows().unsqueeze();
+        }
+        match self.config.residual_scale {
+            Some(scale) => y * scale,
+            None => y,
+        }
+    }
+
+    fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let own = [
+            &self.attention_norm,
+            &self.attention_post_norm,
+            &self.cross_norm,
+            &self.mlp_norm,
+            &self.mlp_post_norm,
+        ];
+        self.attention.norms().chain(own.into_iter().flatten())
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Table> {
+        let scales = [&self.attention_scale, &self.mlp_scale].into_iter().flatten();
+        self.attention.tables().chain(scales)
+    }
+}
+
+fn apply(norm: &Option<Norm>, x: Tensor<3>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }
 
 impl Stage for Block {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        let x = flow.hidden(&self.name)?;
-        Ok(Flow::Hidden(match self.config.norm_place {
-            NormPlace::Before => {
-                let x = x.clone() + self.attention(self.attention_norm.forward(x), ctx);
-                x.clone() + self.mlp(self.mlp_norm.forward(x), ctx)
-            }
-            NormPlace::After => {
-                let x = self.attention_norm.forward(x.clone() + self.attention(x, ctx));
-                self.mlp_norm.forward(x.clone() + self.mlp(x, ctx))
-            }
-        }))
-    }
-
-    fn sites(&self) -> Vec<&Site> {
-        self.qkv.iter().chain([&self.o]).chain(&self.up).chain([&self.down]).collect()
-    }
-
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        let (qkv, up) = (self.qkv.iter_mut(), self.up.iter_mut());
-        qkv.chain([&mut self.o]).chain(up).chain([&mut self.down]).collect()
-    }
-}
-
-/// The last norm and the head.
-#[derive(Module, Debug)]
-pub struct ReadOut {
-    norm: Option<Norm>,
-    /// `None` where the head borrows the embedding.
-    site: Option<Site>,
-    #[module(skip)]
-    kind: Head,
-    #[module(skip)]
-    name: String,
-}
-
-impl ReadOut {
-    pub(crate) fn load(plan: &Blueprint, loader: &Loader<'_>) -> crate::Result<Self> {
-        let kind = plan.config.head;
-        let site = plan.head_site();
-        Ok(Self {
-            norm: plan
-                .names
-                .final_norm
-                .as_ref()
-                .map(|name| loader.norm(plan, &plan.module(name)))
-                .transpose()?,
-            name: site.name.clone(),
-            site: (kind != Head::Tied).then(|| loader.site(site, kind == Head::Pooler)).transpose()?,
-            kind,
-        })
-    }
-}
-
-impl Stage for ReadOut {
-    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        let mut x = flow.hidden(&self.name)?;
-        if let Some(norm) = &self.norm {
-            x = norm.forward(x);
+        if self.cross.is_none() {
+            let x = flow.hidden(&self.name)?;
+            return Ok(Flow::Hidden(self.pass(x, None, ctx)));
         }
-        let tied = ctx.tied.clone();
-        let Some(site) = self.site.as_ref().or(tied.as_ref()) else {
-            return Err(Error::Load(
-                format!("head \"{}\" borrows a weight that no stage owns", self.name).into(),
-            ));
-        };
-        Ok(match self.kind {
-            Head::Pooler => {
-                let [b, _, width] = x.dims();
-                let first = x.slice([0..b, 0..1, 0..width]).reshape([b, width]);
-                Flow::Vector(site.forward(first, ctx).tanh())
-            }
-            Head::Language | Head::Tied => Flow::Hidden(site.forward(x, ctx)),
-        })
+        let (memory, x) = flow.pair(&self.name)?;
+        let (memory, x) = (memory.hidden(&self.name)?, x.hidden(&self.name)?);
+        ctx.swap_inputs();
+        let x = self.pass(x, Some(&memory), ctx);
+        ctx.swap_inputs();
+        Ok(Flow::both(Flow::Hidden(memory), Flow::Hidden(x)))
     }
 
     fn sites(&self) -> Vec<&Site> {
-        self.site.iter().collect()
+        let cross = self.cross.iter().flat_map(Attention::sites);
+        self.attention.sites().chain(cross).chain(self.feed.sites()).collect()
     }
 
     fn sites_mut(&mut self) -> Vec<&mut Site> {
-        self.site.iter_mut().collect()
+        let cross = self.cross.iter_mut().flat_map(Attention::sites_mut);
+        self.attention.sites_mut().chain(cross).chain(self.feed.sites_mut()).collect()
     }
 }

@@ -1,43 +1,91 @@
 //! From options and names to the sites of every stage, without a number being read.
 
+use std::sync::Arc;
+
+use serde_json::Value;
+use trimtab_nn::conv::ConvGeometry;
 use trimtab_nn::{Axis, Role, SiteKind, SiteMeta, StageInfo};
 
-use super::{Head, MlpKind, Positions, TransformerConfig};
-use crate::spec::Names;
+use super::stage_plan::{AttentionPlan, BlockPlan, EmbedPlan};
+use super::{
+    EmbedProjection, Head, Input, NormPlan, Parts, QkNorm, QkvKind, SitePlan, Start, TableForm, TablePlan,
+    TransformerConfig,
+};
+use crate::error::Error;
+use crate::spec::{CrossNames, ModelSpec, Names};
 
 /// Everything that is known of a transformer before its weights are read.
 #[derive(Clone, Debug)]
 pub(crate) struct Blueprint {
-    pub config: TransformerConfig,
+    pub config: Arc<TransformerConfig>,
     pub names: Names,
     pub prefix: String,
-    /// Whether the checkpoint has the tensors of the head.
+    /// Whether there is a stage after the blocks, and the checkpoint has its tensors.
     pub has_head: bool,
-}
-
-/// Sites of a block, by part.
-pub(crate) struct BlockSites {
-    /// Query, key, value; or the fused one alone.
-    pub qkv: Vec<SiteMeta>,
-    pub o: SiteMeta,
-    /// Gate (if any), then up.
-    pub up: Vec<SiteMeta>,
-    pub down: SiteMeta,
+    /// Whether the checkpoint has the linear map of the head.
+    pub(super) has_head_site: bool,
+    /// Whether another part of the network borrows the embedding.
+    pub lends: bool,
+    /// What stands before the names of axes that do not belong to one block, where the network has two parts.
+    pub scope: &'static str,
 }
 
 impl Blueprint {
     pub fn new(config: TransformerConfig, names: Names, has: impl Fn(&str) -> bool) -> Self {
-        let dense = |prefix: &String| has(&format!("{prefix}{}.weight", names.embed));
-        let packed = |prefix: &String| has(&format!("{prefix}{}.weight_packed", names.embed));
+        // A root name says nothing about the prefix: then the first block decides.
+        let first = match names.embed.starts_with('/') {
+            true => format!("{}.{}", names.block.replace("{i}", "0"), names.o),
+            false => names.embed.clone(),
+        };
+        let dense = |prefix: &String| has(&format!("{prefix}{first}.weight"));
+        let packed = |prefix: &String| has(&format!("{prefix}{first}.weight_packed"));
         let prefix = names.prefixes.iter().find(|p| dense(p) || packed(p)).or(names.prefixes.first());
         let prefix = prefix.cloned().unwrap_or_default();
-        let mut blueprint = Self { config, names, prefix, has_head: true };
-        let head = blueprint.head_site();
+        let config = Arc::new(config);
+        let mut blueprint =
+            Self { config, names, prefix, has_head: true, has_head_site: true, lends: false, scope: "" };
+        let head = blueprint.head();
+        blueprint.has_head_site = head.site.as_ref().is_none_or(|site| {
+            has(&site.meta.weight_name()) || has(&format!("{}.weight_packed", site.meta.name))
+        });
         blueprint.has_head = match blueprint.config.head {
-            Head::Pooler => has(&head.weight_name()) || has(&format!("{}.weight_packed", head.name)),
+            Head::Pooler => blueprint.has_head_site || head.norm.is_some(),
+            Head::None => head.norm.is_some(),
             _ => true,
         };
         blueprint
+    }
+
+    /// The plans of a network: of `specs`, which are one, or two parts. `has` tells whether the checkpoint has a tensor.
+    pub fn all(
+        specs: Vec<ModelSpec>,
+        config: &Value,
+        model: &str,
+        has: impl Fn(&str) -> bool,
+    ) -> crate::Result<Vec<Self>> {
+        let mut plans = Vec::new();
+        for spec in specs {
+            let (options, names) = spec.configure(config, model)?;
+            plans.push(Self::new(options, names, &has));
+        }
+        if let [first, second] = plans.as_mut_slice() {
+            if second.names.cross.is_some() && second.config.width != first.config.width {
+                let (a, b) = (first.config.width, second.config.width);
+                let message = format!("a decoder of width {b} cannot read an encoder of width {a}");
+                return Err(Error::Config { model: model.into(), message });
+            }
+            first.lends = second.config.borrows_embedding;
+            if second.names.cross.is_none() {
+                (first.scope, second.scope) = ("first.", "second.");
+            }
+            // A checkpoint of the encoder alone.
+            let output = second.attention(0).o.meta;
+            let packed = format!("{}.weight_packed", output.name);
+            if !has(&output.weight_name()) && !has(&packed) {
+                plans.truncate(1);
+            }
+        }
+        Ok(plans)
     }
 
     /// Full name of a module.
@@ -53,179 +101,270 @@ impl Blueprint {
         self.module(&self.names.block.replace("{i}", &i.to_string()))
     }
 
-    fn residual(&self) -> Axis {
-        Axis::new("residual", self.config.width)
+    pub(super) fn axis(&self, name: &str, size: usize) -> Axis {
+        Axis::new(format!("{}{name}", self.scope), size)
     }
 
-    pub fn norm_axis(&self) -> Axis {
-        self.residual()
+    pub(super) fn residual(&self) -> Axis {
+        self.axis("residual", self.config.width)
     }
 
-    pub fn embed_site(&self) -> SiteMeta {
-        SiteMeta {
-            name: self.module(&self.names.embed),
-            kind: SiteKind::Embedding,
-            rows: self.config.vocab,
-            cols: self.config.width,
-            transposed: false,
-            input: self.residual(),
-            output: Axis::new("vocabulary", self.config.vocab),
-            reads: "tokens".into(),
-            fused: None,
+    /// The axis of the token embedding; that of the stream unless a projection stands between them.
+    pub(super) fn embedded(&self) -> Axis {
+        match self.config.embed_width == self.config.width {
+            true => self.residual(),
+            false => self.axis("embedding", self.config.embed_width),
         }
     }
 
-    pub fn head_site(&self) -> SiteMeta {
-        let (rows, output) = match self.config.head {
-            Head::Pooler => (self.config.width, Axis::new("pooled", self.config.width)),
-            _ => (self.config.vocab, Axis::new("vocabulary", self.config.vocab)),
+    pub(super) fn norm(&self, name: &Option<String>, axis: Axis) -> Option<NormPlan> {
+        let name = name.as_ref()?;
+        Some(NormPlan { name: self.module(name), axis, style: self.config.norm })
+    }
+
+    pub fn embed(&self) -> EmbedPlan {
+        let (c, names) = (&self.config, &self.names);
+        let (embedded, residual) = (self.embedded(), self.residual());
+        let site = self.entrance(embedded.clone());
+        let projection = names.embed_projection.as_ref().filter(|_| c.embed_width != c.width).map(|name| {
+            let meta = linear(self.module(name), &format!("{}embedded", self.scope), &embedded, &residual);
+            SitePlan { meta, bias: c.biases.embed_projection, writes: false }
+        });
+        let inner = match c.embed_projection {
+            EmbedProjection::First => residual,
+            EmbedProjection::Last => embedded,
         };
-        SiteMeta {
-            name: self.module(self.names.head.as_deref().unwrap_or("/lm_head")),
-            kind: SiteKind::Linear,
-            rows,
-            cols: self.config.width,
-            transposed: false,
-            input: self.residual(),
-            output,
-            reads: "head".into(),
-            fused: None,
+        let table = |name: &Option<String>, rows: Option<usize>, form: TableForm| {
+            let (name, rows, width) = (self.module(name.as_ref()?), rows?, inner.size());
+            let (tensor, shape) = match form {
+                TableForm::Module => (format!("{name}.weight"), vec![rows, width]),
+                TableForm::Batched => (name, vec![1, rows, width]),
+                TableForm::Vector => (name, vec![width]),
+            };
+            Some(TablePlan { tensor, shape, start: Start::Normal })
+        };
+        let tokens = names.tokens.iter().map(|name| Some(name.clone()));
+        EmbedPlan {
+            site: SitePlan { meta: site, bias: c.biases.embed, writes: false },
+            borrowed: c.borrows_embedding,
+            stem: names.stem.as_ref().map(|name| self.stem(name)),
+            projection,
+            tokens: tokens.filter_map(|name| table(&name, Some(1), c.token_form)).collect(),
+            positions: table(&names.positions, c.positions.map(|learned| learned.rows), c.position_form),
+            token_types: table(&names.token_types, c.token_types, TableForm::Module),
+            norm: self.norm(&names.embed_norm, inner.clone()),
         }
     }
 
-    pub fn block_sites(&self, i: usize) -> BlockSites {
-        let c = &self.config;
+    /// The site that turns the input into rows.
+    fn entrance(&self, embedded: Axis) -> SiteMeta {
+        let name = self.module(&self.names.embed);
+        match self.config.input {
+            Input::Tokens { vocab } => SiteMeta {
+                name,
+                kind: SiteKind::Embedding,
+                rows: vocab,
+                cols: embedded.size(),
+                transposed: false,
+                input: embedded,
+                output: self.axis("vocabulary", vocab),
+                reads: format!("{}tokens", self.scope),
+                fused: None,
+            },
+            Input::Audio { mels, .. } => SiteMeta {
+                name,
+                kind: SiteKind::Conv1d(ConvGeometry {
+                    kernel: [1, 3],
+                    stride: [1, 1],
+                    padding: [0, 1],
+                    groups: 1,
+                }),
+                rows: embedded.size(),
+                cols: 3 * mels,
+                transposed: false,
+                input: self.axis("spectrogram", mels),
+                output: self.axis("stem", embedded.size()),
+                reads: format!("{}spectrogram", self.scope),
+                fused: None,
+            },
+            Input::Patches { patch, channels, .. } => SiteMeta {
+                name,
+                kind: SiteKind::Conv(ConvGeometry {
+                    kernel: [patch; 2],
+                    stride: [patch; 2],
+                    padding: [0; 2],
+                    groups: 1,
+                }),
+                rows: embedded.size(),
+                cols: channels * patch * patch,
+                transposed: false,
+                input: self.axis("image", channels),
+                output: embedded,
+                reads: format!("{}image", self.scope),
+                fused: None,
+            },
+        }
+    }
+
+    /// The second convolution of a spectrogram; it halves the length.
+    fn stem(&self, name: &str) -> SitePlan {
+        let residual = self.residual();
+        let geometry = ConvGeometry { kernel: [1, 3], stride: [1, 2], padding: [0, 1], groups: 1 };
+        let mut meta = linear(self.module(name), &format!("{}stem", self.scope), &residual, &residual);
+        (meta.kind, meta.cols) = (SiteKind::Conv1d(geometry), 3 * residual.size());
+        meta.input = self.axis("stem", residual.size());
+        SitePlan { meta, bias: self.config.biases.embed, writes: false }
+    }
+
+    pub fn block(&self, i: usize) -> BlockPlan {
+        let (c, names, name) = (&self.config, &self.names, self.block_name(i));
+        let norm = |part: &Option<String>| {
+            let part = part.as_ref()?;
+            Some(NormPlan { name: format!("{name}.{part}"), axis: self.residual(), style: c.norm })
+        };
+        let scale = |part: &Option<String>| {
+            let tensor = format!("{name}.{}", part.as_ref()?);
+            Some(TablePlan { tensor, shape: vec![c.width], start: Start::Constant(1.0) })
+        };
+        // All blocks read the table of the first.
+        let relative = names.relative.as_ref().zip(c.relative).map(|(table, positions)| TablePlan {
+            tensor: format!("{}.{table}.weight", self.block_name(0)),
+            shape: vec![positions.buckets, c.heads],
+            start: Start::Normal,
+        });
+        BlockPlan {
+            attention: self.attention(i),
+            cross: names.cross.as_ref().map(|cross| self.cross(i, cross)),
+            cross_norm: norm(&names.cross.as_ref().map(|cross| cross.norm.clone())),
+            relative,
+            owns_relative: i == 0,
+            feed: self.feed(i),
+            attention_norm: norm(&names.attention_norm),
+            attention_post_norm: norm(&names.attention_post_norm),
+            mlp_norm: norm(&names.mlp_norm),
+            mlp_post_norm: norm(&names.mlp_post_norm),
+            attention_scale: scale(&names.attention_scale),
+            mlp_scale: scale(&names.mlp_scale),
+            name,
+        }
+    }
+
+    pub(super) fn site(&self, i: usize, name: &str, reads: &str, axes: [&Axis; 2]) -> SiteMeta {
         let block = self.block_name(i);
-        let site = |name: &str, reads: &str, input: &Axis, output: &Axis, fused: Option<&str>| SiteMeta {
-            name: format!("{block}.{name}"),
-            kind: SiteKind::Linear,
-            rows: output.size(),
-            cols: input.size(),
-            transposed: c.stored_in_out,
-            input: input.clone(),
-            output: output.clone(),
-            reads: format!("{block}.{reads}"),
-            fused: fused.map(|f| format!("{block}.{f}")),
-        };
+        let mut meta = linear(format!("{block}.{name}"), &format!("{block}.{reads}"), axes[0], axes[1]);
+        meta.transposed = self.config.stored_in_out;
+        meta
+    }
+
+    fn attention(&self, i: usize) -> AttentionPlan {
+        let (c, names, block) = (&self.config, &self.names, self.block_name(i));
         let residual = self.residual();
         let heads = |name: &str, n: usize| {
             Axis::new(format!("{block}.{name}"), n * c.head_width).in_units_of(c.head_width)
         };
         let (q, k, v) =
             (heads("heads", c.heads), heads("key_heads", c.kv_heads), heads("value_heads", c.kv_heads));
-        let hidden = Axis::new(format!("{block}.hidden"), c.hidden);
-        let names = &self.names;
-        let qkv = match (&names.qkv, &names.q, &names.k, &names.v) {
-            (Some(name), ..) if c.fused_qkv => {
-                vec![site(
-                    name,
-                    "attention_input",
-                    &residual,
-                    &heads("query_key_value", c.heads + 2 * c.kv_heads),
-                    None,
-                )]
-            }
-            (_, Some(nq), Some(nk), Some(nv)) => [(nq, &q), (nk, &k), (nv, &v)]
-                .map(|(name, axis)| site(name, "attention_input", &residual, axis, Some("qkv")))
-                .into(),
-            _ => Vec::new(), // the specification was checked when it was parsed
+        let biases = &c.biases;
+        let split = |name: &Option<String>, axis: &Axis, bias: bool| {
+            let mut meta = self.site(i, name.as_ref()?, "attention_input", [&residual, axis]);
+            meta.fused = Some(format!("{block}.qkv"));
+            Some(SitePlan { meta, bias, writes: false })
         };
-        let gate = names.gate.as_ref().filter(|_| c.mlp == MlpKind::Gated);
-        let fused = gate.map(|_| "gate_up");
-        let up = gate.into_iter().chain([&names.up]);
-        BlockSites {
+        // The specification was checked when it was resolved: every name that the layout needs is there.
+        let qkv = match (c.qkv, &names.qkv) {
+            (QkvKind::Fused | QkvKind::Interleaved, Some(name)) => {
+                let all = heads("query_key_value", c.heads + 2 * c.kv_heads);
+                let meta = self.site(i, name, "attention_input", [&residual, &all]);
+                vec![SitePlan { meta, bias: biases.qkv, writes: false }]
+            }
+            _ => [
+                split(&names.q, &q, biases.qkv),
+                split(&names.k, &k, biases.key),
+                split(&names.v, &v, biases.qkv),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        };
+        let o = self.site(i, &names.o, "attention_output", [&q, &residual]);
+        let norms = |name: &Option<String>, axis: &Axis, n: usize| {
+            let (Some(name), Some((over, style))) = (name, c.qk_norm) else { return Vec::new() };
+            let head = || Axis::new(format!("{}.head", axis.name()), c.head_width);
+            let plan = |name: &str, axis| NormPlan { name: format!("{block}.{name}"), axis, style };
+            match over {
+                QkNorm::Full => vec![plan(name, axis.clone())],
+                QkNorm::Head => vec![plan(name, head())],
+                QkNorm::EachHead => {
+                    (0..n).map(|h| plan(&name.replace("{h}", &h.to_string()), head())).collect()
+                }
+            }
+        };
+        AttentionPlan {
+            o: SitePlan { meta: o, bias: biases.out, writes: true },
+            q_norms: norms(&names.q_norm, &q, c.heads),
+            k_norms: norms(&names.k_norm, &k, c.kv_heads),
             qkv,
-            o: site(&names.o, "attention_output", &q, &residual, None),
-            up: up.map(|name| site(name, "mlp_input", &residual, &hidden, fused)).collect(),
-            down: site(&names.down, "mlp_hidden", &hidden, &residual, None),
         }
     }
 
-    /// All stages: the embedding, the blocks, the head.
-    pub fn stages(&self) -> Vec<StageInfo> {
-        let blocks = (0..self.config.windows.len()).map(|i| self.block_info(i));
-        let mut stages = vec![self.embed_info()];
-        stages.extend(blocks);
-        stages.extend(self.has_head.then(|| self.head_info()));
+    /// Attention to what the first part of the network gives, which has the width of the stream.
+    fn cross(&self, i: usize, names: &CrossNames) -> AttentionPlan {
+        let (c, block) = (&self.config, self.block_name(i));
+        let (residual, memory) = (self.residual(), self.residual());
+        let heads = |name: &str, n: usize| {
+            Axis::new(format!("{block}.{name}"), n * c.head_width).in_units_of(c.head_width)
+        };
+        let q = heads("cross_heads", c.heads);
+        let (k, v) = (heads("cross_key_heads", c.kv_heads), heads("cross_value_heads", c.kv_heads));
+        let plan = |name: &str, reads: &str, axes: [&Axis; 2], bias: bool| SitePlan {
+            meta: self.site(i, name, reads, axes),
+            bias,
+            writes: false,
+        };
+        let biases = &c.biases;
+        AttentionPlan {
+            qkv: vec![
+                plan(&names.q, "cross_input", [&residual, &q], biases.qkv),
+                plan(&names.k, "memory", [&memory, &k], biases.key),
+                plan(&names.v, "memory", [&memory, &v], biases.qkv),
+            ],
+            o: SitePlan { writes: true, ..plan(&names.o, "cross_output", [&q, &residual], biases.out) },
+            q_norms: Vec::new(),
+            k_norms: Vec::new(),
+        }
+    }
+
+    /// What every stage is made of: the embedding, the blocks, the head.
+    pub fn parts(&self) -> Vec<(Role, String, Parts)> {
+        let embed = self.embed();
+        let mut stages = vec![(Role::Embed, embed.site.meta.name.clone(), embed.parts())];
+        stages.extend((0..self.config.blocks.len()).map(|i| {
+            let block = self.block(i);
+            (Role::Block, block.name.clone(), block.parts())
+        }));
+        if self.has_head {
+            let head = self.head();
+            stages.push((Role::Head, head.name.clone(), head.parts()));
+        }
         stages
     }
 
-    fn embed_info(&self) -> StageInfo {
-        let c = &self.config;
-        let site = self.embed_site();
-        let mut tensors = vec![site.weight_name()];
-        let mut numel = site.numel();
-        if let (Some(name), Positions::Learned(n)) = (&self.names.positions, &c.positions) {
-            tensors.push(format!("{}.weight", self.module(name)));
-            numel += n * c.width;
-        }
-        if let (Some(name), Some(n)) = (&self.names.token_types, c.token_types) {
-            tensors.push(format!("{}.weight", self.module(name)));
-            numel += n * c.width;
-        }
-        self.push_norm(
-            self.names.embed_norm.as_ref().map(|name| self.module(name)),
-            &mut tensors,
-            &mut numel,
-        );
-        StageInfo { role: Role::Embed, name: site.name.clone(), sites: vec![site], tensors, numel }
+    /// What is known of every stage before it is loaded.
+    pub fn stages(&self) -> Vec<StageInfo> {
+        self.parts().into_iter().map(|(role, name, parts)| parts.info(role, name)).collect()
     }
+}
 
-    fn block_info(&self, i: usize) -> StageInfo {
-        let c = &self.config;
-        let sites = self.block_sites(i);
-        let biased = [(&sites.qkv, c.qkv_bias), (&vec![sites.o.clone()], c.out_bias)]
-            .into_iter()
-            .chain([(&sites.up, c.mlp_bias), (&vec![sites.down.clone()], c.mlp_bias)])
-            .flat_map(|(sites, bias)| sites.iter().map(move |site| (site.clone(), bias)))
-            .collect::<Vec<_>>();
-        let (mut tensors, mut numel) = (Vec::new(), 0);
-        for (site, bias) in &biased {
-            tensors.push(site.weight_name());
-            numel += site.numel();
-            if *bias {
-                tensors.push(format!("{}.bias", site.name));
-                numel += site.rows;
-            }
-        }
-        let name = self.block_name(i);
-        for norm in [&self.names.attention_norm, &self.names.mlp_norm] {
-            self.push_norm(Some(format!("{name}.{norm}")), &mut tensors, &mut numel);
-        }
-        let sites = biased.into_iter().map(|(site, _)| site).collect();
-        StageInfo { role: Role::Block, name, sites, tensors, numel }
-    }
-
-    fn head_info(&self) -> StageInfo {
-        let site = self.head_site();
-        let (mut tensors, mut numel) = (Vec::new(), 0);
-        self.push_norm(
-            self.names.final_norm.as_ref().map(|name| self.module(name)),
-            &mut tensors,
-            &mut numel,
-        );
-        let sites = match self.config.head {
-            Head::Tied => Vec::new(),
-            _ => vec![site.clone()],
-        };
-        if !sites.is_empty() {
-            tensors.push(site.weight_name());
-            numel += site.numel();
-        }
-        if self.config.head == Head::Pooler {
-            tensors.push(format!("{}.bias", site.name));
-            numel += site.rows;
-        }
-        StageInfo { role: Role::Head, name: site.name.clone(), sites, tensors, numel }
-    }
-
-    fn push_norm(&self, name: Option<String>, tensors: &mut Vec<String>, numel: &mut usize) {
-        let Some(name) = name else { return };
-        tensors.push(format!("{name}.weight"));
-        *numel += self.config.width;
-        if self.config.norm == trimtab_nn::NormKind::Layer {
-            tensors.push(format!("{name}.bias"));
-            *numel += self.config.width;
-        }
+pub(super) fn linear(name: String, reads: &str, input: &Axis, output: &Axis) -> SiteMeta {
+    SiteMeta {
+        name,
+        kind: SiteKind::Linear,
+        rows: output.size(),
+        cols: input.size(),
+        transposed: false,
+        input: input.clone(),
+        output: output.clone(),
+        reads: reads.into(),
+        fused: None,
     }
 }

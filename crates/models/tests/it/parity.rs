@@ -1,176 +1,202 @@
-//! Hidden states and logits equal those of transformers (`tests/fixtures/PROVENANCE.md`), and decoding with a cache
-//! equals the full pass.
+//! Hidden states and logits equal those of transformers, and decoding with a cache equals the full pass.
 
-use std::path::PathBuf;
+use burn::tensor::Device;
+use trimtab_nn::{Ctx, Flow, StageSource, Task};
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use trimtab_io::Checkpoint;
-use trimtab_models::Model;
-use trimtab_nn::{Ctx, Flow, KvCache, Network, StageSource, Task, host};
+use crate::fixture::{
+    DECODERS, ENCODERS, Fixture, PAIRS, TEXT_TOWERS, TOWERS, all, each, largest_difference, numbers, trace,
+};
 
 /// Largest difference to the reference, both in f32.
-const PARITY: f32 = 1e-4;
+pub const PARITY: f32 = 1e-4;
 /// Largest difference between a cached and a full pass.
-const DECODE: f32 = 1e-5;
+pub const DECODE: f32 = 1e-5;
 
-const DECODERS: [&str; 6] = ["llama", "llama3", "mistral", "qwen2", "qwen2_tied", "gpt2"];
-
-struct Fixture {
-    model: Model,
-    expected: Checkpoint,
-}
-
-impl Fixture {
-    fn open(family: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family);
-        // The folder also holds the expected numbers: the model is opened by its own file names.
-        let file = |name: &str| (name.to_string(), std::fs::read(folder.join(name)).unwrap().into());
-        let checkpoint =
-            Checkpoint::from_bytes(vec![file("config.json"), file("model.safetensors")]).unwrap();
-        Self {
-            model: Model::from_checkpoint(checkpoint, None, Device::flex()).unwrap(),
-            expected: Checkpoint::open(folder.join("expected.safetensors")).unwrap(),
-        }
-    }
-
-    fn ints(&self, name: &str) -> TensorData {
-        let tensor = self.expected.tensor(name).unwrap();
-        TensorData::new(tensor.to_i64().unwrap(), tensor.shape)
-    }
-
-    fn ids(&self) -> Tensor<2, Int> {
-        Tensor::from_data(self.ints("input_ids"), &Device::flex())
-    }
-
-    fn expected(&self, name: &str) -> Vec<f32> {
-        self.expected.tensor(name).unwrap().to_f32().unwrap()
-    }
-}
-
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-fn numbers(flow: Flow) -> Vec<f32> {
-    match flow {
-        Flow::Hidden(x) => host(x),
-        Flow::Vector(x) => host(x),
-        other => panic!("unexpected {}", other.kind()),
-    }
-}
-
-/// Output of every stage.
-fn trace(network: &Network, input: Flow, ctx: impl Fn() -> Ctx<'static>) -> Vec<Vec<f32>> {
-    let mut flow = input;
-    let mut outputs = Vec::new();
-    for stage in 0..network.stages().len() {
-        flow = network.forward_range(stage, stage + 1, flow, &mut ctx()).unwrap();
-        outputs.push(numbers(flow.clone()));
-    }
-    outputs
+#[test]
+fn every_family_equals_transformers() {
+    each(all(), |fixture| {
+        let (hidden, head) = fixture.differences();
+        assert!(hidden < PARITY, "hidden states: {hidden}");
+        assert!(head.unwrap_or(0.0) < PARITY, "head: {head:?}");
+    });
 }
 
 #[test]
-fn decoders_equal_transformers() {
-    for family in DECODERS {
-        let fixture = Fixture::open(family);
-        let network = fixture.model.network().unwrap();
-        let outputs = trace(&network, Flow::Tokens(fixture.ids()), Ctx::default);
-        for (stage, name) in ["hidden_0", "hidden_1", "hidden_2", "logits"].into_iter().enumerate() {
-            let difference = largest_difference(&outputs[stage], &fixture.expected(name));
-            assert!(difference < PARITY, "{family}, {name}: {difference}");
-        }
-        assert_eq!(outputs.len(), 4, "{family}: embedding, two blocks, head");
+fn networks_of_two_parts_equal_transformers() {
+    each(PAIRS, |fixture| {
+        let (hidden, end) = fixture.pair_differences();
+        assert!(hidden < PARITY, "hidden states: {hidden}");
+        assert!(end < PARITY, "outputs: {end}");
+        assert_eq!(fixture.model.task(), Task::Pairs);
+        let error = fixture.network().forward(fixture.input(), &mut Ctx::default()).unwrap_err().to_string();
+        assert!(error.contains("a pair"), "{error}");
+    });
+}
+
+#[test]
+fn a_decoder_that_looks_across_decodes_with_a_cache() {
+    each(&["t5", "t5_gated", "whisper"], |fixture| {
+        let difference = fixture.pair_decode_difference();
+        assert!(difference < DECODE, "{difference}");
+    });
+}
+
+#[test]
+fn tasks_follow_from_the_head() {
+    for name in DECODERS {
+        assert_eq!(Fixture::open(name).model.task(), Task::Language, "{name}");
+    }
+    for name in ENCODERS.iter().chain(TOWERS) {
+        assert_eq!(Fixture::open(name).model.task(), Task::Encoder, "{name}");
     }
 }
 
 #[test]
-fn the_encoder_equals_transformers() {
-    let fixture = Fixture::open("bert");
-    assert_eq!(fixture.model.task(), Task::Encoder);
-    let network = fixture.model.network().unwrap();
-    let device = Device::flex();
-    let mask = fixture.ints("attention_mask").iter::<i64>().map(|m| m == 1).collect::<Vec<_>>();
-    let context = || Ctx {
-        mask: Some(Tensor::<2, Bool>::from_data(TensorData::new(mask.clone(), [2, 12]), &device)),
-        token_types: Some(Tensor::from_data(fixture.ints("token_type_ids"), &device)),
-        ..Ctx::default()
-    };
-    let outputs = trace(&network, Flow::Tokens(fixture.ids()), context);
-    for (stage, name) in ["hidden_0", "hidden_1", "hidden_2", "pooler_output"].into_iter().enumerate() {
-        let difference = largest_difference(&outputs[stage], &fixture.expected(name));
-        assert!(difference < PARITY, "{name}: {difference}");
-    }
+fn a_padding_mask_is_seen() {
     // Without the mask the padding is seen, and the numbers are others: the comparison can fail.
-    let unmasked = trace(&network, Flow::Tokens(fixture.ids()), Ctx::default);
-    assert!(largest_difference(&unmasked[2], &fixture.expected("hidden_2")) > 10.0 * PARITY);
+    for name in ENCODERS {
+        let fixture = Fixture::open(name);
+        let unmasked = trace(&fixture.network(), Flow::Tokens(fixture.ids()), Ctx::default);
+        assert!(largest_difference(&unmasked[2], &fixture.expected("hidden_2")) > 10.0 * PARITY, "{name}");
+    }
+}
+
+#[test]
+fn an_option_that_is_ignored_would_be_noticed() {
+    // Negative controls: the fixture of a family under a changed configuration is another function.
+    let changes: [(&str, &str, serde_json::Value); 9] = [
+        ("gemma2", "attn_logit_softcapping", 20.0.into()),
+        ("gemma2", "final_logit_softcapping", 30.0.into()),
+        ("gemma3", "sliding_window", 3.into()),
+        ("granite", "residual_multiplier", 0.7.into()),
+        ("granite", "attention_multiplier", 0.3.into()),
+        ("gptj", "rotary_dim", 8.into()),
+        ("gpt_neox", "use_parallel_residual", false.into()),
+        ("mixtral", "num_experts_per_tok", 1.into()),
+        ("qwen2_moe", "norm_topk_prob", true.into()),
+    ];
+    for (name, field, value) in changes {
+        let fixture = Fixture::with(name, None, |config| config[field] = value.clone());
+        let (hidden, head) = fixture.differences();
+        assert!(hidden.max(head.unwrap_or(0.0)) > 10.0 * PARITY, "{name}, {field}: {hidden}, {head:?}");
+    }
 }
 
 #[test]
 fn decoding_with_a_cache_equals_the_full_pass() {
-    for family in DECODERS {
-        let fixture = Fixture::open(family);
-        let network = fixture.model.network().unwrap();
-        let ids = fixture.ids();
-        let [b, t] = ids.dims();
-        let full = network.forward(Flow::Tokens(ids.clone()), &mut Ctx::default()).unwrap();
-        let Flow::Hidden(full) = full else { panic!("logits") };
-        let [_, _, vocab] = full.dims();
-        let mut cache = KvCache::new();
-        // A prompt of five tokens, then one token at a time.
-        for (from, to) in std::iter::once((0, 5)).chain((5..t).map(|i| (i, i + 1))) {
-            let part = ids.clone().slice([0..b, from..to]);
-            let mut ctx = Ctx { cache: Some(&mut cache), ..Ctx::default() };
-            let step = numbers(network.forward(Flow::Tokens(part), &mut ctx).unwrap());
-            cache.advance(to - from);
-            let expected = host(full.clone().slice([0..b, from..to, 0..vocab]));
-            let difference = largest_difference(&step, &expected);
-            assert!(difference < DECODE, "{family}, positions {from}..{to}: {difference}");
-        }
-    }
+    each(DECODERS, |fixture| {
+        let difference = fixture.decode_difference();
+        assert!(difference < DECODE, "{difference}");
+    });
 }
 
 #[test]
 fn the_trainable_module_computes_the_same() {
-    for family in DECODERS {
-        let fixture = Fixture::open(family);
-        let module = fixture.model.trainable(&Device::flex()).unwrap();
-        let logits = numbers(module.forward(fixture.ids(), &mut Ctx::default()).unwrap());
-        let difference = largest_difference(&logits, &fixture.expected("logits"));
-        assert!(difference < PARITY, "{family}: {difference}");
-        // And it gives back every tensor that it was made of.
-        for (name, shape, values) in module.tensors() {
-            let tensor = fixture.model.checkpoint().tensor(&name).unwrap();
-            assert_eq!((tensor.shape.clone(), tensor.to_f32().unwrap()), (shape, values), "{family}: {name}");
+    each(DECODERS, |fixture| {
+        let name = &fixture.name;
+        // With gradients the framework computes, not the kernels of the house.
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let module = fixture.model.trainable(&device).unwrap();
+            let ids = burn::tensor::Tensor::from_data(fixture.ids().into_data(), &device);
+            let logits = numbers(module.forward(ids, &mut Ctx::default()).unwrap());
+            let difference = largest_difference(&logits, &fixture.expected("logits"));
+            assert!(difference < PARITY, "{name}: {difference}");
+            // And it gives back every tensor that it was made of.
+            let mut names = Vec::new();
+            for (tensor, shape, values) in module.tensors() {
+                let stored = fixture.model.checkpoint().tensor(&tensor).unwrap();
+                assert_eq!(
+                    (stored.shape.clone(), stored.to_f32().unwrap()),
+                    (shape, values),
+                    "{name}: {tensor}"
+                );
+                names.push(tensor);
+            }
+            names.sort();
+            let all: Vec<String> = fixture.model.checkpoint().names().map(str::to_string).collect();
+            assert_eq!(names, all, "{name}");
         }
-    }
+    });
 }
 
 #[test]
-fn every_tensor_belongs_to_a_stage() {
-    for family in DECODERS.into_iter().chain(["bert"]) {
-        let fixture = Fixture::open(family);
-        let mut known: Vec<String> = fixture.model.stages().iter().flat_map(|s| s.tensors.clone()).collect();
+fn every_tensor_belongs_to_exactly_one_stage() {
+    each(all().chain(PAIRS), |fixture| {
+        let model = &fixture.model;
+        let mut known: Vec<String> = model.stages().iter().flat_map(|s| s.tensors.clone()).collect();
         known.sort();
-        let names: Vec<String> = fixture.model.checkpoint().names().map(str::to_string).collect();
-        assert_eq!(known, names, "{family}");
-        let numel: usize = fixture.model.stages().iter().map(|s| s.numel).sum();
-        let stored: usize = names.iter().map(|n| fixture.model.checkpoint().info(n).unwrap().numel()).sum();
-        assert_eq!(numel, stored, "{family}");
-    }
+        // What replaces masked patches in training is the one tensor that no stage reads.
+        let names = model.checkpoint().names().filter(|name| !name.ends_with("mask_token"));
+        let names = names.filter(|name| !name.starts_with("logit_"));
+        let names: Vec<String> = names.map(str::to_string).collect();
+        assert_eq!(known, names, "{}", fixture.name);
+        assert!(model.unclaimed().is_empty(), "{}", fixture.name);
+        for stage in model.stages() {
+            let stored: usize =
+                stage.tensors.iter().map(|name| model.checkpoint().info(name).unwrap().numel()).sum();
+            assert_eq!(stage.numel, stored, "{}: {}", fixture.name, stage.name);
+        }
+        let loaded = fixture.network();
+        for (stage, info) in loaded.stages().iter().zip(model.stages()) {
+            let sites: Vec<&str> = stage.sites().iter().map(|site| site.name()).collect();
+            let planned: Vec<&str> = info.sites.iter().map(|site| site.name.as_str()).collect();
+            assert_eq!(sites, planned, "{}: {}", fixture.name, info.name);
+        }
+    });
+}
+
+#[test]
+fn a_tower_gives_back_its_tensors() {
+    each(TOWERS.iter().chain(TEXT_TOWERS), |fixture| {
+        let name = &fixture.name;
+        let module = fixture.model.trainable(&Device::flex()).unwrap();
+        let tensors = module.tensors().into_iter().map(|(tensor, shape, values)| {
+            let stored = fixture.model.checkpoint().tensor(&tensor).unwrap();
+            assert_eq!((stored.shape.clone(), stored.to_f32().unwrap()), (shape, values), "{name}: {tensor}");
+            tensor
+        });
+        let claimed: usize = fixture.model.stages().iter().map(|stage| stage.tensors.len()).sum();
+        assert_eq!(tensors.count(), claimed, "{name}");
+    });
+}
+
+#[test]
+fn a_new_model_has_the_tensors_of_the_reference() {
+    each(all(), |fixture| {
+        let config = fixture.model.checkpoint().config().unwrap();
+        let new = trimtab_models::init::checkpoint(config, 0, trimtab_io::Dtype::F32).unwrap();
+        let shapes = |checkpoint: &trimtab_io::Checkpoint| -> Vec<(String, Vec<usize>)> {
+            let names = checkpoint.names().filter(|name| !name.ends_with("mask_token"));
+            // A bare model has no prefix.
+            let bare = |name: &str| {
+                let prefixes = ["bert.", "roberta.", "distilbert.", "electra.", "vit.", "deit.", "dinov2."];
+                let towers = ["vision_model.", "text_model."];
+                let mut all = prefixes.iter().chain(&towers);
+                all.find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).to_string()
+            };
+            names.map(|name| (bare(name), checkpoint.info(name).unwrap().shape.clone())).collect()
+        };
+        assert_eq!(shapes(&new), shapes(fixture.model.checkpoint()), "{}", fixture.name);
+    });
+}
+
+#[test]
+fn images_of_another_size_are_refused() {
+    let fixture = Fixture::open("vit");
+    let image = burn::tensor::Tensor::zeros([1, 3, 16, 8], &Device::flex());
+    let error = fixture.network().forward(Flow::Image(image), &mut Ctx::default()).unwrap_err().to_string();
+    assert!(error.contains("[3, 16, 8]") && error.contains("resize"), "{error}");
+    let error = fixture
+        .network()
+        .forward(Flow::Vector(burn::tensor::Tensor::zeros([1, 3], &Device::flex())), &mut Ctx::default());
+    assert!(error.unwrap_err().to_string().contains("images"));
 }
 
 #[test]
 fn both_spellings_of_rotary_settings_mean_the_same() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama3");
-    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-    let files = vec![
-        ("config.json".to_string(), read("config.old_style.json").into()),
-        ("model.safetensors".to_string(), read("model.safetensors").into()),
-    ];
-    let model = Model::from_checkpoint(Checkpoint::from_bytes(files).unwrap(), None, Device::flex()).unwrap();
-    let fixture = Fixture::open("llama3");
-    let logits = model.network().unwrap().forward(Flow::Tokens(fixture.ids()), &mut Ctx::default()).unwrap();
-    assert!(largest_difference(&numbers(logits), &fixture.expected("logits")) < PARITY);
+    let old = std::fs::read(crate::fixture::folder("llama3").join("config.old_style.json")).unwrap();
+    let old: serde_json::Value = serde_json::from_slice(&old).unwrap();
+    let fixture = Fixture::with("llama3", None, |config| *config = old.clone());
+    let (hidden, logits) = fixture.differences();
+    assert!(hidden.max(logits.unwrap()) < PARITY);
 }

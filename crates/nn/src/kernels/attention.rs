@@ -5,7 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use trimtab_math::vector;
 
-use crate::attention::Sight;
+use crate::attention::{Scoring, Sight};
 
 /// Queries that one task computes, for all heads.
 const BLOCK: usize = 64;
@@ -24,13 +24,52 @@ pub(crate) struct AttentionDims {
     pub width: usize,
 }
 
-/// `softmax(Q K^T / sqrt(d)) V` for `q [B, H, T, d]`, `k` and `v` `[B, H_kv, S, d]`, `keep [B, S]`; returns
+/// What is done to a score between the product and the softmax.
+#[derive(Clone, Copy)]
+pub(crate) struct ScoreShape<'a> {
+    pub scoring: &'a Scoring,
+    /// Added, `[H, T, S]`.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl ScoreShape<'_> {
+    /// Whether a score is a product times a factor and nothing else: the softmax then scales on its way.
+    fn is_plain(&self) -> bool {
+        self.scoring.soft_cap.is_none() && self.scoring.slopes.is_none() && self.bias.is_none()
+    }
+
+    /// Products of the query at `position` (row `query` of the call) with the keys from `from` on, for head `h`.
+    fn apply(
+        &self,
+        row: &mut [f32],
+        scale: f32,
+        (h, query, position, from): (usize, usize, usize, usize),
+        dims: AttentionDims,
+    ) {
+        match self.scoring.soft_cap {
+            Some(cap) => row.iter_mut().for_each(|v| *v = cap * (*v * scale / cap).tanh()),
+            None => row.iter_mut().for_each(|v| *v *= scale),
+        }
+        if let Some(slopes) = &self.scoring.slopes {
+            for (j, v) in row.iter_mut().enumerate() {
+                *v += slopes[h] * ((from + j) as f32 - position as f32);
+            }
+        }
+        if let Some(bias) = self.bias {
+            let start = (h * dims.queries + query) * dims.keys + from;
+            row.iter_mut().zip(&bias[start..]).for_each(|(v, b)| *v += b);
+        }
+    }
+}
+
+/// `softmax(scores) V` for `q [B, H, T, d]`, `k` and `v` `[B, H_kv, S, d]`, `keep [B, S]`; returns
 /// `[B, T, H * d]`.
 pub(crate) fn attend(
     dims: AttentionDims,
     [q, k, v]: [&[f32]; 3],
     sight: Sight,
     keep: Option<&[bool]>,
+    shape: ScoreShape<'_>,
 ) -> Vec<f32> {
     let AttentionDims { batch, heads, kv_heads, queries, keys, width } = dims;
     let mut out = vec![0.0f32; batch * queries * heads * width];
@@ -45,7 +84,7 @@ pub(crate) fn attend(
     let run = |scores: &mut Vec<f32>, (b, first, out): (usize, usize, &mut [f32])| {
         let n = out.len() / (heads * width);
         // Position of the first query, and the keys that the last one sees.
-        let position = keys - queries + first;
+        let position = (keys + first).saturating_sub(queries);
         let seen = if sight.causal { position + n } else { keys };
         let from = sight.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let span = seen - from;
@@ -56,10 +95,15 @@ pub(crate) fn attend(
             let (k, v) = (rows(k, kv, span, width), rows(v, kv, span, width));
             let s = MatMut::from_row_major_slice_mut(scores.as_mut_slice(), n, span);
             matmul(s, Accum::Replace, q, k.transpose(), 1.0, Par::Seq);
-            let scale = 1.0 / (width as f32).sqrt();
+            let scale = shape.scoring.scale.unwrap_or(1.0 / (width as f32).sqrt());
             for (i, row) in scores.chunks_exact_mut(span).enumerate() {
+                let mut factor = scale;
+                if !shape.is_plain() {
+                    shape.apply(row, scale, (h, first + i, position + i, from), dims);
+                    factor = 1.0;
+                }
                 hide(row, position + i, from, sight, keep.map(|keep| &keep[b * keys..(b + 1) * keys]));
-                vector::softmax(row, scale);
+                vector::softmax(row, factor);
             }
             let s = MatRef::from_row_major_slice(scores.as_slice(), n, span);
             // (The row-major constructor with a stride swaps its strides in faer 0.24.)

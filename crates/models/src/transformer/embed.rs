@@ -1,0 +1,180 @@
+//! Tokens to hidden states.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, TensorData, module::embedding};
+use trimtab_nn::{Activation, Ctx, Error, Flow, Norm, Result, Site, Stage};
+
+use super::plan::Blueprint;
+use super::tensors::Table;
+use super::{EmbedProjection, Head, Input, LearnedPositions};
+use crate::load::Loader;
+
+/// The embedding, what is added to it, its norm and its projection.
+#[derive(Module, Debug)]
+pub struct Embed {
+    /// The embedding; the owner of a tied weight.
+    pub site: Site,
+    /// A second convolution.
+    stem: Option<Site>,
+    projection: Option<Site>,
+    /// Tokens that stand before the patches.
+    tokens: Vec<Table>,
+    positions: Option<Table>,
+    token_types: Option<Table>,
+    norm: Option<Norm>,
+    #[module(skip)]
+    input: Input,
+    #[module(skip)]
+    learned: Option<LearnedPositions>,
+    #[module(skip)]
+    projected: EmbedProjection,
+    #[module(skip)]
+    scale: Option<f32>,
+    #[module(skip)]
+    tied: bool,
+    /// Whether the site is a copy of what another stage owns.
+    #[module(skip)]
+    borrowed: bool,
+}
+
+impl Embed {
+    pub(crate) fn load(plan: &Blueprint, loader: &Loader<'_>) -> crate::Result<Self> {
+        let (c, embed) = (&plan.config, plan.embed());
+        Ok(Self {
+            site: loader.site(&embed.site)?,
+            stem: embed.stem.as_ref().map(|site| loader.site(site)).transpose()?,
+            projection: embed.projection.as_ref().map(|site| loader.site(site)).transpose()?,
+            tokens: embed.tokens.iter().map(|table| loader.table(table)).collect::<crate::Result<_>>()?,
+            positions: embed.positions.as_ref().map(|table| loader.table(table)).transpose()?,
+            token_types: embed.token_types.as_ref().map(|table| loader.table(table)).transpose()?,
+            norm: embed.norm.as_ref().map(|norm| loader.norm(norm)).transpose()?,
+            input: c.input,
+            learned: c.positions,
+            projected: c.embed_projection,
+            scale: c.embed_scale,
+            tied: c.head == Head::Tied || plan.lends,
+            borrowed: embed.borrowed,
+        })
+    }
+
+    fn add_tables(&self, mut x: Tensor<3>, ids: Option<&Tensor<2, Int>>, ctx: &Ctx<'_>) -> Result<Tensor<3>> {
+        let [b, t, _] = x.dims();
+        if let (Some(table), Some(learned)) = (&self.positions, &self.learned) {
+            x = x + position_rows(table, *learned, ids, (ctx.position(), t))?;
+        }
+        if let Some(table) = &self.token_types {
+            let types = ctx.token_types.clone().unwrap_or_else(|| Tensor::zeros([b, t], &x.device()));
+            x = x + embedding(table.rows(), types);
+        }
+        Ok(x)
+    }
+
+    fn project(&self, x: Tensor<3>, place: EmbedProjection, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        match &self.projection {
+            Some(site) if self.projected == place => site.forward(x, ctx),
+            _ => x,
+        }
+    }
+
+    pub(crate) fn norms(&self) -> impl Iterator<Item = &Norm> {
+        self.norm.iter()
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.tokens.iter().chain(&self.positions).chain(&self.token_types)
+    }
+
+    /// Rows of the input before anything is added: tokens looked up, or patches after the tokens of the model's own.
+    fn enter(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<(Tensor<3>, Option<Tensor<2, Int>>)> {
+        let expected = match self.input {
+            Input::Tokens { .. } => {
+                let ids = flow.tokens(self.site.name())?;
+                let owner = ctx.tied.as_ref().filter(|_| self.borrowed).unwrap_or(&self.site);
+                return Ok((owner.lookup(ids.clone()), Some(ids)));
+            }
+            Input::Patches { image, channels, .. } => [channels, image, image],
+            Input::Audio { mels, frames } => [mels, 1, frames],
+        };
+        let pixels = flow.image(self.site.name())?;
+        let [b, c, h, w] = pixels.dims();
+        if [c, h, w] != expected {
+            return Err(Error::Image { stage: self.site.name().into(), expected, found: [c, h, w] });
+        }
+        let mut patches = self.site.convolve(pixels, ctx)?;
+        if let Some(stem) = &self.stem {
+            // Both are followed by GELU, whatever the blocks have.
+            let inner = Activation::Gelu.forward(patches);
+            patches = Activation::Gelu.forward(stem.convolve(inner, ctx)?);
+        }
+        let [_, width, rows, columns] = patches.dims();
+        let patches = patches.reshape([b, width, rows * columns]).swap_dims(1, 2);
+        let own = self.tokens.iter().map(|token| {
+            let token: Tensor<3> = token.rows().unsqueeze();
+            token.expand([b, 1, width])
+        });
+        Ok((Tensor::cat(own.chain([patches]).collect(), 1), None))
+    }
+}
+
+/// Rows of the table for `t` tokens, the first of which stands at position `start`: `[1 or B, T, C]`.
+fn position_rows(
+    table: &Table,
+    learned: LearnedPositions,
+    ids: Option<&Tensor<2, Int>>,
+    (start, t): (usize, usize),
+) -> Result<Tensor<3>> {
+    let limit = learned.rows - learned.offset;
+    if start + t > limit {
+        return Err(Error::Positions { limit, found: start + t });
+    }
+    let (Some(padding), Some(ids)) = (learned.padding, ids) else {
+        return Ok(table.rows().narrow(0, start + learned.offset, t).unsqueeze());
+    };
+    let [b, _] = ids.dims();
+    let mut rows = Vec::with_capacity(b * t);
+    for sequence in ids.clone().into_data().iter::<i64>().collect::<Vec<_>>().chunks_exact(t.max(1)) {
+        let mut next = (start + learned.offset) as i64;
+        for &id in sequence {
+            let is_padding = id == padding as i64;
+            rows.push(if is_padding { learned.offset as i64 - 1 } else { next });
+            next += i64::from(!is_padding);
+        }
+    }
+    Ok(embedding(table.rows(), Tensor::from_data(TensorData::new(rows, [b, t]), &ids.device())))
+}
+
+impl Stage for Embed {
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        let (mut x, ids) = self.enter(flow, ctx)?;
+        if let Some(scale) = self.scale {
+            x = x * scale;
+        }
+        x = self.project(x, EmbedProjection::First, ctx);
+        x = self.add_tables(x, ids.as_ref(), ctx)?;
+        if let Some(norm) = &self.norm {
+            x = norm.forward(x);
+        }
+        Ok(Flow::Hidden(self.project(x, EmbedProjection::Last, ctx)))
+    }
+
+    fn sites(&self) -> Vec<&Site> {
+        std::iter::once(&self.site)
+            .filter(|_| !self.borrowed)
+            .chain(&self.stem)
+            .chain(&self.projection)
+            .collect()
+    }
+
+    fn sites_mut(&mut self) -> Vec<&mut Site> {
+        let own = !self.borrowed;
+        std::iter::once(&mut self.site)
+            .filter(|_| own)
+            .chain(&mut self.stem)
+            .chain(&mut self.projection)
+            .collect()
+    }
+
+    fn owner(&self) -> Option<&Site> {
+        (self.tied && !self.borrowed).then_some(&self.site)
+    }
+}

@@ -1,0 +1,73 @@
+//! A learned query that attends to all tokens: the head of SigLIP's vision tower (Zhai et al., arXiv:2303.15343).
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use trimtab_nn::attention::{Scoring, Sight, attend};
+use trimtab_nn::{Ctx, Norm, Site};
+
+use super::mlp::Mlp;
+use super::stage_plan::PoolPlan;
+use super::tensors::Table;
+use crate::load::Loader;
+
+/// One query for all images, attention, and a feed-forward sublayer.
+#[derive(Module, Debug)]
+pub struct AttentionPool {
+    probe: Table,
+    in_weight: Table,
+    in_bias: Table,
+    out: Site,
+    norm: Norm,
+    mlp: Mlp,
+    #[module(skip)]
+    heads: usize,
+}
+
+impl AttentionPool {
+    pub(crate) fn load(plan: &PoolPlan, heads: usize, loader: &Loader<'_>) -> crate::Result<Self> {
+        Ok(Self {
+            probe: loader.table(&plan.probe)?,
+            in_weight: loader.table(&plan.in_weight)?,
+            in_bias: loader.table(&plan.in_bias)?,
+            out: loader.site(&plan.out)?,
+            norm: loader.norm(&plan.norm)?,
+            mlp: Mlp::load(&plan.mlp, loader)?,
+            heads,
+        })
+    }
+
+    /// `[B, T, C] -> [B, C]`.
+    pub fn forward(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<2> {
+        let [b, _, width] = x.dims();
+        let probe: Tensor<3> = self.probe.rows().unsqueeze();
+        let (weight, bias) = (self.in_weight.rows(), self.in_bias.rows());
+        let part = |x: Tensor<3>, i: usize| {
+            let weight = weight.clone().narrow(0, i * width, width).transpose();
+            let y = x.matmul(weight.unsqueeze()) + bias.clone().narrow(1, i * width, width).unsqueeze();
+            let [b, t, _] = y.dims();
+            y.reshape([b, t, self.heads, width / self.heads]).swap_dims(1, 2)
+        };
+        let q = part(probe.expand([b, 1, width]), 0);
+        let sight = Sight { causal: false, window: None };
+        let qkv = [q, part(x.clone(), 1), part(x, 2)];
+        let mixed = attend(qkv, sight, ctx.mask.clone(), &Scoring::default(), None);
+        let pooled = self.out.forward(mixed.reshape([b, width]), ctx);
+        pooled.clone() + self.mlp.forward(self.norm.forward(pooled), ctx)
+    }
+
+    pub(crate) fn sites(&self) -> impl Iterator<Item = &Site> {
+        std::iter::once(&self.out).chain(self.mlp.sites())
+    }
+
+    pub(crate) fn sites_mut(&mut self) -> impl Iterator<Item = &mut Site> {
+        std::iter::once(&mut self.out).chain(self.mlp.sites_mut())
+    }
+
+    pub(crate) fn norm(&self) -> &Norm {
+        &self.norm
+    }
+
+    pub(crate) fn tables(&self) -> [&Table; 3] {
+        [&self.probe, &self.in_weight, &self.in_bias]
+    }
+}
