@@ -336,6 +336,40 @@ mod tests {
     }
 
     #[test]
+    fn experts_are_treated_whether_a_token_reached_them_or_not() {
+        let config = serde_json::json!({
+            "model_type": "mixtral", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 50, "num_local_experts": 4,
+            "num_experts_per_tok": 2, "max_position_embeddings": 16,
+        });
+        let checkpoint = trimtab_models::init::checkpoint(&config, 1, trimtab_io::Dtype::F32).unwrap();
+        let device = burn::tensor::Device::flex();
+        let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default()).unwrap();
+        // One token reaches two of the four experts of a block.
+        let batches = vec![trimtab_calibrate::Batch::windows(&[&[7u32][..]], &device)];
+        let calibration =
+            Calibration { batches, samples: 1, rows: 1, description: "one token".into(), rest: None };
+        let scheme: Scheme = "int4 g8".parse().unwrap();
+        let assignment: Assignment =
+            inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+        let quantizer = Quantizer::default();
+        let job = Job {
+            model: &model,
+            inventory: &inventory,
+            assignment: &assignment,
+            quantizer: &quantizer,
+            form: Form::Packed,
+        };
+        let mut treated = Collected::default();
+        treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet).unwrap();
+        let weights: usize = treated.0.values().map(|stage| stage.weights.len()).sum();
+        assert_eq!(weights, inventory.sites.len());
+        let experts = inventory.sites.iter().filter(|site| site.meta.name.contains(".experts."));
+        assert_eq!(experts.count(), 2 * 4 * 3);
+    }
+
+    #[test]
     fn reports_come_back_from_their_files_to_the_last_bit() {
         // A value that a reader without exact rounding brings back one unit off.
         let damage = 1.8459107313753826;

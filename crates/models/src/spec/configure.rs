@@ -18,7 +18,7 @@ impl ModelSpec {
     /// The options of the module for one `config.json`, and the names that they need; `model` is for messages.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) if a field is missing, of the wrong kind, or says what the family cannot.
+    /// [`Error::Config`] if a field is missing, of the wrong kind, or says what the family cannot.
     pub fn configure(&self, config: &Value, model: &str) -> Result<(TransformerConfig, Names)> {
         if !self.parts.is_empty() {
             return Err(Error::Config {

@@ -8,6 +8,7 @@ mod mlp;
 mod options;
 mod parts;
 mod plan;
+mod plan_embed;
 mod plan_feed;
 mod pool;
 mod read_out;

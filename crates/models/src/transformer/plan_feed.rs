@@ -41,7 +41,7 @@ impl Blueprint {
                     options: options.clone(),
                 }))
             }
-            _ => FeedPlan::Mlp(self.mlp(i, &names.mlp(), "", input, c.hidden)),
+            _ => FeedPlan::Mlp(Box::new(self.mlp(i, &names.mlp(), "", input, c.hidden))),
         }
     }
 

@@ -58,7 +58,7 @@ pub(crate) struct MlpPlan {
 
 /// What stands in the place of the feed-forward sublayer.
 pub(crate) enum FeedPlan {
-    Mlp(MlpPlan),
+    Mlp(Box<MlpPlan>),
     Experts(Box<ExpertsPlan>),
 }
 
