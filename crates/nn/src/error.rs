@@ -56,7 +56,7 @@ pub enum Error {
     #[error(
         "stage \"{stage}\" takes images of {expected:?} (channels, height, width), but was given {found:?}\nhint: resize the images"
     )]
-    Image {
+    ImageSize {
         /// Name of the stage.
         stage: String,
         /// Channels, height and width that the model takes.

@@ -225,10 +225,15 @@ mod tests {
         ];
         for (activation, exact) in cases {
             for device in [&plain, &gradients] {
-                let y = host(activation.forward(Tensor::<1>::from_data(TensorData::new(inputs.to_vec(), [9]), device)));
+                let y = host(
+                    activation.forward(Tensor::<1>::from_data(TensorData::new(inputs.to_vec(), [9]), device)),
+                );
                 for (y, x) in y.iter().zip(inputs) {
                     let exact = exact(f64::from(x));
-                    assert!((f64::from(*y) - exact).abs() <= 1e-6 * (1.0 + exact.abs()), "{activation:?} {x}: {y}");
+                    assert!(
+                        (f64::from(*y) - exact).abs() <= 1e-6 * (1.0 + exact.abs()),
+                        "{activation:?} {x}: {y}"
+                    );
                 }
             }
         }

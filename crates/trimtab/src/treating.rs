@@ -362,7 +362,7 @@ mod tests {
             form: Form::Packed,
         };
         let mut treated = Collected::default();
-        treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet).unwrap();
+        treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet::default()).unwrap();
         let weights: usize = treated.0.values().map(|stage| stage.weights.len()).sum();
         assert_eq!(weights, inventory.sites.len());
         let experts = inventory.sites.iter().filter(|site| site.meta.name.contains(".experts."));

@@ -98,7 +98,7 @@ impl Embed {
         let pixels = flow.image(self.site.name())?;
         let [b, c, h, w] = pixels.dims();
         if [c, h, w] != expected {
-            return Err(Error::Image { stage: self.site.name().into(), expected, found: [c, h, w] });
+            return Err(Error::ImageSize { stage: self.site.name().into(), expected, found: [c, h, w] });
         }
         let mut patches = self.site.convolve(pixels, ctx)?;
         if let Some(stem) = &self.stem {

@@ -69,7 +69,13 @@ impl ConvShape {
 /// # Errors
 ///
 /// Operands of other lengths than the shape needs.
-pub fn conv2d(shape: &ConvShape, weight: &[f32], bias: Option<&[f32]>, x: &[f32], y: &mut [f32]) -> Result<()> {
+pub fn conv2d(
+    shape: &ConvShape,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    x: &[f32],
+    y: &mut [f32],
+) -> Result<()> {
     conv2d_with(Isa::detect(), shape, weight, bias, x, y)
 }
 
@@ -311,9 +317,13 @@ mod tests {
         for k in 0..s.cols() {
             let (c, di, dj) = (k / (kh * kw), k / kw % kh, k % kw);
             let c = o / (s.rows / groups) * in_group + c;
-            let (i, j) = ((i * stride[0] + di).wrapping_sub(padding[0]), (j * stride[1] + dj).wrapping_sub(padding[1]));
+            let (i, j) = (
+                (i * stride[0] + di).wrapping_sub(padding[0]),
+                (j * stride[1] + dj).wrapping_sub(padding[1]),
+            );
             if i < h && j < w {
-                let term = f64::from(weight[o * s.cols() + k]) * f64::from(x[((b * s.channels + c) * h + i) * w + j]);
+                let term = f64::from(weight[o * s.cols() + k])
+                    * f64::from(x[((b * s.channels + c) * h + i) * w + j]);
                 sum += term;
                 size += term.abs();
             }
@@ -365,8 +375,10 @@ mod tests {
     fn a_convolution_is_its_weight_on_patches() {
         let mut rng = Rng::new(4);
         for shape in shapes() {
-            let x: Vec<f32> = (0..shape.batch * shape.image_len()).map(|_| rng.below(9) as f32 - 4.0).collect();
-            let weight: Vec<f32> = (0..shape.rows * shape.cols()).map(|_| rng.below(9) as f32 - 4.0).collect();
+            let x: Vec<f32> =
+                (0..shape.batch * shape.image_len()).map(|_| rng.below(9) as f32 - 4.0).collect();
+            let weight: Vec<f32> =
+                (0..shape.rows * shape.cols()).map(|_| rng.below(9) as f32 - 4.0).collect();
             let mut y = vec![0.0; shape.batch * shape.rows * shape.positions()];
             conv2d(&shape, &weight, None, &x, &mut y).unwrap();
             let (cols, groups, positions) = (shape.cols(), shape.geometry.groups, shape.positions());
