@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{Checkpoint, QuantizationConfig, RawTensor, read_compressed};
+use trimtab_io::{Checkpoint, Quantization, RawTensor};
 use trimtab_nn::{Norm, NormKind, Site, SiteMeta, Weight};
 
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::transformer::{Blueprint, TransformerConfig};
 /// Reads what modules need, and checks it: shapes against `config.json`, numbers against NaN.
 pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    quantization: Option<&'a QuantizationConfig>,
+    quantization: Option<&'a Quantization>,
     device: &'a Device,
     /// Whether sites become parameters of the framework (to be trained) instead of views of the file.
     trainable: bool,
@@ -21,7 +21,7 @@ pub(crate) struct Loader<'a> {
 impl<'a> Loader<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
-        quantization: Option<&'a QuantizationConfig>,
+        quantization: Option<&'a Quantization>,
         device: &'a Device,
         trainable: bool,
     ) -> Self {
@@ -59,15 +59,15 @@ impl<'a> Loader<'a> {
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 
-    /// A site, packed where the checkpoint holds it packed.
+    /// A site, in the code of the checkpoint where that holds it quantized.
     pub fn site(&self, meta: SiteMeta, bias: bool) -> Result<Site> {
         let bias = bias.then(|| self.tensor(&format!("{}.bias", meta.name), [meta.rows])).transpose()?;
-        let packed = match self.quantization {
-            Some(config) => read_compressed(self.checkpoint, &meta.name, config)?,
+        let coded = match self.quantization {
+            Some(quantization) => quantization.read(self.checkpoint, &meta.name)?,
             None => None,
         };
-        let weight = match packed {
-            Some(packed) => Weight::packed(packed),
+        let weight = match coded {
+            Some(coded) => Weight::coded(coded),
             None => self.dense(&meta)?,
         };
         Ok(Site::new(meta, weight, bias)?)

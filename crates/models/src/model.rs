@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use trimtab_io::{Checkpoint, QuantizationConfig, Tokenizer};
+use trimtab_io::{Checkpoint, Quantization, Tokenizer};
 use trimtab_nn::{Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::transformer::{Block, Blueprint, Embed, Head, ReadOut, Transformer};
 /// A model that is not yet loaded: its checkpoint, its architecture, its stages.
 pub struct Model {
     checkpoint: Checkpoint,
-    quantization: Option<QuantizationConfig>,
+    quantization: Option<Quantization>,
     architecture: Architecture,
     stages: Vec<StageInfo>,
     device: Device,
@@ -39,8 +39,8 @@ impl Model {
 
     /// Recognizes the architecture of a checkpoint.
     pub fn from_checkpoint(checkpoint: Checkpoint, spec: Option<ModelSpec>, device: Device) -> Result<Self> {
-        let quantization = match checkpoint.config().and_then(|config| config.get("quantization_config")) {
-            Some(value) => Some(QuantizationConfig::parse(value)?),
+        let quantization = match checkpoint.config() {
+            Some(config) => Quantization::of(config)?,
             None => None,
         };
         let architecture = recognize(&checkpoint, spec)?;
@@ -57,7 +57,7 @@ impl Model {
     }
 
     /// How the checkpoint is quantized, if it is.
-    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+    pub fn quantization(&self) -> Option<&Quantization> {
         self.quantization.as_ref()
     }
 

@@ -2,3 +2,4 @@
 
 mod packed;
 mod parity;
+mod quantized;
