@@ -7,7 +7,11 @@
 //! | [`Checkpoint`] | a Hugging Face directory, a safetensors file, or named files in memory: validated, mapped, never copied before use |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
-//! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`] | the compressed-tensors format |
+//! | [`Quantization`], [`Coded`] | a quantized weight by the method that its checkpoint names |
+//! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`], [`int_tensors`] | the compressed-tensors format |
+//! | [`GptqConfig`], [`read_gptq`], [`gptq_tensors`]; [`AwqConfig`], [`read_awq`], [`awq_tensors`] | the GPTQ and AWQ formats |
+//! | [`BnbConfig`], [`read_bitsandbytes`], [`CodebookTensor`] | checkpoints of bitsandbytes, read only |
+//! | [`convert()`], [`fidelity`] | the same codes in another format, and what that loses |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
 //! | [`read_text`], [`read_pairs`], [`ImageSet`], [`Tokenizer`] | data |
 
@@ -15,28 +19,46 @@
 compile_error!("trimtab maps little-endian files; big-endian machines are not supported");
 
 mod affine;
+mod awq;
 pub mod bits;
+mod bitsandbytes;
 mod bytes;
 mod checkpoint;
+mod coded;
 mod compressed;
+mod convert;
 mod data;
 mod digest;
 mod dtype;
 mod error;
+mod fields;
+mod gptq;
 mod header;
+mod module;
 mod nearest;
+mod quantization;
 mod tensor;
 mod tokenizer;
+mod transpose;
 mod write;
 
 pub use affine::{AffineScheme, AffineTensor};
+pub use awq::{AwqConfig, awq_tensors, read_awq};
+pub use bitsandbytes::{BnbConfig, CodebookTensor, read_bitsandbytes};
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, CheckpointFile, TensorInfo};
-pub use compressed::{ConfigGroup, QuantizationConfig, read_compressed, to_tensors};
+pub use coded::Coded;
+pub use compressed::{
+    CompressedFormat, CompressedWeight, ConfigGroup, QuantizationConfig, int_tensors, read_compressed,
+    read_compressed_weight, to_tensors,
+};
+pub use convert::{AffineFormat, Fidelity, convert, fidelity};
 pub use data::{ImageSet, Pair, read_latin1, read_pairs, read_text};
 pub use digest::sha256;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
+pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
+pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::Tokenizer;
 pub use write::{

@@ -1,7 +1,7 @@
 //! From tensors in a checkpoint to sites and norms.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{Checkpoint, QuantizationConfig, RawTensor, read_compressed};
+use trimtab_io::{Checkpoint, Quantization, RawTensor};
 use trimtab_nn::{Norm, Site, SiteMeta, Weight};
 
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use crate::transformer::{NormPlan, SitePlan, Table, TablePlan};
 /// Reads what modules need, and checks it: shapes against `config.json`, numbers against NaN.
 pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
-    quantization: Option<&'a QuantizationConfig>,
+    quantization: Option<&'a Quantization>,
     device: &'a Device,
     /// Whether sites become parameters of the framework (to be trained) instead of views of the file.
     trainable: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Loader<'a> {
 impl<'a> Loader<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
-        quantization: Option<&'a QuantizationConfig>,
+        quantization: Option<&'a Quantization>,
         device: &'a Device,
         trainable: bool,
     ) -> Self {
@@ -58,15 +58,15 @@ impl<'a> Loader<'a> {
         self.linear(plan.meta.clone(), plan.bias)
     }
 
-    /// A site, packed where the checkpoint holds it packed.
+    /// A site, in the code of the checkpoint where that holds it quantized.
     pub fn linear(&self, meta: SiteMeta, bias: bool) -> Result<Site> {
         let bias = bias.then(|| self.tensor(&format!("{}.bias", meta.name), [meta.rows])).transpose()?;
-        let packed = match self.quantization {
-            Some(config) => read_compressed(self.checkpoint, &meta.name, config)?,
+        let coded = match self.quantization {
+            Some(quantization) => quantization.read(self.checkpoint, &meta.name)?,
             None => None,
         };
-        let weight = match packed {
-            Some(packed) => Weight::packed(packed),
+        let weight = match coded {
+            Some(coded) => Weight::coded(coded),
             None => self.dense(&meta)?,
         };
         Ok(Site::new(meta, weight, bias)?)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
-use trimtab_io::{Checkpoint, QuantizationConfig, Tokenizer};
+use trimtab_io::{Checkpoint, Quantization, Tokenizer};
 use trimtab_nn::{Network, OnFirst, OnSecond, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::transformer::{Block, Blueprint, Embed, Head, ReadOut, Transformer};
 /// A model that is not yet loaded: its checkpoint, its architecture, its stages.
 pub struct Model {
     checkpoint: Checkpoint,
-    quantization: Option<QuantizationConfig>,
+    quantization: Option<Quantization>,
     family: String,
     architecture: Architecture,
     stages: Vec<StageInfo>,
@@ -43,8 +43,8 @@ impl Model {
 
     /// Recognizes the architecture of a checkpoint.
     pub fn from_checkpoint(checkpoint: Checkpoint, spec: Option<ModelSpec>, device: Device) -> Result<Self> {
-        let quantization = match checkpoint.config().and_then(|config| config.get("quantization_config")) {
-            Some(value) => Some(QuantizationConfig::parse(value)?),
+        let quantization = match checkpoint.config() {
+            Some(config) => Quantization::of(config)?,
             None => None,
         };
         let (family, architecture) = recognize(&checkpoint, spec)?;
@@ -62,7 +62,7 @@ impl Model {
     }
 
     /// How the checkpoint is quantized, if it is.
-    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+    pub fn quantization(&self) -> Option<&Quantization> {
         self.quantization.as_ref()
     }
 

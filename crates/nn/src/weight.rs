@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use trimtab_io::{AffineTensor, Dtype, RawTensor};
+use trimtab_io::{AffineTensor, Coded, Dtype, RawTensor};
 
 use crate::kernels::{self, DenseView, PackedView};
 
@@ -21,6 +21,8 @@ pub enum Weight {
     Stored(Stored),
     /// Integer codes with scales and zero points, never unpacked as a whole.
     Packed(Packed),
+    /// Any other code of a checkpoint. It has no kernel: decoded, then multiplied.
+    Coded(Codes),
 }
 
 /// Dense numbers in the type and bytes of the checkpoint, shape `[out, in]`.
@@ -35,6 +37,13 @@ pub struct Stored {
 pub struct Packed {
     #[module(skip)]
     tensor: Arc<AffineTensor>,
+}
+
+/// A matrix in a code without a kernel of its own.
+#[derive(Module, Debug)]
+pub struct Codes {
+    #[module(skip)]
+    matrix: Arc<Coded>,
 }
 
 impl Weight {
@@ -53,12 +62,21 @@ impl Weight {
         Self::Packed(Packed { tensor: Arc::new(tensor) })
     }
 
+    /// A quantized weight in the code of its checkpoint; affine codes run packed.
+    pub fn coded(matrix: Coded) -> Self {
+        match matrix {
+            Coded::Affine(tensor) => Self::packed(tensor),
+            other => Self::Coded(Codes { matrix: Arc::new(other) }),
+        }
+    }
+
     /// `[out, in]`.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(param) => param.val().dims(),
             Self::Stored(stored) => [stored.tensor.shape[0], stored.tensor.shape[1]],
             Self::Packed(packed) => [packed.tensor.rows, packed.tensor.cols],
+            Self::Coded(codes) => codes.matrix.dims(),
         }
     }
 
@@ -76,6 +94,7 @@ impl Weight {
             Self::Dense(param) => host(param.val()),
             Self::Stored(stored) => stored.floats().into_owned(),
             Self::Packed(packed) => packed.tensor.dequantize(),
+            Self::Coded(codes) => codes.matrix.dequantize(),
         }
     }
 
@@ -139,6 +158,7 @@ impl Weight {
     fn read_row(&self, index: usize, row: &mut [f32]) {
         match self {
             Self::Packed(packed) => packed.tensor.dequantize_row(index, row),
+            Self::Coded(codes) => codes.matrix.dequantize_row(index, row),
             Self::Stored(stored) => stored.read_row(index, row),
             Self::Dense(_) => unreachable!("dense weights are looked up by the framework"),
         }

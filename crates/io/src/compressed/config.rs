@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::scheme::{self, PACKED, USE_ORIGINAL, is_set};
+use super::format::CompressedFormat;
+use super::scheme::{self, USE_ORIGINAL, is_set};
 use super::target::{Closeness, Target};
 use crate::affine::AffineScheme;
 use crate::error::{Error, Result};
@@ -25,10 +26,20 @@ pub struct ConfigGroup {
     pub per_tensor: bool,
     /// Whether columns are grouped by `weight_g_idx` (`actorder: "group"`).
     pub act_order: bool,
+    /// How the codes lie in the file.
+    pub format: CompressedFormat,
+    /// How an engine quantizes the inputs of these modules, as written. Only the weights are read by it.
+    pub input_activations: Option<Value>,
     pub(super) targets: Vec<Target>,
 }
 
 impl ConfigGroup {
+    /// Whether modules of both groups are stored alike.
+    pub(super) fn codes_as(&self, other: &Self) -> bool {
+        let key = |group: &Self| (group.scheme, group.per_tensor, group.act_order, group.format);
+        key(self) == key(other)
+    }
+
     /// Module names, classes and `re:` patterns, as written.
     pub fn targets(&self) -> impl Iterator<Item = String> {
         self.targets.iter().map(Target::to_string)
@@ -41,14 +52,16 @@ impl QuantizationConfig {
     ///
     /// # Errors
     /// [`Error::Quantization`] for another method or format, and for whatever would change what the model computes and
-    /// is not supported: activations, the cache, rotations, sparsity.
+    /// is not supported: outputs, the cache, rotations, sparsity. Inputs that are quantized while running are kept in
+    /// [`ConfigGroup::input_activations`]; the weights are the same without them.
     pub fn parse(value: &Value) -> Result<Self> {
-        check_method(value)?;
+        let whole = check_method(value)?;
         check_extras(value)?;
         let Some(Value::Object(groups)) = value.get("config_groups") else {
             return Err(refuse("config_groups is missing", "expected an object of schemes"));
         };
-        let groups = groups.iter().map(|(name, value)| parse_group(name, value)).collect::<Result<_>>()?;
+        let groups =
+            groups.iter().map(|(name, value)| parse_group(name, value, whole)).collect::<Result<_>>()?;
         let ignore = targets("ignore", value.get("ignore").filter(|ignore| !ignore.is_null()))?;
         Ok(Self { groups, ignore })
     }
@@ -80,7 +93,7 @@ impl QuantizationConfig {
             match best {
                 Some((other, _)) if other > closeness => {}
                 Some((other, first)) if other == closeness => {
-                    if (first.scheme, first.act_order) != (group.scheme, group.act_order) {
+                    if !first.codes_as(group) {
                         let message = format!(
                             "\"{module}\" is in {} ({}) and in {} ({})",
                             first.name, first.scheme, group.name, group.scheme
@@ -104,7 +117,8 @@ impl QuantizationConfig {
     }
 }
 
-fn check_method(value: &Value) -> Result<()> {
+/// Checks the method and returns the format of the whole; `None` where each group has its own.
+fn check_method(value: &Value) -> Result<Option<CompressedFormat>> {
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     match text("quant_method") {
         Some("compressed-tensors") => {}
@@ -112,12 +126,12 @@ fn check_method(value: &Value) -> Result<()> {
         None => return Err(refuse("quant_method is missing", "expected \"compressed-tensors\"")),
     }
     match text("format") {
-        // Groups of several formats; each group is checked by itself.
-        Some(PACKED | "mixed-precision") => Ok(()),
-        Some(other) => {
-            Err(refuse(&format!("format \"{other}\" is not read, only \"{PACKED}\""), USE_ORIGINAL))
-        }
-        None => Err(refuse("format is missing", "expected \"pack-quantized\"")),
+        Some("mixed-precision") => Ok(None),
+        Some(name) => match CompressedFormat::from_name(name) {
+            Some(format) => Ok(Some(format)),
+            None => Err(refuse(&format!("format \"{name}\" is not read"), USE_ORIGINAL)),
+        },
+        None => Err(refuse("format is missing", "expected \"pack-quantized\", or that of the groups")),
     }
 }
 
@@ -140,14 +154,22 @@ fn check_extras(value: &Value) -> Result<()> {
     Ok(())
 }
 
-fn parse_group(name: &str, value: &Value) -> Result<ConfigGroup> {
-    let scheme = scheme::parse(name, value)?;
+fn parse_group(name: &str, value: &Value, whole: Option<CompressedFormat>) -> Result<ConfigGroup> {
+    let scheme = scheme::parse(name, value, whole)?;
     let targets = targets(&format!("{name}.targets"), value.get("targets"))?;
     if targets.is_empty() {
         return Err(refuse(&format!("{name}: no targets"), "list module names, or \"Linear\""));
     }
-    let scheme::Scheme { affine, per_tensor, act_order } = scheme;
-    Ok(ConfigGroup { name: name.into(), scheme: affine, per_tensor, act_order, targets })
+    let scheme::Scheme { affine, per_tensor, act_order, format, input_activations } = scheme;
+    Ok(ConfigGroup {
+        name: name.into(),
+        scheme: affine,
+        per_tensor,
+        act_order,
+        format,
+        input_activations,
+        targets,
+    })
 }
 
 fn targets(name: &str, value: Option<&Value>) -> Result<Vec<Target>> {

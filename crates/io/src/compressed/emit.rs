@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::config::{ConfigGroup, QuantizationConfig};
-use super::scheme::PACKED;
+use super::format::CompressedFormat;
 use super::target::Target;
 use crate::affine::{AffineScheme, AffineTensor};
 
@@ -35,6 +35,8 @@ impl QuantizationConfig {
                     scheme,
                     per_tensor: false,
                     act_order,
+                    format: CompressedFormat::PackQuantized,
+                    input_activations: None,
                     targets: vec![target],
                 }),
             }
@@ -45,15 +47,27 @@ impl QuantizationConfig {
         Self { groups, ignore: ignore.iter().map(|module| Target::Name(module.clone())).collect() }
     }
 
+    /// The same modules in another format; `input_activations` says how an engine quantizes their inputs, for example
+    /// `{"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true}`.
+    pub fn in_format(mut self, format: CompressedFormat, input_activations: Option<&Value>) -> Self {
+        for group in &mut self.groups {
+            group.format = format;
+            group.input_activations = input_activations.cloned();
+        }
+        self
+    }
+
     /// The object for `config.json`.
     ///
-    /// All groups are `pack-quantized`, so this is also the format of the whole: `mixed-precision` is for groups of
-    /// different formats, not of different widths.
+    /// The format of the whole is that of its groups: `mixed-precision` is for groups of different formats, not of
+    /// different widths.
     pub fn to_json(&self) -> Value {
+        let first = self.groups.first().map_or(CompressedFormat::PackQuantized, |group| group.format);
+        let mixed = self.groups.iter().any(|group| group.format != first);
         let groups = self.groups.iter().map(|group| (group.name.clone(), group_json(group)));
         json!({
             "quant_method": "compressed-tensors",
-            "format": PACKED,
+            "format": if mixed { "mixed-precision" } else { first.name() },
             "quantization_status": "compressed",
             "config_groups": Value::Object(groups.collect()),
             "ignore": self.ignore().collect::<Vec<_>>(),
@@ -84,9 +98,9 @@ fn group_json(group: &ConfigGroup) -> Value {
     json!({
         "targets": group.targets().collect::<Vec<_>>(),
         "weights": weights,
-        "input_activations": null,
+        "input_activations": group.input_activations,
         "output_activations": null,
-        "format": PACKED,
+        "format": group.format.name(),
     })
 }
 
@@ -128,5 +142,22 @@ mod tests {
         assert_eq!(group("m.b"), Some((3, false)));
         assert_eq!(group("m.c"), Some((4, true)));
         assert_eq!(group("m.e"), None);
+    }
+
+    #[test]
+    fn groups_of_several_formats_are_mixed() {
+        let (a, b) = (tensor(4, false), tensor(8, false));
+        let mut config = QuantizationConfig::of([("m.a", &a), ("m.b", &b)], &[]);
+        let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+        let bytes = config.clone().in_format(CompressedFormat::IntQuantized, Some(&inputs));
+        assert_eq!(bytes.to_json()["format"], "int-quantized");
+        config.groups[1] = bytes.groups[1].clone();
+        let json = config.to_json();
+        assert_eq!(json["format"], "mixed-precision");
+        assert_eq!(json["config_groups"]["group_1"]["input_activations"], inputs);
+        let back = QuantizationConfig::parse(&json).unwrap();
+        assert_eq!(back.to_json(), json);
+        let format = |module: &str| back.group_of(module).unwrap().unwrap().format.name();
+        assert_eq!((format("m.a"), format("m.b")), ("pack-quantized", "int-quantized"));
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::format::CompressedFormat;
 use crate::affine::AffineScheme;
 use crate::error::{Error, Result};
 
@@ -20,9 +21,7 @@ const WEIGHT_KEYS: [&str; 12] = [
     "observer",
     "observer_kwargs",
 ];
-pub(super) const PACKED: &str = "pack-quantized";
-pub(super) const USE_ORIGINAL: &str =
-    "integer weights of 1 to 8 bits without quantized activations are read; use the original model instead";
+pub(super) const USE_ORIGINAL: &str = "integer weights of 1 to 8 bits are read, in pack-quantized, int-quantized and naive-quantized; use the original model instead";
 
 /// What is read of a scheme.
 #[derive(Debug, PartialEq)]
@@ -32,33 +31,52 @@ pub(super) struct Scheme {
     pub per_tensor: bool,
     /// Columns are grouped by `weight_g_idx`.
     pub act_order: bool,
+    pub format: CompressedFormat,
+    /// How inputs are quantized, as written.
+    pub input_activations: Option<Value>,
 }
 
-/// Parses a scheme; `group` is its name in messages.
-pub(super) fn parse(group: &str, value: &Value) -> Result<Scheme> {
+/// The part of it that `weights` says.
+#[derive(Debug, PartialEq)]
+struct Weights {
+    affine: AffineScheme,
+    per_tensor: bool,
+    act_order: bool,
+}
+
+/// Parses a scheme; `group` is its name in messages, `whole` the format of groups that name none.
+pub(super) fn parse(group: &str, value: &Value, whole: Option<CompressedFormat>) -> Result<Scheme> {
     let Value::Object(scheme) = value else {
         return Err(refuse(group, "presets by name are not read", "write the scheme out as an object"));
     };
     check_keys(group, scheme, &SCHEME_KEYS)?;
-    for key in ["input_activations", "output_activations"] {
-        if is_set(scheme.get(key)) {
-            return Err(refuse(group, &format!("{key} are quantized"), USE_ORIGINAL));
-        }
+    if is_set(scheme.get("output_activations")) {
+        return Err(refuse(group, "output_activations are quantized, which is not read", USE_ORIGINAL));
     }
-    if let Some(format) = scheme.get("format").filter(|format| !format.is_null())
-        && format != PACKED
-    {
-        return Err(refuse(group, &format!("format {format} is not read, only \"{PACKED}\""), USE_ORIGINAL));
+    let input_activations = scheme.get("input_activations").filter(|value| !value.is_null());
+    if let Some(other) = input_activations.filter(|value| !value.is_object()) {
+        let message = format!("input_activations is {other}");
+        return Err(refuse(group, &message, "expected an object, or null"));
     }
+    let format = match scheme.get("format").filter(|format| !format.is_null()) {
+        Some(name) => name
+            .as_str()
+            .and_then(CompressedFormat::from_name)
+            .ok_or_else(|| refuse(group, &format!("format {name} is not read"), USE_ORIGINAL))?,
+        None => whole.ok_or_else(|| {
+            refuse(group, "format is missing", "each group of a mixed-precision file names its own")
+        })?,
+    };
     let Some(Value::Object(weights)) = scheme.get("weights") else {
         return Err(refuse(group, "no weights are quantized", "remove the group"));
     };
     let name = format!("{group}.weights");
     check_keys(&name, weights, &WEIGHT_KEYS)?;
-    parse_weights(&name, weights)
+    let Weights { affine, per_tensor, act_order } = parse_weights(&name, weights)?;
+    Ok(Scheme { affine, per_tensor, act_order, format, input_activations: input_activations.cloned() })
 }
 
-fn parse_weights(name: &str, weights: &Map<String, Value>) -> Result<Scheme> {
+fn parse_weights(name: &str, weights: &Map<String, Value>) -> Result<Weights> {
     let text = |key: &str| weights.get(key).and_then(Value::as_str).map(str::to_ascii_lowercase);
     if let Some(kind) = text("type").filter(|kind| kind != "int") {
         return Err(refuse(name, &format!("type \"{kind}\" is not read"), USE_ORIGINAL));
@@ -87,7 +105,7 @@ fn parse_weights(name: &str, weights: &Map<String, Value>) -> Result<Scheme> {
     if act_order && group_size.is_none() {
         return Err(refuse(name, "actorder \"group\" without groups", "expected strategy \"group\""));
     }
-    Ok(Scheme { affine: AffineScheme { bits, group_size, symmetric }, per_tensor, act_order })
+    Ok(Weights { affine: AffineScheme { bits, group_size, symmetric }, per_tensor, act_order })
 }
 
 /// `(group_size, per_tensor)`.
@@ -158,15 +176,19 @@ mod tests {
 
     use super::*;
 
+    const PACKED: Option<CompressedFormat> = Some(CompressedFormat::PackQuantized);
+
     fn weights(value: Value) -> Result<Scheme> {
-        parse("group_0", &json!({ "targets": ["Linear"], "weights": value }))
+        parse("group_0", &json!({ "targets": ["Linear"], "weights": value }), PACKED)
     }
 
     #[test]
     fn the_common_schemes() {
         let scheme = weights(json!({"num_bits": 4, "type": "int", "symmetric": false, "strategy": "group", "group_size": 64, "dynamic": false, "actorder": "group", "observer": "minmax"})).unwrap();
         let affine = AffineScheme { bits: 4, group_size: Some(64), symmetric: false };
-        assert_eq!(scheme, Scheme { affine, per_tensor: false, act_order: true });
+        let format = CompressedFormat::PackQuantized;
+        let expected = Scheme { affine, per_tensor: false, act_order: true, format, input_activations: None };
+        assert_eq!(scheme, expected);
         let affine = AffineScheme { bits: 3, group_size: None, symmetric: true };
         assert_eq!(weights(json!({"num_bits": 3, "group_size": -1})).unwrap().affine, affine);
         assert!(weights(json!({"num_bits": 8})).unwrap().per_tensor, "without strategy and group_size");
@@ -191,12 +213,26 @@ mod tests {
             let message = weights(value.clone()).unwrap_err().to_string();
             assert!(message.contains(expected), "{value}: {message}");
         }
-        let activations = json!({"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}});
-        assert!(
-            parse("g", &activations).unwrap_err().to_string().contains("input_activations are quantized")
-        );
-        assert!(parse("g", &json!({"weights": null})).is_err());
-        assert!(parse("W4A16", &json!(["Linear"])).unwrap_err().to_string().contains("presets"));
-        assert!(parse("g", &json!({"weights": {}, "format": "nvfp4-pack-quantized"})).is_err());
+        let message = |value: Value| parse("g", &value, PACKED).unwrap_err().to_string();
+        let activations = json!({"weights": {"num_bits": 8}, "output_activations": {"num_bits": 8}});
+        assert!(message(activations).contains("output_activations are quantized"));
+        let activations = json!({"weights": {"num_bits": 8}, "input_activations": 8});
+        assert!(message(activations).contains("input_activations is 8"));
+        assert!(message(json!({"weights": null})).contains("no weights"));
+        assert!(message(json!(["Linear"])).contains("presets"));
+        assert!(message(json!({"weights": {}, "format": "nvfp4-pack-quantized"})).contains("nvfp4"));
+    }
+
+    #[test]
+    fn a_group_names_its_format_or_takes_that_of_the_whole() {
+        let activations = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+        let group = json!({"weights": {"num_bits": 8, "strategy": "channel"}, "format": "int-quantized",
+                           "input_activations": activations});
+        let scheme = parse("g", &group, PACKED).unwrap();
+        assert_eq!(scheme.format, CompressedFormat::IntQuantized);
+        assert_eq!(scheme.input_activations, Some(activations));
+        let group = json!({"weights": {"num_bits": 8}, "format": null});
+        assert_eq!(parse("g", &group, PACKED).unwrap().format, CompressedFormat::PackQuantized);
+        assert!(parse("g", &group, None).unwrap_err().to_string().contains("format is missing"));
     }
 }

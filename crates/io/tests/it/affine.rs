@@ -36,6 +36,26 @@ impl Case {
     }
 }
 
+/// A random matrix of this shape and scheme; `ordered` columns are in any group.
+pub fn shaped(
+    [rows, cols]: [usize; 2],
+    scheme: AffineScheme,
+    ordered: bool,
+    dtype: Dtype,
+    seed: u64,
+) -> Case {
+    let mut draws = super::Draws(seed);
+    let groups = scheme.n_groups(cols);
+    let mut codes = |n: usize| -> Vec<u8> { (0..n).map(|_| draws.below(1 << scheme.bits) as u8).collect() };
+    let (weights, zeros) = (codes(rows * cols), codes(rows * groups));
+    let mut scales: Vec<f32> = (0..rows * groups).map(|_| draws.below(10_000) as f32 * 1e-4).collect();
+    round_floats(&mut scales, dtype).unwrap();
+    let ordered = ordered && scheme.group_size.is_some();
+    let g_idx = ordered.then(|| (0..cols).map(|_| draws.below(groups) as u32).collect());
+    let zeros = (!scheme.symmetric).then_some(zeros);
+    Case { rows, cols, scheme, codes: weights, scales, zeros, g_idx, scale_dtype: dtype }
+}
+
 prop_compose! {
     pub fn case()(
         rows in 1usize..40,
@@ -47,16 +67,8 @@ prop_compose! {
         dtype in prop::sample::select(vec![Dtype::F32, Dtype::F16, Dtype::BF16]),
         seed: u64,
     ) -> Case {
-        let mut draws = super::Draws(seed);
         let scheme = AffineScheme { bits, group_size: group, symmetric };
-        let groups = scheme.n_groups(cols);
-        let mut codes = |n: usize| -> Vec<u8> { (0..n).map(|_| draws.below(1 << bits) as u8).collect() };
-        let (weights, zeros) = (codes(rows * cols), codes(rows * groups));
-        let mut scales: Vec<f32> = (0..rows * groups).map(|_| draws.below(10_000) as f32 * 1e-4).collect();
-        round_floats(&mut scales, dtype).unwrap();
-        let g_idx = (ordered && group.is_some()).then(|| (0..cols).map(|_| draws.below(groups) as u32).collect());
-        let zeros = (!symmetric).then_some(zeros);
-        Case { rows, cols, scheme, codes: weights, scales, zeros, g_idx, scale_dtype: dtype }
+        shaped([rows, cols], scheme, ordered, dtype, seed)
     }
 }
 

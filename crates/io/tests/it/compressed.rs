@@ -12,7 +12,7 @@ use super::{file, memory};
 
 const MODULE: &str = "model.layers.0.mlp.up_proj";
 
-fn through_a_file(tensors: &[(String, RawTensor)]) -> Checkpoint {
+pub fn through_a_file(tensors: &[(String, RawTensor)]) -> Checkpoint {
     let named: Vec<(&str, RawTensor)> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     memory(&[("model.safetensors", file(&named))]).unwrap()

@@ -29,7 +29,7 @@ fn weights() -> Vec<u8> {
 }
 
 /// One to four changes: a bit, a byte, a digit, a deletion, an insertion, a doubled stretch.
-fn mutate(bytes: &[u8], draws: &mut Draws) -> Vec<u8> {
+pub fn mutate(bytes: &[u8], draws: &mut Draws) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for _ in 0..=draws.below(4) {
         if out.is_empty() {

@@ -1,10 +1,14 @@
 //! Integration tests: whole files and directories, hostile input, interrupted runs.
 
 mod affine;
+mod awq;
 mod checkpoint;
 mod compressed;
+mod convert;
 mod fixture;
+mod gptq;
 mod hostile;
+mod hostile_codes;
 mod images;
 mod out_dir;
 mod real;

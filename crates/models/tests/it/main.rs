@@ -5,4 +5,5 @@ mod families;
 mod fixture;
 mod packed;
 mod parity;
+mod quantized;
 mod specs;

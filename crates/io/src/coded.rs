@@ -1,0 +1,52 @@
+//! A matrix in any of the codes that are read.
+
+use crate::affine::AffineTensor;
+use crate::bitsandbytes::CodebookTensor;
+
+/// A quantized matrix `[rows, cols]`, in the code of its file.
+///
+/// A further code is a variant here, with the same four methods; what uses a [`Coded`] needs nothing else.
+#[derive(Clone, Debug)]
+pub enum Coded {
+    /// Integer codes with scales and zero points.
+    Affine(AffineTensor),
+    /// Indices into a table of sixteen numbers.
+    Codebook(CodebookTensor),
+}
+
+impl Coded {
+    /// `[rows, cols]`; rows are outputs, columns inputs.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Affine(matrix) => [matrix.rows, matrix.cols],
+            Self::Codebook(matrix) => matrix.dims(),
+        }
+    }
+
+    /// Numbers of a row.
+    ///
+    /// # Panics
+    /// If `row` is not below the rows, or `out` has not as many elements as there are columns.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Affine(matrix) => matrix.dequantize_row(row, out),
+            Self::Codebook(matrix) => matrix.dequantize_row(row, out),
+        }
+    }
+
+    /// All numbers, row-major `[rows, cols]`.
+    pub fn dequantize(&self) -> Vec<f32> {
+        match self {
+            Self::Affine(matrix) => matrix.dequantize(),
+            Self::Codebook(matrix) => matrix.dequantize(),
+        }
+    }
+
+    /// Bytes of the matrix: of an affine one as compressed-tensors would store it, of any other in its own file.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Affine(matrix) => matrix.bytes(),
+            Self::Codebook(matrix) => matrix.bytes(),
+        }
+    }
+}
