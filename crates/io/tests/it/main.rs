@@ -10,6 +10,7 @@ mod gptq;
 mod hostile;
 mod hostile_codes;
 mod images;
+mod int_formats;
 mod out_dir;
 mod real;
 mod shards;
