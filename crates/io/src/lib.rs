@@ -4,10 +4,11 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`Checkpoint`] | a Hugging Face directory, a safetensors file, or named files in memory: validated, mapped, never copied before use |
+//! | [`Checkpoint`] | a Hugging Face directory, a safetensors or GGUF file, or named files in memory: validated, mapped, never copied before use |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`] | the compressed-tensors format |
+//! | [`gguf`] | GGUF files: reading, block types, writing |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
 //! | [`read_text`], [`read_pairs`], [`ImageSet`], [`Tokenizer`] | data |
 
@@ -23,6 +24,7 @@ mod data;
 mod digest;
 mod dtype;
 mod error;
+pub mod gguf;
 mod header;
 mod nearest;
 mod tensor;

@@ -4,6 +4,7 @@ mod affine;
 mod checkpoint;
 mod compressed;
 mod fixture;
+mod gguf;
 mod hostile;
 mod images;
 mod out_dir;
