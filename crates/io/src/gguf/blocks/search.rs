@@ -152,7 +152,6 @@ pub(super) fn affine(x: &[f32], weights: &[f32], steps: &Steps, codes: &mut [u8]
         return (0.0, -min);
     }
     let top = steps.max as f32;
-    let (low, width) = (min, max - min);
     let error = |scale: f32, min: f32, codes: &[u8]| {
         let mut sum = 0.0f32;
         for ((&v, &w), &l) in x.iter().zip(weights).zip(codes) {
@@ -161,19 +160,20 @@ pub(super) fn affine(x: &[f32], weights: &[f32], steps: &Steps, codes: &mut [u8]
         }
         sum
     };
-    let inverse = top / width;
+    let inverse = top / (max - min);
     let mut scale = 1.0 / inverse;
     for (code_out, &v) in codes.iter_mut().zip(x) {
-        *code_out = code(inverse * (v - low), 0, steps.max) as u8;
+        *code_out = code(inverse * (v - min), 0, steps.max) as u8;
     }
     let mut best = error(scale, min, codes);
     let mut tried = [0u8; 32];
     let tried = &mut tried[..x.len()];
     for step in 0..=steps.count {
-        let inverse = (steps.first + steps.by * step as f32 + top) / width;
+        // The minimum of the best range so far is where the next one begins.
+        let inverse = (steps.first + steps.by * step as f32 + top) / (max - min);
         let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0f32, 0.0f32, 0.0f32);
         for ((&v, &w), out) in x.iter().zip(weights).zip(tried.iter_mut()) {
-            *out = code(inverse * (v - low), 0, steps.max) as u8;
+            *out = code(inverse * (v - min), 0, steps.max) as u8;
             let l = f32::from(*out);
             sum_l += w * l;
             sum_l2 += w * l * l;

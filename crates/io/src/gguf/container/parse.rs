@@ -242,6 +242,9 @@ impl Reader<'_> {
         }
         // A file lists the fastest dimension first.
         shape.reverse();
+        if shape.contains(&0) {
+            return Err(fail(format!("shape {shape:?} has a dimension of length 0")));
+        }
         let id = u32::from_le_bytes(self.fixed("the type of a tensor")?);
         let offset = u64::from_le_bytes(self.fixed("the offset of a tensor")?);
         let Some(ty) = GgufType::from_id(id) else {

@@ -93,8 +93,8 @@ impl GgufWriter {
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(fail(format!("names have 1 to {MAX_NAME} bytes in GGUF, this one {}", name.len())));
         }
-        if shape.is_empty() || shape.len() + usize::from(stacked) > MAX_DIMS {
-            return Err(fail(format!("shape {shape:?} cannot be written: 1 to {MAX_DIMS} dimensions")));
+        if shape.is_empty() || shape.len() + usize::from(stacked) > MAX_DIMS || shape.contains(&0) {
+            return Err(fail(format!("shape {shape:?} cannot be written: 1 to {MAX_DIMS} dimensions, none of them 0")));
         }
         let rows: usize = shape[..shape.len() - 1].iter().product();
         let expected = ty.expect_row(shape[shape.len() - 1])? * rows;

@@ -152,6 +152,7 @@ fn each_defect_is_named_with_its_numbers() {
     assert!(tensors(&[info("a", &[48], 8, 0)], 64).contains("no whole blocks of 32 of type Q8_0"));
     assert!(tensors(&[info("a", &[8], 17, 0)], 32).contains("type IQ2_XS (17) is not read"));
     assert!(tensors(&[info("a", &[8], 999, 0)], 32).contains("type number 999"));
+    assert!(tensors(&[info("a", &[0, 1 << 60], 0, 0)], 32).contains("a dimension of length 0"));
     assert!(tensors(&[info("a", &[1; 5], 0, 0)], 32).contains("5 dimensions"));
     assert!(tensors(&[info("a", &[1 << 40, 1 << 40], 0, 0)], 32).contains("larger than the address space"));
     assert!(tensors(&[info("a", &[8], 0, u64::MAX - 31)], 32).contains("larger than the address space"));

@@ -11,6 +11,7 @@ use super::{fixtures, open};
 
 const MUTATIONS: usize = 10_000;
 const MODEL_MUTATIONS: usize = 2_000;
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Reads whatever the file offers, as a container and as a model; returns whether it was accepted as the first.
 fn exhaust(bytes: &[u8]) -> bool {
@@ -57,19 +58,24 @@ fn mutate(bytes: &[u8], header: usize, draws: &mut Draws) -> Vec<u8> {
     out
 }
 
+/// Whether a file is accepted, which must not take long; whatever else the machine does counts too, so a slow one gets more chances.
+fn accepted(bytes: &[u8]) -> bool {
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let start = Instant::now();
+        let accepted = exhaust(bytes);
+        best = best.min(start.elapsed());
+        if best < LONGEST {
+            return accepted;
+        }
+    }
+    panic!("one file took {best:?}");
+}
+
 fn storm(whole: &[u8], count: usize, seed: u64) -> usize {
     let header = gguf::parse(&Bytes::from(whole.to_vec())).unwrap().data_start();
     let mut draws = Draws(seed);
-    let mut accepted = 0;
-    let mut longest = Duration::ZERO;
-    for _ in 0..count {
-        let changed = mutate(whole, header, &mut draws);
-        let start = Instant::now();
-        accepted += usize::from(exhaust(&changed));
-        longest = longest.max(start.elapsed());
-    }
-    assert!(longest < Duration::from_secs(1), "one file took {longest:?}");
-    accepted
+    (0..count).filter(|_| accepted(&mutate(whole, header, &mut draws))).count()
 }
 
 #[test]

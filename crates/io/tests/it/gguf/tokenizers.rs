@@ -28,6 +28,8 @@ fn letters() -> Vec<char> {
 pub fn byte_level() -> TokenizerFiles {
     let mut vocab: Map<String, Value> =
         letters().into_iter().enumerate().map(|(id, letter)| (letter.to_string(), json!(id))).collect();
+    vocab.insert("<s>".into(), json!(256));
+    vocab.insert("</s>".into(), json!(257));
     vocab.insert("th".into(), json!(258));
     vocab.insert("the".into(), json!(259));
     let tokenizer = json!({
