@@ -16,7 +16,7 @@ import argparse
 import ctypes
 import math
 import sys
-from ctypes import POINTER, byref, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,10 +36,18 @@ TEXTS = (
 )
 
 
-class Parameters(ctypes.Structure):
-    """A structure that llama.cpp passes by value and grows with its versions: room enough, read by known offsets."""
+class ModelParameters(ctypes.Structure):
+    """Passed by value, left at its defaults: room enough for what versions add."""
 
     _fields_ = [("words", ctypes.c_uint64 * 64)]
+
+
+class ContextParameters(ctypes.Structure):
+    """The front of the structure as xllamacpp 2026.10 has it, and room for the rest."""
+
+    _names = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq", "n_outputs_max", "n_outputs_max_per_seq",
+              "n_threads", "n_threads_batch", "context_type")  # fmt: skip
+    _fields_ = [*((name, c_uint32) for name in _names), ("words", ctypes.c_uint64 * 64)]
 
 
 class Batch(ctypes.Structure):
@@ -57,15 +65,15 @@ class Batch(ctypes.Structure):
 def load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
     results = {
-        "llama_model_default_params": Parameters, "llama_context_default_params": Parameters,
+        "llama_model_default_params": ModelParameters, "llama_context_default_params": ContextParameters,
         "llama_model_load_from_file": c_void_p, "llama_init_from_model": c_void_p, "llama_model_get_vocab": c_void_p,
         "llama_get_memory": c_void_p, "llama_batch_init": Batch, "llama_get_logits": POINTER(c_float),
         "llama_tokenize": c_int32, "llama_vocab_n_tokens": c_int32, "llama_decode": c_int32,
     }  # fmt: skip
     for name, result in results.items():
         getattr(library, name).restype = result
-    library.llama_model_load_from_file.argtypes = [c_char_p, Parameters]
-    library.llama_init_from_model.argtypes = [c_void_p, Parameters]
+    library.llama_model_load_from_file.argtypes = [c_char_p, ModelParameters]
+    library.llama_init_from_model.argtypes = [c_void_p, ContextParameters]
     library.llama_decode.argtypes = [c_void_p, Batch]
     library.llama_memory_clear.argtypes = [c_void_p, c_bool]
     for name in ("llama_get_memory", "llama_get_logits", "llama_model_get_vocab", "llama_vocab_n_tokens"):
@@ -90,9 +98,13 @@ class Model:
         self.vocab = library.llama_model_get_vocab(self.model)
         self.size = library.llama_vocab_n_tokens(self.vocab)
         parameters = library.llama_context_default_params()
-        numbers = ctypes.cast(byref(parameters), POINTER(c_uint32))
-        assert numbers[0] == 512 and numbers[2] == 512, "n_ctx and n_ubatch are where they are expected"
-        numbers[0], numbers[1], numbers[2], numbers[4], numbers[5] = length, length, length, threads, threads
+        expected = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_outputs_max_per_seq": 1}
+        found = {name: getattr(parameters, name) for name in expected}
+        if found != expected:
+            raise SystemExit(f"the parameters of this version lie elsewhere: {found} instead of {expected}")
+        for name in ("n_ctx", "n_batch", "n_ubatch", "n_outputs_max", "n_outputs_max_per_seq"):
+            setattr(parameters, name, length)
+        parameters.n_threads = parameters.n_threads_batch = threads
         self.context = library.llama_init_from_model(self.model, parameters)
         if not self.context:
             raise SystemExit(f"{path}: llama.cpp makes no context")

@@ -267,7 +267,7 @@ impl Reader<'_> {
                 "shape {shape:?} of {ty} at byte {offset} is larger than the address space"
             )));
         };
-        if range.start % alignment != 0 {
+        if !range.start.is_multiple_of(alignment) {
             return Err(fail(format!("begins at byte {offset} of the data, no multiple of {alignment}")));
         }
         Ok(GgufInfo { name, shape, ty, range })

@@ -94,7 +94,9 @@ impl GgufWriter {
             return Err(fail(format!("names have 1 to {MAX_NAME} bytes in GGUF, this one {}", name.len())));
         }
         if shape.is_empty() || shape.len() + usize::from(stacked) > MAX_DIMS || shape.contains(&0) {
-            return Err(fail(format!("shape {shape:?} cannot be written: 1 to {MAX_DIMS} dimensions, none of them 0")));
+            return Err(fail(format!(
+                "shape {shape:?} cannot be written: 1 to {MAX_DIMS} dimensions, none of them 0"
+            )));
         }
         let rows: usize = shape[..shape.len() - 1].iter().product();
         let expected = ty.expect_row(shape[shape.len() - 1])? * rows;
