@@ -4,7 +4,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`Checkpoint`] | a Hugging Face directory, a safetensors file, or named files in memory: validated, mapped, never copied before use |
+//! | [`Checkpoint`] | a Hugging Face directory, a safetensors or GGUF file, or named files in memory: validated, mapped, never copied before use |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`Quantization`], [`Coded`] | a quantized weight by the method that its checkpoint names |
@@ -12,6 +12,7 @@
 //! | [`GptqConfig`], [`read_gptq`], [`gptq_tensors`]; [`AwqConfig`], [`read_awq`], [`awq_tensors`] | the GPTQ and AWQ formats |
 //! | [`BnbConfig`], [`read_bitsandbytes`], [`CodebookTensor`] | checkpoints of bitsandbytes, read only |
 //! | [`convert()`], [`fidelity`] | the same codes in another format, and what that loses |
+//! | [`gguf`] | GGUF files: reading, block types, writing |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
 //! | [`read_text`], [`read_pairs`], [`ImageSet`], [`Tokenizer`] | data |
 
@@ -32,6 +33,7 @@ mod digest;
 mod dtype;
 mod error;
 mod fields;
+pub mod gguf;
 mod gptq;
 mod header;
 mod module;

@@ -9,16 +9,19 @@ use crate::error::{Error, Result};
 pub(super) const WEIGHTS: &str = ".safetensors";
 /// End of the name of a shard index.
 pub(super) const INDEX: &str = ".safetensors.index.json";
+/// End of the name of a GGUF file.
+pub(super) const GGUF: &str = ".gguf";
 const CONVERT: &str =
     "save the model as safetensors first, for example with save_pretrained(..., safe_serialization=True)";
 const CHOOSE: &str = "pass the path of one file instead of the directory";
-const EMPTY: &str = "pass a directory with model.safetensors, or the path of a .safetensors file";
+const EMPTY: &str = "pass a directory with model.safetensors, or the path of a .safetensors or .gguf file";
 
 /// The weights of a checkpoint, by file name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Weights {
     File(String),
     Index(String),
+    Gguf(String),
 }
 
 /// The weights at a path, and the directory they are in.
@@ -44,6 +47,7 @@ pub(super) fn on_disk(path: &Path) -> Result<(Store, Weights)> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let weights = match name {
         _ if name.ends_with(INDEX) => Weights::Index(name.into()),
+        _ if name.ends_with(GGUF) => Weights::Gguf(name.into()),
         _ if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") => {
             let message = "a PyTorch file".into();
             return Err(Error::NotACheckpoint { path: path.into(), message, hint: CONVERT });
@@ -68,7 +72,14 @@ pub(super) fn among(path: &Path, names: &[String]) -> Result<Weights> {
     }
     match &ending(WEIGHTS)[..] {
         [file] => Ok(Weights::File(file.clone())),
-        [] => Err(nothing(path, names)),
+        [] => match &ending(GGUF)[..] {
+            [file] => Ok(Weights::Gguf(file.clone())),
+            [] => Err(nothing(path, names)),
+            several => {
+                let message = format!("several GGUF files: {}", several.join(", "));
+                Err(Error::NotACheckpoint { path: path.into(), message, hint: CHOOSE })
+            }
+        },
         several => {
             let message = format!("several files and no index: {}", several.join(", "));
             Err(Error::NotACheckpoint { path: path.into(), message, hint: CHOOSE })
@@ -111,6 +122,8 @@ mod tests {
             index("a.safetensors.index.json")
         );
         assert_eq!(find(&["config.json", "resnet.safetensors"]).unwrap(), file("resnet.safetensors"));
+        assert_eq!(find(&["a.gguf", "resnet.safetensors"]).unwrap(), file("resnet.safetensors"));
+        assert_eq!(find(&["README.md", "a.gguf"]).unwrap(), Weights::Gguf("a.gguf".into()));
     }
 
     #[test]
@@ -118,6 +131,7 @@ mod tests {
         assert!(
             find(&["a.safetensors", "b.safetensors"]).unwrap_err().to_string().contains("a.safetensors, b")
         );
+        assert!(find(&["a.gguf", "b.gguf"]).unwrap_err().to_string().contains("a.gguf, b.gguf"));
         assert!(find(&["pytorch_model.bin"]).unwrap_err().to_string().contains("safe_serialization"));
         assert!(find(&[]).unwrap_err().to_string().contains("no .safetensors"));
     }

@@ -1,5 +1,6 @@
 //! Checkpoints: tensors by name, from a directory, a file or memory.
 
+mod gguf;
 mod index;
 mod locate;
 mod side;
@@ -17,6 +18,7 @@ use crate::bytes::Bytes;
 use crate::digest::{self, hex};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::gguf::{GgufModel, GgufType, Stored};
 use crate::header::read_header;
 use crate::nearest::nearest;
 use crate::tensor::RawTensor;
@@ -41,6 +43,7 @@ struct Inner {
     files: Vec<CheckpointFile>,
     tensors: BTreeMap<String, TensorInfo>,
     fingerprint: String,
+    gguf: Option<Arc<GgufModel>>,
 }
 
 /// One file with tensors.
@@ -56,7 +59,7 @@ pub struct CheckpointFile {
 /// What a checkpoint knows of a tensor without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Type of the numbers.
+    /// Type of the numbers; for numbers in blocks, the type that they are decoded to.
     pub dtype: Dtype,
     /// Lengths, slowest dimension first.
     pub shape: Vec<usize>,
@@ -66,20 +69,30 @@ pub struct TensorInfo {
     pub bytes: u64,
     file_index: usize,
     range: Range<usize>,
+    /// How it lies in a GGUF file.
+    stored: Option<Stored>,
 }
 
 impl TensorInfo {
     /// Number of elements.
     pub fn numel(&self) -> usize {
-        self.range.len() / self.dtype.size()
+        self.shape.iter().product()
+    }
+
+    /// The block type of a GGUF file, in which the numbers are packed; `None` where they are plain.
+    pub fn block_type(&self) -> Option<GgufType> {
+        self.stored.as_ref().map(|stored| stored.ty).filter(|ty| ty.is_blocks())
     }
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory, its index file, or one safetensors file.
+    /// Opens a Hugging Face directory, its index file, one safetensors file, or a GGUF file.
     ///
     /// In a directory the weights are `model.safetensors`, else `model.safetensors.index.json` and its shards, else the
-    /// only other index, else the only other `*.safetensors`. `config.json` may be absent.
+    /// only other index, else the only other `*.safetensors`, else the only `*.gguf`. `config.json` may be absent.
+    ///
+    /// A GGUF model has Hugging Face names, and `config.json` and tokenizer files made of its keys. Numbers in blocks are
+    /// decoded by [`Self::tensor`]; [`Self::blocks`] gives them as they are.
     ///
     /// # Errors
     /// [`Error::NotACheckpoint`] if there is nothing to open; [`Error::Io`]; [`Error::Malformed`] and [`Error::Tensor`]
@@ -98,7 +111,8 @@ impl Checkpoint {
     /// As [`Self::open`].
     pub fn from_bytes(files: Vec<(String, Bytes)>) -> Result<Self> {
         let align = |(name, bytes): (String, Bytes)| {
-            let bytes = if name.ends_with(locate::WEIGHTS) { bytes.aligned() } else { bytes };
+            let weights = name.ends_with(locate::WEIGHTS) || name.ends_with(locate::GGUF);
+            let bytes = if weights { bytes.aligned() } else { bytes };
             (name, bytes)
         };
         let store = Store::Memory(files.into_iter().map(align).collect());
@@ -123,6 +137,7 @@ impl Checkpoint {
                 let map = index::read(&store, &name)?;
                 (map.shards(), Some(map))
             }
+            Weights::Gguf(name) => return Self::load_gguf(path, store, name),
         };
         let mut hash = Sha256::new();
         absorb(&mut hash, side::CONFIG, config_bytes.as_deref().unwrap_or_default(), 0);
@@ -140,7 +155,9 @@ impl Checkpoint {
         }
         let Loaded { metadata, files, tensors } = loaded;
         let fingerprint = format!("sha256:{}", hex(&hash.finalize()));
-        Ok(Self { inner: Arc::new(Inner { path, store, config, metadata, files, tensors, fingerprint }) })
+        Ok(Self {
+            inner: Arc::new(Inner { path, store, config, metadata, files, tensors, fingerprint, gguf: None }),
+        })
     }
 
     /// Names of all tensors, sorted.
@@ -180,15 +197,22 @@ impl Checkpoint {
         })
     }
 
-    /// A tensor, without copying it.
+    /// A tensor, without copying it where it lies in the file as it is.
     ///
     /// # Errors
     /// As [`Self::require`].
     pub fn tensor(&self, name: &str) -> Result<RawTensor> {
         let info = self.require(name)?;
+        let bytes = self.data(name, info)?;
+        match &info.stored {
+            Some(stored) => stored.tensor(bytes, info.shape.clone()),
+            None => RawTensor::new(info.dtype, info.shape.clone(), bytes),
+        }
+    }
+
+    fn data(&self, name: &str, info: &TensorInfo) -> Result<Bytes> {
         let bytes = self.inner.files[info.file_index].content.slice(info.range.clone());
-        let bytes = bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))?;
-        RawTensor::new(info.dtype, info.shape.clone(), bytes)
+        bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))
     }
 
     /// Gives back the memory of what was read from mapped files; it is read again where it is used again.
@@ -206,7 +230,7 @@ impl Checkpoint {
         self.inner.store.dir()
     }
 
-    /// Content of `config.json`.
+    /// Content of `config.json`; for a GGUF model, what its keys say.
     pub fn config(&self) -> Option<&Value> {
         self.inner.config.as_ref()
     }
@@ -269,6 +293,7 @@ impl Loaded {
                 bytes: entry.range.len() as u64,
                 file_index: self.files.len(),
                 range: entry.range,
+                stored: None,
             };
             if let Some(other) = self.tensors.get(&entry.name) {
                 return Err(Error::tensor(&label, &entry.name, format!("is also in {}", other.file)));

@@ -37,11 +37,21 @@ const COPIED: [&str; 24] = [
 impl Checkpoint {
     /// A file beside the weights by its name (`tokenizer.json`, `1_Pooling/config.json`); `None` if there is none.
     ///
+    /// Of a GGUF model, `config.json`, `tokenizer.json` and `tokenizer_config.json` are made of its keys; a file beside it
+    /// is taken where a tokenizer cannot be expressed.
+    ///
     /// # Errors
+    /// [`Error::Malformed`](crate::Error::Malformed) for such a tokenizer without a file beside it.
     /// [`Error::Io`](crate::Error::Io) if it exists and cannot be read; [`Error::Malformed`](crate::Error::Malformed) if
     /// the name leads out of the directory.
     pub fn side_file(&self, name: &str) -> Result<Option<Bytes>> {
-        self.inner.store.read(name)
+        let Some(model) = &self.inner.gguf else { return self.inner.store.read(name) };
+        match model.side_file(name) {
+            Ok(Some(made)) => Ok(Some(made)),
+            Ok(None) => self.inner.store.read(name),
+            // What cannot be made of the keys may lie beside the file.
+            Err(error) => self.inner.store.read(name)?.map(Some).ok_or(error),
+        }
     }
 
     /// The files that belong to every version of this model, such as tokenizer and processor files, that are there.

@@ -10,7 +10,7 @@ use crate::digest::{Digest, hex};
 use crate::error::{Error, Result};
 
 /// End of the names of unfinished files.
-pub(super) const TEMPORARY: &str = ".tmp";
+pub(crate) const TEMPORARY: &str = ".tmp";
 
 /// Writes a file, whole or not at all.
 ///
@@ -21,7 +21,7 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes `path` through a synced temporary file beside it; `fill` produces the content.
-pub(super) fn write_file(path: &Path, fill: impl FnOnce(&mut HashedFile) -> Result<()>) -> Result<Digest> {
+pub(crate) fn write_file(path: &Path, fill: impl FnOnce(&mut HashedFile) -> Result<()>) -> Result<Digest> {
     let temporary = temporary(path);
     let written = write_temporary(&temporary, fill);
     let renamed = written.and_then(|digest| {
@@ -45,7 +45,7 @@ fn write_temporary(path: &Path, fill: impl FnOnce(&mut HashedFile) -> Result<()>
 }
 
 /// A file that is hashed while it is written. Not buffered: what is written to it comes in large pieces.
-pub(super) struct HashedFile {
+pub(crate) struct HashedFile {
     path: PathBuf,
     file: File,
     hash: Sha256,
@@ -72,7 +72,7 @@ pub(super) fn sync_dir(dir: &Path) -> Result<()> {
 }
 
 /// Removes a file or a directory with its content, if it is there.
-pub(super) fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -10,7 +10,9 @@ mod space;
 mod unit;
 
 pub use atomic::write_atomic;
+pub(crate) use atomic::{HashedFile, TEMPORARY, remove, write_file};
 pub use out_dir::OutDir;
+pub(crate) use shards::copy;
 pub use shards::{ShardWriter, to_safetensors};
 pub use space::{ensure_space, ensure_writable, free_space};
 

@@ -147,7 +147,7 @@ fn write_shard(
 
 /// Copies a range of a file in pieces. It is read, not mapped, so that it does not count as memory of the process.
 /// `open` keeps the last file open.
-fn copy(
+pub(crate) fn copy(
     path: &Path,
     offset: u64,
     bytes: u64,

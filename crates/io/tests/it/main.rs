@@ -6,6 +6,7 @@ mod checkpoint;
 mod compressed;
 mod convert;
 mod fixture;
+mod gguf;
 mod gptq;
 mod hostile;
 mod hostile_codes;
