@@ -4,7 +4,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`Checkpoint`] | a Hugging Face directory, a safetensors file, or named files in memory: validated, mapped, never copied before use |
+//! | [`Checkpoint`] | a Hugging Face directory, a safetensors or PyTorch file, or named files in memory: validated, mapped, never copied before use |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`] | the compressed-tensors format |
@@ -27,6 +27,7 @@ mod header;
 mod nearest;
 mod tensor;
 mod tokenizer;
+mod torch;
 mod write;
 
 pub use affine::{AffineScheme, AffineTensor};

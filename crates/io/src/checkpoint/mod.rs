@@ -19,7 +19,8 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::header::read_header;
 use crate::nearest::nearest;
-use crate::tensor::RawTensor;
+use crate::tensor::{RawTensor, byte_count};
+use crate::torch;
 use locate::Weights;
 use store::Store;
 
@@ -66,20 +67,27 @@ pub struct TensorInfo {
     pub bytes: u64,
     file_index: usize,
     range: Range<usize>,
+    /// Steps between the numbers of a view that is not row-major (PyTorch files).
+    strides: Option<Vec<usize>>,
 }
 
 impl TensorInfo {
     /// Number of elements.
     pub fn numel(&self) -> usize {
-        self.range.len() / self.dtype.size()
+        self.bytes as usize / self.dtype.size()
     }
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory, its index file, or one safetensors file.
+    /// Opens a Hugging Face directory, its index file, one safetensors file, or one PyTorch file.
     ///
     /// In a directory the weights are `model.safetensors`, else `model.safetensors.index.json` and its shards, else the
-    /// only other index, else the only other `*.safetensors`. `config.json` may be absent.
+    /// only other index, else the only other `*.safetensors`, else `pytorch_model.bin` or its index, else the only
+    /// `*.pt`, `*.pth`, `*.th` or `*.ckpt`. `config.json` may be absent.
+    ///
+    /// PyTorch files are read without executing code; one that would execute code is refused. Of a dictionary with the
+    /// state of a training the state dict is taken (keys `state_dict`, `model_state_dict`, `model`, `module`), and
+    /// `module.` and `_orig_mod.` are taken off the names where all have them.
     ///
     /// # Errors
     /// [`Error::NotACheckpoint`] if there is nothing to open; [`Error::Io`]; [`Error::Malformed`] and [`Error::Tensor`]
@@ -98,7 +106,7 @@ impl Checkpoint {
     /// As [`Self::open`].
     pub fn from_bytes(files: Vec<(String, Bytes)>) -> Result<Self> {
         let align = |(name, bytes): (String, Bytes)| {
-            let bytes = if name.ends_with(locate::WEIGHTS) { bytes.aligned() } else { bytes };
+            let bytes = if locate::is_weights(&name) { bytes.aligned() } else { bytes };
             (name, bytes)
         };
         let store = Store::Memory(files.into_iter().map(align).collect());
@@ -132,8 +140,8 @@ impl Checkpoint {
                 Some(content) => content,
                 None => return Err(index::missing_shard(&store, map.as_ref(), &name)),
             };
-            let data_start = loaded.add(&store, &name, &content)?;
-            absorb(&mut hash, &name, &content[..data_start], content.len() as u64);
+            let header = loaded.add(&store, &name, &content)?;
+            absorb(&mut hash, &name, &content[header], content.len() as u64);
         }
         if let Some(map) = map {
             map.check(&loaded.tensors)?;
@@ -180,14 +188,17 @@ impl Checkpoint {
         })
     }
 
-    /// A tensor, without copying it.
+    /// A tensor, without copying it; only a view of a PyTorch file that is not row-major is copied into that order.
     ///
     /// # Errors
     /// As [`Self::require`].
     pub fn tensor(&self, name: &str) -> Result<RawTensor> {
         let info = self.require(name)?;
         let bytes = self.inner.files[info.file_index].content.slice(info.range.clone());
-        let bytes = bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))?;
+        let mut bytes = bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))?;
+        if let Some(strides) = &info.strides {
+            bytes = Bytes::from(torch::gather(&bytes, info.dtype.size(), &info.shape, strides)).aligned();
+        }
         RawTensor::new(info.dtype, info.shape.clone(), bytes)
     }
 
@@ -257,33 +268,41 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Checks a file and takes in its tensors; returns the number of bytes before the data.
-    fn add(&mut self, store: &Store, name: &str, content: &Bytes) -> Result<usize> {
+    /// Checks a file and takes in its tensors; returns where it describes them.
+    fn add(&mut self, store: &Store, name: &str, content: &Bytes) -> Result<Range<usize>> {
         let label = store.label(name);
-        let header = read_header(&label, content)?;
-        for entry in header.tensors {
+        let (entries, header) = if torch::is_torch(name, content) {
+            let file = torch::read(&label, content)?;
+            (file.tensors, file.header)
+        } else {
+            let header = read_header(&label, content)?;
+            for (key, value) in header.metadata {
+                self.metadata.entry(key).or_insert(value);
+            }
+            (header.tensors, 0..header.data_start)
+        };
+        for entry in entries {
+            let bytes = byte_count(entry.dtype, &entry.shape).unwrap_or(entry.range.len());
             let info = TensorInfo {
                 dtype: entry.dtype,
                 shape: entry.shape,
                 file: name.into(),
-                bytes: entry.range.len() as u64,
+                bytes: bytes as u64,
                 file_index: self.files.len(),
                 range: entry.range,
+                strides: entry.strides,
             };
             if let Some(other) = self.tensors.get(&entry.name) {
                 return Err(Error::tensor(&label, &entry.name, format!("is also in {}", other.file)));
             }
             self.tensors.insert(entry.name, info);
         }
-        for (key, value) in header.metadata {
-            self.metadata.entry(key).or_insert(value);
-        }
         self.files.push(CheckpointFile {
             name: name.into(),
             bytes: content.len() as u64,
             content: content.clone(),
         });
-        Ok(header.data_start)
+        Ok(header)
     }
 }
 

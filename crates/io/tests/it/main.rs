@@ -7,8 +7,10 @@ mod fixture;
 mod hostile;
 mod images;
 mod out_dir;
+mod pickle;
 mod real;
 mod shards;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
