@@ -77,7 +77,11 @@ impl RepoCache {
         fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let blob = self.blob(etag);
         match fs::symlink_metadata(&path) {
-            Ok(_) if path.canonicalize().is_ok_and(|found| blob.canonicalize().is_ok_and(|blob| blob == found)) => {
+            Ok(_)
+                if path
+                    .canonicalize()
+                    .is_ok_and(|found| blob.canonicalize().is_ok_and(|blob| blob == found)) =>
+            {
                 return Ok(());
             }
             Ok(_) => fs::remove_file(&path).map_err(|e| Error::io("replace", &path, e))?,
@@ -107,7 +111,8 @@ impl RepoCache {
             .filter(|name| dir.join(name).exists())
             .collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let weights = select::weights(&self.name, &names).map_err(|_| format!("{} holds no weights", dir.display()))?;
+        let weights =
+            select::weights(&self.name, &names).map_err(|_| format!("{} holds no weights", dir.display()))?;
         let files = match weights {
             Weights::Files(files) => files,
             Weights::Index(index) => shards(&dir.join(&index)).map_err(|e| e.to_string())?,
@@ -122,7 +127,10 @@ impl RepoCache {
 /// The files that an index names.
 pub fn shards(index: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(index).map_err(|e| Error::io("read", index, e))?;
-    let wrong = || trimtab_io::Error::Malformed { file: index.display().to_string(), message: "not a shard index".into() };
+    let wrong = || trimtab_io::Error::Malformed {
+        file: index.display().to_string(),
+        message: "not a shard index".into(),
+    };
     let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
     let map = json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(wrong)?;
     let files: Option<BTreeSet<&str>> = map.values().map(|file| file.as_str()).collect();

@@ -65,7 +65,9 @@ pub enum Error {
         message: String,
     },
     /// A file of another length than the hub announced.
-    #[error("{url}: {found} bytes are sent, the hub lists the file with {expected}\nhint: try again later; the mirror may be out of date")]
+    #[error(
+        "{url}: {found} bytes are sent, the hub lists the file with {expected}\nhint: try again later; the mirror may be out of date"
+    )]
     WrongLength {
         /// What was asked for.
         url: String,
@@ -75,7 +77,9 @@ pub enum Error {
         found: u64,
     },
     /// A file of another content than the hub announced.
-    #[error("{url}: the content has the hash {found}, the hub lists {expected}; it was removed\nhint: run the same command again")]
+    #[error(
+        "{url}: the content has the hash {found}, the hub lists {expected}; it was removed\nhint: run the same command again"
+    )]
     WrongContent {
         /// What was asked for.
         url: String,

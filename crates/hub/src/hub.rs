@@ -75,7 +75,9 @@ impl Hub {
     /// [`Error::WrongLength`], [`Error::WrongContent`], [`Error::NoModel`], [`Error::Answer`], and errors of the disk.
     pub fn fetch(&self, name: &HubName, progress: &mut dyn FnMut(Progress)) -> Result<Snapshot> {
         let cache = RepoCache::new(&self.settings.cache, name);
-        let cached = || cache.complete().map(|(commit, dir)| Snapshot { dir, commit, downloaded: 0, unreachable: None });
+        let cached = || {
+            cache.complete().map(|(commit, dir)| Snapshot { dir, commit, downloaded: 0, unreachable: None })
+        };
         if self.settings.offline || is_commit(name.revision()) {
             match cached() {
                 Ok(snapshot) => return Ok(snapshot),
@@ -198,8 +200,9 @@ impl Hub {
             .with_progress(false)
             .build();
         let metadata = api.and_then(|api| api.metadata(&url));
-        let metadata =
-            metadata.map_err(|e| Error::answer(&url, format!("length and hash of the file are not to be had: {e}")))?;
+        let metadata = metadata.map_err(|e| {
+            Error::answer(&url, format!("length and hash of the file are not to be had: {e}"))
+        })?;
         let etag = metadata.etag().trim_start_matches("W/").to_owned();
         if !listing::is_etag(&etag) {
             return Err(Error::answer(&url, "the ETag of the file cannot be the name of a file"));
@@ -224,7 +227,9 @@ struct Tally {
 /// Percent-encodes what may not stand in the path of an address.
 fn escape(file: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    file.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    file.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]

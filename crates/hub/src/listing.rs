@@ -55,7 +55,10 @@ pub fn parse(url: &str, answer: &[u8]) -> Result<Listing> {
         .map_err(|e| Error::answer(url, format!("not the description of a repository: {e}")))?;
     if !is_commit(&answer.sha) {
         let found: String = answer.sha.chars().take(60).collect();
-        return Err(Error::answer(url, format!("\"sha\" must be a commit of 40 hexadecimal digits, found {found:?}")));
+        return Err(Error::answer(
+            url,
+            format!("\"sha\" must be a commit of 40 hexadecimal digits, found {found:?}"),
+        ));
     }
     let files = answer.siblings.into_iter().filter(|file| is_inside(&file.rfilename)).map(|file| {
         let large = file.lfs.as_ref();
@@ -77,7 +80,8 @@ pub fn is_etag(etag: &str) -> bool {
 
 /// Names that would lead out of the snapshot, or mean something else on another system, are not listed.
 fn is_inside(name: &str) -> bool {
-    let legal = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0']);
+    let legal =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', ':', '\0']);
     name.split('/').all(legal)
 }
 
@@ -102,7 +106,12 @@ mod tests {
         assert_eq!(names, ["config.json", "m.bin", "plain", "x"]);
         assert_eq!(listing.files[1].etag.as_deref(), Some(sha256));
         assert_eq!((listing.files[2].size, &listing.files[3].etag), (None, &None));
-        assert!(parse("u", br#"{"sha":"../..","siblings":[]}"#).unwrap_err().to_string().contains("40 hexadecimal"));
+        assert!(
+            parse("u", br#"{"sha":"../..","siblings":[]}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("40 hexadecimal")
+        );
         assert!(parse("u", b"<html>").unwrap_err().to_string().contains("not the description"));
     }
 

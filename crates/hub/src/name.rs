@@ -86,7 +86,8 @@ fn is_step(step: &str) -> bool {
 
 /// Whether this is a full commit hash, which never changes its meaning.
 pub(crate) fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    revision.len() == 40
+        && revision.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 #[cfg(test)]
@@ -95,14 +96,15 @@ mod tests {
 
     #[test]
     fn names_are_told_from_paths() {
-        for good in ["Qwen/Qwen2.5-0.5B", "a/b", "TinyLlama/TinyLlama-1.1B_v0.1", "o/n@v1.0", "o/n@refs/pr/1"] {
+        for good in ["Qwen/Qwen2.5-0.5B", "a/b", "TinyLlama/TinyLlama-1.1B_v0.1", "o/n@v1.0", "o/n@refs/pr/1"]
+        {
             let name = HubName::parse(good).unwrap();
             assert_eq!(name.to_string(), good);
         }
         let bad = [
-            "", "gpt2", "/a/b", "a/b/c", "./a/b", "../a", "~/a", "a/", "/a", "a//b", "a/.b", "a/b.", "-a/b", "a/b--c",
-            "a/b..c", "a/b c", "a\\b", "C:/a", "ä/b", "a/b.git", "a/b@", "a/b@../x", "a/b@x//y", "a/b@.x", "@pico",
-            "a/b@x y", "a/b?c", "a/b%2f",
+            "", "gpt2", "/a/b", "a/b/c", "./a/b", "../a", "~/a", "a/", "/a", "a//b", "a/.b", "a/b.", "-a/b",
+            "a/b--c", "a/b..c", "a/b c", "a\\b", "C:/a", "ä/b", "a/b.git", "a/b@", "a/b@../x", "a/b@x//y",
+            "a/b@.x", "@pico", "a/b@x y", "a/b?c", "a/b%2f",
         ];
         for bad in bad {
             assert_eq!(HubName::parse(bad), None, "{bad}");

@@ -63,11 +63,15 @@ pub fn weights(name: &HubName, names: &[&str]) -> Result<Weights> {
         names.iter().copied().filter(matches).map(String::from).collect::<Vec<_>>()
     };
     let found = whole(&pairs).or_else(|| one(ending(&[".safetensors"]))).or_else(|| whole(&torch));
-    let found = found.or_else(|| one(ending(&[".pt", ".pth", ".th", ".ckpt"]))).or_else(|| one(ending(&[".gguf"])));
+    let found =
+        found.or_else(|| one(ending(&[".pt", ".pth", ".th", ".ckpt"]))).or_else(|| one(ending(&[".gguf"])));
     found.ok_or_else(|| {
         let candidates = ending(&[".safetensors", ".pt", ".pth", ".th", ".ckpt", ".gguf"]);
         let (message, hint) = if candidates.is_empty() {
-            ("no weights (safetensors, PyTorch or GGUF)".into(), "choose a repository with the weights of a model")
+            (
+                "no weights (safetensors, PyTorch or GGUF)".into(),
+                "choose a repository with the weights of a model",
+            )
         } else {
             let shown = candidates.iter().take(12).cloned().collect::<Vec<_>>().join(", ");
             let message = format!("{} files with weights and no index: {shown}", candidates.len());
@@ -92,7 +96,8 @@ mod tests {
     #[test]
     fn only_what_is_needed() {
         let file = |name: &str| Weights::Files(vec![name.into()]);
-        let all = ["model.safetensors", "pytorch_model.bin", "a.gguf", "consolidated.safetensors", "onnx/m.onnx"];
+        let all =
+            ["model.safetensors", "pytorch_model.bin", "a.gguf", "consolidated.safetensors", "onnx/m.onnx"];
         assert_eq!(find(&all).unwrap(), file("model.safetensors"));
         let index = "model.safetensors.index.json";
         let sharded = ["model-1.safetensors", "model-2.safetensors", index, "pytorch_model.bin"];

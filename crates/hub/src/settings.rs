@@ -52,7 +52,8 @@ impl Settings {
 
     /// The same, of variables that `get` looks up.
     pub fn from_variables(get: impl Fn(&str) -> Option<String>) -> Self {
-        let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let get =
+            |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let path = |name: &str| get(name).map(PathBuf::from);
         let home = path("HF_HOME").or_else(|| path("XDG_CACHE_HOME").map(|dir| dir.join("huggingface")));
         // As the crate finds it, but without its panic where there is no home directory.
@@ -68,7 +69,8 @@ impl Settings {
             endpoint: endpoint.trim_end_matches('/').into(),
             cache,
             // A token with a line break would be another header.
-            token: token.filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())),
+            token: token
+                .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())),
             offline: get("HF_HUB_OFFLINE").is_some_and(is_on),
             retries: 5,
             backoff: Duration::from_millis(500),
@@ -82,7 +84,8 @@ mod tests {
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> Settings {
-        let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+        let find =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
         Settings::from_variables(find)
     }
 
@@ -90,14 +93,17 @@ mod tests {
     fn the_order_of_the_variables() {
         assert_eq!(settings(&[("HF_HOME", "/h")]).cache, PathBuf::from("/h/hub"));
         assert_eq!(settings(&[("XDG_CACHE_HOME", "/x")]).cache, PathBuf::from("/x/huggingface/hub"));
-        let all = [("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_ENDPOINT", "http://m/"), ("HF_TOKEN", " t ")];
+        let all =
+            [("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_ENDPOINT", "http://m/"), ("HF_TOKEN", " t ")];
         let found = settings(&all);
         assert_eq!((found.cache, found.endpoint.as_str()), ("/c".into(), "http://m"));
         assert_eq!(found.token.as_deref(), Some("t"));
         assert!(!found.offline);
         let plain = settings(&[("HF_HOME", "/h"), ("HF_ENDPOINT", "")]);
         assert_eq!((plain.endpoint.as_str(), plain.token), (ENDPOINT, None));
-        for (value, offline) in [("1", true), ("TRUE", true), ("on", true), ("0", false), ("", false), ("no", false)] {
+        for (value, offline) in
+            [("1", true), ("TRUE", true), ("on", true), ("0", false), ("", false), ("no", false)]
+        {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
         }
     }

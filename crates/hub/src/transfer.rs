@@ -173,7 +173,8 @@ impl Client {
                         return Err(wrong_length(wanted, found).into());
                     }
                     _ => {
-                        let message = format!("the answer is not the range from byte {start} that was asked for");
+                        let message =
+                            format!("the answer is not the range from byte {start} that was asked for");
                         return Err(Error::answer(url, message).into());
                     }
                 },
@@ -185,7 +186,9 @@ impl Client {
                 _ => return Err(self.refusal(url, &response).into()),
             }
             let announced = header(&response, "content-length").and_then(|text| text.parse::<u64>().ok());
-            if let Some(found) = announced.map(|length| length.saturating_add(start)).filter(|&found| found != size) {
+            if let Some(found) =
+                announced.map(|length| length.saturating_add(start)).filter(|&found| found != size)
+            {
                 return Err(wrong_length(wanted, found).into());
             }
             let mut body = response.into_body().into_reader();

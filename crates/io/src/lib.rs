@@ -5,6 +5,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`Checkpoint`] | a Hugging Face directory, a safetensors or PyTorch file, or named files in memory: validated, mapped, never copied before use |
+//! | [`Adapter`] | PEFT adapters, merged into a checkpoint when it is read |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`] | the compressed-tensors format |
@@ -14,6 +15,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("trimtab maps little-endian files; big-endian machines are not supported");
 
+mod adapter;
 mod affine;
 pub mod bits;
 mod bytes;
@@ -30,6 +32,7 @@ mod tokenizer;
 mod torch;
 mod write;
 
+pub use adapter::{Adapter, LowRank};
 pub use affine::{AffineScheme, AffineTensor};
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, CheckpointFile, TensorInfo};

@@ -67,11 +67,17 @@ fn a_model_arrives_in_the_layout_of_huggingface_hub() {
     assert_eq!(std::fs::metadata(&blob).unwrap().len(), weights("w").len() as u64);
     #[cfg(unix)]
     assert_eq!(snapshot.dir.join("model.safetensors").canonicalize().unwrap(), blob.canonicalize().unwrap());
-    let mut names: Vec<String> =
-        std::fs::read_dir(&snapshot.dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(&snapshot.dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"], "nothing that is not needed");
-    let total = model().iter().filter(|(name, _)| names.contains(&name.to_string())).map(|(_, b)| b.len() as u64).sum();
+    let total = model()
+        .iter()
+        .filter(|(name, _)| names.contains(&name.to_string()))
+        .map(|(_, b)| b.len() as u64)
+        .sum();
     assert_eq!(snapshot.downloaded, total);
     let (_, done, last) = heard.last().unwrap().clone();
     assert_eq!((done, last), (total, total));
@@ -90,8 +96,12 @@ fn cut_connections_go_on_where_they_stopped() {
     let (server, cache) = (Server::start(&model()), tempfile::tempdir().unwrap());
     server.site().cuts = vec![150_000, 100_000];
     check(&fetch(settings(&server, cache.path()), "o/n").unwrap());
-    let ranges: Vec<_> = server.requests().into_iter().filter(|(path, _)| path.starts_with("/store/")).collect();
-    assert_eq!(ranges.iter().map(|(_, start)| *start).collect::<Vec<_>>(), [None, Some(150_000), Some(250_000)]);
+    let ranges: Vec<_> =
+        server.requests().into_iter().filter(|(path, _)| path.starts_with("/store/")).collect();
+    assert_eq!(
+        ranges.iter().map(|(_, start)| *start).collect::<Vec<_>>(),
+        [None, Some(150_000), Some(250_000)]
+    );
 }
 
 #[test]
@@ -104,7 +114,8 @@ fn what_came_before_giving_up_is_kept_for_the_next_run() {
     assert!(!cache.path().join("models--o--n/refs/main").exists(), "an unfinished snapshot has no name");
     server.requests();
     check(&fetch(settings(&server, cache.path()), "o/n").unwrap());
-    let stored: Vec<_> = server.requests().into_iter().filter(|(path, _)| path.starts_with("/store/")).collect();
+    let stored: Vec<_> =
+        server.requests().into_iter().filter(|(path, _)| path.starts_with("/store/")).collect();
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].1, Some(150_000));
 }
@@ -160,7 +171,9 @@ fn wrong_lengths_and_contents_do_not_enter_the_cache() {
 #[test]
 fn refusals_say_what_to_do() {
     let (server, cache) = (Server::start(&model()), tempfile::tempdir().unwrap());
-    for (status, expected) in [(401, "HF_TOKEN"), (403, "ask for access"), (404, "local directory has to exist")] {
+    for (status, expected) in
+        [(401, "HF_TOKEN"), (403, "ask for access"), (404, "local directory has to exist")]
+    {
         server.site().statuses = vec![status];
         let error = fetch(settings(&server, cache.path()), "o/n").unwrap_err();
         let text = error.to_string();
@@ -189,7 +202,8 @@ fn without_a_network_the_cache_has_to_do() {
     assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
     // Nobody listens on the port of a listener that is gone.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let unreachable = || Settings { endpoint: format!("http://{gone}"), retries: 0, ..settings(&server, cache.path()) };
+    let unreachable =
+        || Settings { endpoint: format!("http://{gone}"), retries: 0, ..settings(&server, cache.path()) };
     assert!(matches!(fetch(unreachable(), "o/n"), Err(Error::Unreachable { .. })));
 
     let first = fetch(settings(&server, cache.path()), "o/n").unwrap();
@@ -202,7 +216,10 @@ fn without_a_network_the_cache_has_to_do() {
     assert!(third.unreachable.unwrap().contains("no answer"));
     assert!(fetch(offline(), "o/n@v2").unwrap_err().to_string().contains("revision v2 was never"));
 
-    std::fs::remove_file(cache.path().join("models--o--n/blobs").join(etag("model.safetensors", &weights("w")))).unwrap();
+    std::fs::remove_file(
+        cache.path().join("models--o--n/blobs").join(etag("model.safetensors", &weights("w"))),
+    )
+    .unwrap();
     assert!(fetch(offline(), "o/n").unwrap_err().to_string().contains("holds no weights"));
 }
 

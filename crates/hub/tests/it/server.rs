@@ -91,7 +91,8 @@ fn answer(mut stream: TcpStream, site: &Mutex<Site>) -> std::io::Result<()> {
     let head = String::from_utf8_lossy(&head).to_lowercase();
     let original = head.lines().next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
     let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let range = field("range:").and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
+    let range =
+        field("range:").and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
     let only_first = field("range:").is_some_and(|range| range.ends_with("=0-0"));
     let token = field("authorization:").is_some();
     let mut site = site.lock().unwrap();
@@ -99,20 +100,26 @@ fn answer(mut stream: TcpStream, site: &Mutex<Site>) -> std::io::Result<()> {
     if !site.statuses.is_empty() {
         let status = site.statuses.remove(0);
         if status != 200 {
-            let head = format!("HTTP/1.1 {status} no\r\nx-error-message: as told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 {status} no\r\nx-error-message: as told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
             return stream.write_all(head.as_bytes());
         }
     }
     if original.starts_with("/api/models/") {
         let body = listing(&site);
-        return stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).as_bytes());
+        return stream.write_all(
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+                .as_bytes(),
+        );
     }
     let name = original.rsplit('/').next().unwrap_or_default().to_owned();
     let stored = original.starts_with("/store/");
     let Some(bytes) = site.files.get(&name).cloned() else {
         return stream.write_all(b"HTTP/1.1 404 no\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     };
-    let about = format!("etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\nconnection: close\r\n", etag(&name, &bytes));
+    let about =
+        format!("etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\nconnection: close\r\n", etag(&name, &bytes));
     if is_large(&name) && !stored {
         let place = format!("{}/store/{name}", site.store.clone().unwrap_or_default());
         let head = format!("HTTP/1.1 302 Found\r\nlocation: {place}\r\n{about}content-length: 0\r\n\r\n");

@@ -114,7 +114,10 @@ mod tests {
         );
         assert_eq!(find(&["config.json", "resnet.safetensors"]).unwrap(), file("resnet.safetensors"));
         assert_eq!(find(&["pytorch_model.bin", "x.safetensors"]).unwrap(), file("x.safetensors"));
-        assert_eq!(find(&["a.pt", "pytorch_model.bin", "training_args.bin"]).unwrap(), file("pytorch_model.bin"));
+        assert_eq!(
+            find(&["a.pt", "pytorch_model.bin", "training_args.bin"]).unwrap(),
+            file("pytorch_model.bin")
+        );
         assert_eq!(
             find(&["pytorch_model-1.bin", "pytorch_model.bin.index.json"]).unwrap(),
             index("pytorch_model.bin.index.json")

@@ -2,6 +2,7 @@
 
 mod index;
 mod locate;
+mod overlay;
 mod side;
 mod store;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::adapter::Adapter;
 use crate::bytes::Bytes;
 use crate::digest::{self, hex};
 use crate::dtype::Dtype;
@@ -22,6 +24,7 @@ use crate::nearest::nearest;
 use crate::tensor::{RawTensor, byte_count};
 use crate::torch;
 use locate::Weights;
+use overlay::Overlay;
 use store::Store;
 
 /// A set of named tensors and the files beside them. Clones share everything.
@@ -42,6 +45,7 @@ struct Inner {
     files: Vec<CheckpointFile>,
     tensors: BTreeMap<String, TensorInfo>,
     fingerprint: String,
+    overlay: Option<Arc<Overlay>>,
 }
 
 /// One file with tensors.
@@ -52,6 +56,8 @@ pub struct CheckpointFile {
     /// Length of the file.
     pub bytes: u64,
     content: Bytes,
+    /// Where it is, if not in memory.
+    path: Option<PathBuf>,
 }
 
 /// What a checkpoint knows of a tensor without reading it.
@@ -85,6 +91,8 @@ impl Checkpoint {
     /// only other index, else the only other `*.safetensors`, else `pytorch_model.bin` or its index, else the only
     /// `*.pt`, `*.pth`, `*.th` or `*.ckpt`. `config.json` may be absent.
     ///
+    /// `base+adapter` opens both and merges the adapter ([`Self::with_adapter`]).
+    ///
     /// PyTorch files are read without executing code; one that would execute code is refused. Of a dictionary with the
     /// state of a training the state dict is taken (keys `state_dict`, `model_state_dict`, `model`, `module`), and
     /// `module.` and `_orig_mod.` are taken off the names where all have them.
@@ -94,6 +102,9 @@ impl Checkpoint {
     /// for a header, an index or a `config.json` that is not sound.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if let Some((base, adapter)) = Self::split_adapter(path) {
+            return Self::open(base)?.with_adapter(Adapter::open(adapter)?);
+        }
         let (store, weights) = locate::on_disk(path)?;
         Self::load(path.to_path_buf(), store, weights)
     }
@@ -148,7 +159,18 @@ impl Checkpoint {
         }
         let Loaded { metadata, files, tensors } = loaded;
         let fingerprint = format!("sha256:{}", hex(&hash.finalize()));
-        Ok(Self { inner: Arc::new(Inner { path, store, config, metadata, files, tensors, fingerprint }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path,
+                store,
+                config,
+                metadata,
+                files,
+                tensors,
+                fingerprint,
+                overlay: None,
+            }),
+        })
     }
 
     /// Names of all tensors, sorted.
@@ -181,25 +203,35 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], with the names that look most like the one asked for.
     pub fn require(&self, name: &str) -> Result<&TensorInfo> {
-        self.info(name).ok_or_else(|| Error::MissingTensor {
+        self.info(name).ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor {
             model: self.path().display().to_string(),
             tensor: name.into(),
             nearest: nearest(name, self.names(), 3),
-        })
+        }
     }
 
-    /// A tensor, without copying it; only a view of a PyTorch file that is not row-major is copied into that order.
+    /// A tensor, without copying it; only a view of a PyTorch file that is not row-major, and what an
+    /// adapter changes, is made anew.
     ///
     /// # Errors
     /// As [`Self::require`].
     pub fn tensor(&self, name: &str) -> Result<RawTensor> {
         let info = self.require(name)?;
         let bytes = self.inner.files[info.file_index].content.slice(info.range.clone());
-        let mut bytes = bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))?;
+        let mut bytes =
+            bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))?;
         if let Some(strides) = &info.strides {
             bytes = Bytes::from(torch::gather(&bytes, info.dtype.size(), &info.shape, strides)).aligned();
         }
-        RawTensor::new(info.dtype, info.shape.clone(), bytes)
+        let tensor = RawTensor::new(info.dtype, info.shape.clone(), bytes)?;
+        match &self.inner.overlay {
+            Some(overlay) => overlay.apply(name, tensor),
+            None => Ok(tensor),
+        }
     }
 
     /// Gives back the memory of what was read from mapped files; it is read again where it is used again.
@@ -252,8 +284,8 @@ impl Checkpoint {
         let found = found.ok_or_else(|| {
             Error::invalid(self.path().display().to_string(), format!("no file \"{file}\" with tensors"))
         })?;
-        match self.dir() {
-            Some(dir) => Ok(digest::of_file(&dir.join(file))?.sha256),
+        match &found.path {
+            Some(path) => Ok(digest::of_file(path)?.sha256),
             None => Ok(digest::of_bytes(&found.content).sha256),
         }
     }
@@ -301,6 +333,7 @@ impl Loaded {
             name: name.into(),
             bytes: content.len() as u64,
             content: content.clone(),
+            path: store.dir().map(|dir| dir.join(name)),
         });
         Ok(header)
     }

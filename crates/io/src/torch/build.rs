@@ -19,14 +19,16 @@ impl Machine<'_> {
             (Global::Tensor, &[storage, offset, shape, strides, ..]) => {
                 self.tensor(storage, offset, shape, strides, None)
             }
-            (Global::TypedTensor, &[storage, offset, shape, strides, _, _, Value::Global(Global::Type(number)), ..]) => {
-                self.tensor(storage, offset, shape, strides, Some(number))
-            }
+            (
+                Global::TypedTensor,
+                &[storage, offset, shape, strides, _, _, Value::Global(Global::Type(number)), ..],
+            ) => self.tensor(storage, offset, shape, strides, Some(number)),
             // A class that may be named, but of which nothing is made here.
             (Global::Storage(_) | Global::UntypedStorage | Global::Type(_), _) => {
                 Err(self.code("REDUCE", &function.name()))
             }
-            _ => Err(self.wrong(format!("REDUCE of {} with other arguments than torch.save gives", function.name()))),
+            _ => Err(self
+                .wrong(format!("REDUCE of {} with other arguments than torch.save gives", function.name()))),
         }
     }
 
@@ -46,7 +48,8 @@ impl Machine<'_> {
             }
         };
         let items: Option<Vec<(Value, Value)>> = pairs.iter().map(pair).collect();
-        let items = items.ok_or_else(|| self.wrong("OrderedDict of something that is no list of pairs".into()))?;
+        let items =
+            items.ok_or_else(|| self.wrong("OrderedDict of something that is no list of pairs".into()))?;
         self.spend(count)?;
         Ok(self.dict(items))
     }

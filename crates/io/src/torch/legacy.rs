@@ -33,7 +33,9 @@ pub fn read(label: &str, bytes: &[u8]) -> Result<TorchFile> {
     }
     let system = machine::run(label, bytes, version.end)?;
     if !is_little(bytes, &system) {
-        return Err(wrong("written on a big-endian machine, or without saying so; only little-endian is read".into()));
+        return Err(wrong(
+            "written on a big-endian machine, or without saying so; only little-endian is read".into(),
+        ));
     }
     let object = machine::run(label, bytes, system.end)?;
     let keys = machine::run(label, bytes, object.end)?;
@@ -92,14 +94,18 @@ fn storages<'a>(
         };
         let key = text(bytes, key);
         let Some(&size) = sizes.get(key) else {
-            return Err(wrong(format!("storage {key:?} belongs to no tensor, so that its length is not known")));
+            return Err(wrong(format!(
+                "storage {key:?} belongs to no tensor, so that its length is not known"
+            )));
         };
         let count = bytes.get(at..).and_then(|rest| rest.first_chunk::<COUNT_LEN>());
         let length = count.and_then(|count| u64::from_le_bytes(*count).checked_mul(size as u64));
         let start = at + COUNT_LEN;
         let end = length.and_then(|length| start.checked_add(usize::try_from(length).ok()?));
         let end = end.filter(|&end| end <= bytes.len());
-        let end = end.ok_or_else(|| wrong(format!("truncated: storage {key:?} begins at byte {at} of {}", bytes.len())))?;
+        let end = end.ok_or_else(|| {
+            wrong(format!("truncated: storage {key:?} begins at byte {at} of {}", bytes.len()))
+        })?;
         if found.insert(key, start..end).is_some() {
             return Err(wrong(format!("storage {key:?} is listed twice")));
         }

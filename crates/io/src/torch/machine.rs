@@ -103,7 +103,8 @@ impl Machine<'_> {
             }
             op::INT => {
                 let line = self.line()?;
-                let value = text(self.bytes, line).parse().map_err(|_| self.wrong("INT is no integer".into()));
+                let value =
+                    text(self.bytes, line).parse().map_err(|_| self.wrong("INT is no integer".into()));
                 self.stack.push(Value::Int(value?));
             }
             op::LONG1 | op::LONG4 => {
@@ -258,7 +259,11 @@ impl Machine<'_> {
                 _ => "of an unreadable name".into(),
             },
             // The class lies below its arguments.
-            op::OBJ => self.marks.last().and_then(|&mark| self.stack.get(mark)).map_or_else(String::new, |v| v.kind()),
+            op::OBJ => self
+                .marks
+                .last()
+                .and_then(|&mark| self.stack.get(mark))
+                .map_or_else(String::new, |v| v.kind()),
             op::NEWOBJ | op::NEWOBJ_EX => {
                 let below = if opcode == op::NEWOBJ { 2 } else { 3 };
                 let class = self.stack.len().checked_sub(below).map(|i| self.stack[i]);
@@ -327,7 +332,9 @@ impl Machine<'_> {
         length[..N].copy_from_slice(&self.take::<N>()?);
         let (length, start) = (u64::from_le_bytes(length), self.at);
         if length > (self.bytes.len() - start) as u64 {
-            return Err(self.wrong(format!("truncated: {length} bytes announced, {} left", self.bytes.len() - start)));
+            return Err(
+                self.wrong(format!("truncated: {length} bytes announced, {} left", self.bytes.len() - start))
+            );
         }
         self.at += length as usize;
         Ok(Text { start: start as u32, len: length as u32 })

@@ -39,7 +39,9 @@ pub fn entry(
     }
     let (dtype, size) = (tensor.dtype, tensor.dtype.size());
     if byte_count(dtype, &shape).is_none_or(|bytes| bytes > file_len) {
-        return Err(wrong(format!("shape {shape:?} of {dtype} takes more bytes than the file has ({file_len})")));
+        return Err(wrong(format!(
+            "shape {shape:?} of {dtype} takes more bytes than the file has ({file_len})"
+        )));
     }
     if shape.contains(&0) {
         return Ok(Entry { name, dtype, shape, range: storage.start..storage.start, strides: None });
@@ -53,8 +55,10 @@ pub fn entry(
     };
     let first = usize::try_from(tensor.offset).map_err(|_| out_of_range())?;
     let steps = shape.iter().zip(&strides);
-    let last = steps.clone().try_fold(first, |at, (&n, &stride)| at.checked_add((n - 1).checked_mul(stride)?));
-    let end = last.and_then(|last| last.checked_add(1)?.checked_mul(size)).filter(|&end| end <= storage.len());
+    let last =
+        steps.clone().try_fold(first, |at, (&n, &stride)| at.checked_add((n - 1).checked_mul(stride)?));
+    let end =
+        last.and_then(|last| last.checked_add(1)?.checked_mul(size)).filter(|&end| end <= storage.len());
     let end = end.ok_or_else(out_of_range)?;
 
     let mut dense = 1;
@@ -88,7 +92,8 @@ fn part(tensor: &Tensor, storage: Range<usize>) -> Result<Range<usize>, String> 
 /// The numbers of a strided view in row-major order. `span` reaches from the first to the last of them; no dimension is
 /// empty.
 pub(crate) fn gather(span: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
-    let (Some((&row, outer)), Some((&step, outer_strides))) = (shape.split_last(), strides.split_last()) else {
+    let (Some((&row, outer)), Some((&step, outer_strides))) = (shape.split_last(), strides.split_last())
+    else {
         return span.to_vec();
     };
     let rows: usize = outer.iter().product();

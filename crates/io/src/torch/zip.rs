@@ -35,7 +35,10 @@ pub fn read(label: &str, bytes: &[u8]) -> Result<TorchFile> {
         && &bytes[order.clone()] != b"little"
     {
         let found = String::from_utf8_lossy(&bytes[order]).chars().take(20).collect::<String>();
-        return Err(Error::malformed(label, format!("byte order {found:?}; only little-endian files are read")));
+        return Err(Error::malformed(
+            label,
+            format!("byte order {found:?}; only little-endian files are read"),
+        ));
     }
     let program = &bytes[pickle.clone()];
     let pickle_label = format!("{label}: {PICKLE}");
@@ -75,7 +78,8 @@ impl<'a> Archive<'a> {
         let mut entries = HashMap::new();
         let (mut rest, count) = directory(label, bytes)?;
         for i in 0..count {
-            let wrong = |message: &str| Error::malformed(label, format!("zip entry {i} of {count}: {message}"));
+            let wrong =
+                |message: &str| Error::malformed(label, format!("zip entry {i} of {count}: {message}"));
             let Some((head, variable)) = rest.split_first_chunk::<CENTRAL_LEN>() else {
                 return Err(wrong("the central directory is truncated"));
             };
@@ -87,7 +91,8 @@ impl<'a> Archive<'a> {
                 return Err(wrong("the central directory is truncated"));
             };
             rest = after;
-            let name = std::str::from_utf8(&variable[..lengths[0]]).map_err(|_| wrong("its name is not UTF-8"))?;
+            let name =
+                std::str::from_utf8(&variable[..lengths[0]]).map_err(|_| wrong("its name is not UTF-8"))?;
             if u16_at(head, 8) & 1 != 0 {
                 return Err(wrong("is encrypted"));
             }
@@ -97,7 +102,8 @@ impl<'a> Archive<'a> {
             if stored && size != packed {
                 return Err(wrong("is stored, with two different lengths"));
             }
-            let range = content(bytes, local, packed).ok_or_else(|| wrong("its data lie outside the file"))?;
+            let range =
+                content(bytes, local, packed).ok_or_else(|| wrong("its data lie outside the file"))?;
             if entries.insert(name, stored.then_some(range)).is_some() {
                 return Err(wrong("its name is there twice"));
             }
@@ -126,7 +132,8 @@ impl<'a> Archive<'a> {
             let message = "a TorchScript program, not a file of tensors\nhint: save model.state_dict()";
             return Err(Error::malformed(self.label, message));
         }
-        if let Some((name, _)) = self.entries.iter().filter(|(_, range)| range.is_none()).min_by_key(|(name, _)| **name)
+        if let Some((name, _)) =
+            self.entries.iter().filter(|(_, range)| range.is_none()).min_by_key(|(name, _)| **name)
         {
             let message = format!(
                 "zip entry {name:?} is compressed, torch.save stores entries as they are\nhint: save the file again with torch.save"
@@ -157,7 +164,8 @@ fn directory<'a>(label: &str, bytes: &'a [u8]) -> Result<(&'a [u8], u64)> {
         let record = record.ok_or_else(|| wrong("the 64-bit end record is not where it should be"))?;
         (count, size, start) = (u64_at(record, 32), u64_at(record, 40), u64_at(record, 48));
     }
-    let range = usize::try_from(start).ok().zip(start.checked_add(size).and_then(|end| usize::try_from(end).ok()));
+    let range =
+        usize::try_from(start).ok().zip(start.checked_add(size).and_then(|end| usize::try_from(end).ok()));
     let directory = range.and_then(|(start, end)| bytes.get(start..end));
     let directory = directory.ok_or_else(|| wrong("the central directory lies outside the file"))?;
     if count > (directory.len() / CENTRAL_LEN) as u64 {

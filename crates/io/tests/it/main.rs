@@ -1,5 +1,6 @@
 //! Integration tests: whole files and directories, hostile input, interrupted runs.
 
+mod adapter;
 mod affine;
 mod checkpoint;
 mod compressed;

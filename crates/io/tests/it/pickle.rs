@@ -38,7 +38,8 @@ impl Pickle {
 
     /// A whole state dict: four numbers under each name, all in storage 0.
     pub fn state(self, names: &[&str]) -> Vec<u8> {
-        let p = names.iter().fold(self.op(b"}"), |p, name| p.text(name).tensor("0", 4, &[4], &[1], 0).op(b"s"));
+        let p =
+            names.iter().fold(self.op(b"}"), |p, name| p.text(name).tensor("0", 4, &[4], &[1], 0).op(b"s"));
         p.op(b".").bytes()
     }
 
