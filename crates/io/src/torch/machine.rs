@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::opcode::{self as op};
+use super::opcode as op;
 use super::value::{Global, Heap, Text, Value};
 use crate::error::{Error, Result};
 
@@ -27,14 +27,14 @@ pub struct Machine<'a> {
     /// How messages call the file.
     pub label: &'a str,
     pub heap: Heap,
-    bytes: &'a [u8],
-    at: usize,
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
     /// Place of the current opcode.
-    opcode_at: usize,
-    stack: Vec<Value>,
+    pub(super) opcode_at: usize,
+    pub(super) stack: Vec<Value>,
     /// Heights of the stack at each open mark; nothing below the last one can be popped.
-    marks: Vec<usize>,
-    memo: HashMap<u32, Value>,
+    pub(super) marks: Vec<usize>,
+    pub(super) memo: HashMap<u32, Value>,
     steps: usize,
 }
 
@@ -314,151 +314,5 @@ impl Machine<'_> {
 
     pub fn text(&self, at: Text) -> &str {
         text(self.bytes, at)
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
-        match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
-            Some(bytes) => {
-                self.at += N;
-                Ok(*bytes)
-            }
-            None => Err(self.wrong("truncated".into())),
-        }
-    }
-
-    /// Bytes behind their length, an unsigned integer of `N` bytes.
-    fn span<const N: usize>(&mut self) -> Result<Text> {
-        let mut length = [0; 8];
-        length[..N].copy_from_slice(&self.take::<N>()?);
-        let (length, start) = (u64::from_le_bytes(length), self.at);
-        if length > (self.bytes.len() - start) as u64 {
-            return Err(
-                self.wrong(format!("truncated: {length} bytes announced, {} left", self.bytes.len() - start))
-            );
-        }
-        self.at += length as usize;
-        Ok(Text { start: start as u32, len: length as u32 })
-    }
-
-    /// A line, without its end.
-    fn line(&mut self) -> Result<Text> {
-        let start = self.at;
-        let length = self.bytes[start..].iter().position(|&byte| byte == b'\n');
-        let Some(length) = length else { return Err(self.wrong("truncated: a line without end".into())) };
-        if std::str::from_utf8(&self.bytes[start..start + length]).is_err() {
-            return Err(self.wrong("a name that is not UTF-8".into()));
-        }
-        self.at += length + 1;
-        Ok(Text { start: start as u32, len: length as u32 })
-    }
-
-    fn raw(&self, text: Text) -> &[u8] {
-        &self.bytes[text.start as usize..][..text.len as usize]
-    }
-
-    fn unicode<const N: usize>(&mut self) -> Result<()> {
-        let span = self.span::<N>()?;
-        if std::str::from_utf8(self.raw(span)).is_err() {
-            return Err(self.wrong("a string that is not UTF-8".into()));
-        }
-        self.stack.push(Value::Str(span));
-        Ok(())
-    }
-
-    /// A string of Python 2, which may be bytes.
-    fn string<const N: usize>(&mut self) -> Result<()> {
-        let span = self.span::<N>()?;
-        let is_text = std::str::from_utf8(self.raw(span)).is_ok();
-        self.stack.push(if is_text { Value::Str(span) } else { Value::Opaque });
-        Ok(())
-    }
-
-    fn opaque_bytes<const N: usize>(&mut self) -> Result<()> {
-        self.span::<N>()?;
-        self.stack.push(Value::Opaque);
-        Ok(())
-    }
-
-    /// A little-endian integer in two's complement.
-    fn long(&self, digits: Text) -> Value {
-        let bytes = self.raw(digits);
-        if bytes.len() > 8 {
-            return Value::Long(digits);
-        }
-        let sign = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xff } else { 0 };
-        let mut wide = [sign; 8];
-        wide[..bytes.len()].copy_from_slice(bytes);
-        Value::Int(i64::from_le_bytes(wide))
-    }
-
-    fn floor(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
-    }
-
-    fn top(&self) -> Result<Value> {
-        match self.stack.last() {
-            Some(&value) if self.stack.len() > self.floor() => Ok(value),
-            _ => Err(self.wrong("takes a value from an empty stack".into())),
-        }
-    }
-
-    fn pop(&mut self) -> Result<Value> {
-        let top = self.top()?;
-        self.stack.pop();
-        Ok(top)
-    }
-
-    fn pop_mark(&mut self) -> Result<Vec<Value>> {
-        match self.marks.pop() {
-            Some(mark) => Ok(self.stack.split_off(mark)),
-            None => Err(self.wrong("goes back to a mark that is not there".into())),
-        }
-    }
-
-    fn put(&mut self, index: u32) -> Result<()> {
-        let top = self.top()?;
-        self.memo.insert(index, top);
-        Ok(())
-    }
-
-    fn get(&mut self, index: u32) -> Result<()> {
-        let Some(&value) = self.memo.get(&index) else {
-            return Err(self.wrong(format!("memo {index} is empty")));
-        };
-        self.stack.push(value);
-        Ok(())
-    }
-
-    fn tuple(&mut self, items: Vec<Value>) {
-        self.heap.tuples.push(items);
-        self.stack.push(Value::Tuple(self.heap.tuples.len() as u32 - 1));
-    }
-
-    fn list(&mut self, items: Vec<Value>) {
-        self.heap.lists.push(items);
-        self.stack.push(Value::List(self.heap.lists.len() as u32 - 1));
-    }
-
-    pub fn dict(&mut self, items: Vec<(Value, Value)>) -> Value {
-        self.heap.dicts.push(items);
-        Value::Dict(self.heap.dicts.len() as u32 - 1)
-    }
-
-    fn append(&mut self, items: Vec<Value>) -> Result<()> {
-        let top = self.top()?;
-        let Value::List(list) = top else {
-            return Err(self.wrong(format!("appends to {}", top.kind())));
-        };
-        self.heap.lists[list as usize].extend(items);
-        Ok(())
-    }
-
-    fn set_items(&mut self, items: Vec<Value>) -> Result<()> {
-        let top = self.top()?;
-        let (Value::Dict(dict), (pairs, [])) = (top, items.as_chunks::<2>()) else {
-            return Err(self.wrong(format!("sets {} keys and values of {}", items.len(), top.kind())));
-        };
-        self.heap.dicts[dict as usize].extend(pairs.iter().map(|&[key, value]| (key, value)));
-        Ok(())
     }
 }

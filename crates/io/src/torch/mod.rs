@@ -12,6 +12,7 @@ mod legacy;
 mod machine;
 mod opcode;
 mod place;
+mod stack;
 mod state;
 mod value;
 mod zip;
