@@ -82,7 +82,7 @@ impl Checkpoint {
             let mut hash = Sha256::new();
             hash.update(&inner.fingerprint);
             hash.update(adapter.checkpoint().fingerprint());
-            hash.update(adapter.config_bytes()?);
+            hash.update(&adapter.config_bytes()?[..]);
             format!("sha256:{}", hex(&hash.finalize()))
         };
         inner.path = format!("{}+{}", inner.path.display(), adapter.directory().display()).into();

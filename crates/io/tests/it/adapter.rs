@@ -19,7 +19,7 @@ const CASES: [&str; 9] = [
     "gpt2.dora",
     "small.lora",
     "small.dora",
-    "small.bin",
+    "small.pickled",
 ];
 
 fn fixtures() -> PathBuf {
