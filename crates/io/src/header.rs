@@ -34,8 +34,10 @@ pub(crate) struct Entry {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// From the start of the file.
+    /// From the start of the file; from the first to the last number where they do not lie in row-major order.
     pub range: Range<usize>,
+    /// Steps between the numbers of each dimension, in numbers; `None` for row-major order, the only one of safetensors.
+    pub strides: Option<Vec<usize>>,
 }
 
 /// Reads and checks the header of `bytes`, the whole content of `file`.
@@ -116,7 +118,7 @@ fn entry(file: &str, name: String, value: Value) -> Result<Entry> {
             format!("shape {:?} of {dtype} takes {size}, data_offsets are [{start}, {end}]", raw.shape);
         return Err(Error::tensor(file, &name, message));
     }
-    Ok(Entry { name, dtype, shape: raw.shape, range: start..end })
+    Ok(Entry { name, dtype, shape: raw.shape, range: start..end, strides: None })
 }
 
 /// `tensors` are sorted by offset, relative to the data.

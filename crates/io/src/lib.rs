@@ -4,7 +4,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`Checkpoint`] | a Hugging Face directory, a safetensors or GGUF file, or named files in memory: validated, mapped, never copied before use |
+//! | [`Checkpoint`] | a Hugging Face directory, a safetensors, GGUF or PyTorch file, or named files in memory: validated, mapped, never copied before use |
+//! | [`Adapter`] | PEFT adapters, merged into a checkpoint when it is read |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`Quantization`], [`Coded`] | a quantized weight by the method that its checkpoint names |
@@ -19,6 +20,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("trimtab maps little-endian files; big-endian machines are not supported");
 
+mod adapter;
 mod affine;
 mod awq;
 pub mod bits;
@@ -41,9 +43,11 @@ mod nearest;
 mod quantization;
 mod tensor;
 mod tokenizer;
+mod torch;
 mod transpose;
 mod write;
 
+pub use adapter::{Adapter, LowRank};
 pub use affine::{AffineScheme, AffineTensor};
 pub use awq::{AwqConfig, awq_tensors, read_awq};
 pub use bitsandbytes::{BnbConfig, CodebookTensor, read_bitsandbytes};

@@ -28,6 +28,7 @@ impl Checkpoint {
                 file_index: 0,
                 range: mapped.range.clone(),
                 stored: Some(mapped.stored.clone()),
+                strides: None,
             };
             if tensors.insert(mapped.name.clone(), info).is_some() {
                 return Err(Error::tensor(&label, &mapped.name, "two tensors of the file have this name"));
@@ -38,7 +39,8 @@ impl Checkpoint {
         let keys = model.gguf.keys().iter().filter(|(key, _)| key.starts_with("general."));
         let metadata =
             keys.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
-        let files = vec![CheckpointFile { name, bytes: content.len() as u64, content }];
+        let path_of_file = store.dir().map(|dir| dir.join(&name));
+        let files = vec![CheckpointFile { name, bytes: content.len() as u64, content, path: path_of_file }];
         let inner = Inner {
             path,
             store,
@@ -48,12 +50,13 @@ impl Checkpoint {
             tensors,
             fingerprint: format!("sha256:{}", hex(&hash.finalize())),
             gguf: Some(Arc::new(model)),
+            overlay: None,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A matrix as it is packed in blocks, rows being outputs in the order of Hugging Face; `None` for a tensor of plain
-    /// numbers. [`Self::tensor`] gives the same numbers decoded.
+    /// numbers and for one that an adapter changes. [`Self::tensor`] gives the same numbers decoded.
     ///
     /// Where Hugging Face stores a matrix as `[inputs, outputs]` (GPT-2), the blocks are `[outputs, inputs]` all the same.
     ///
@@ -61,9 +64,10 @@ impl Checkpoint {
     /// As [`Self::require`].
     pub fn blocks(&self, name: &str) -> Result<Option<GgufTensor>> {
         let info = self.require(name)?;
+        let changed = self.inner.overlay.as_ref().is_some_and(|overlay| overlay.changes(name));
         match &info.stored {
-            Some(stored) => stored.blocks(self.data(name, info)?, &info.shape),
-            None => Ok(None),
+            Some(stored) if !changed => stored.blocks(self.data(name, info)?, &info.shape),
+            _ => Ok(None),
         }
     }
 }

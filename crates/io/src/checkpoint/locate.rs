@@ -4,17 +4,21 @@ use std::path::Path;
 
 use super::store::Store;
 use crate::error::{Error, Result};
+use crate::torch;
 
 /// End of the name of a file with tensors.
-pub(super) const WEIGHTS: &str = ".safetensors";
+const WEIGHTS: &str = ".safetensors";
 /// End of the name of a shard index.
-pub(super) const INDEX: &str = ".safetensors.index.json";
+const INDEX: &str = ".safetensors.index.json";
+/// Weights of PyTorch, whole and in shards.
+const TORCH: &str = "pytorch_model.bin";
+const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
+/// Ends of PyTorch files that are weights by their name; `*.bin` can be anything.
+const TORCH_ENDINGS: [&str; 4] = [".pt", ".pth", ".th", ".ckpt"];
 /// End of the name of a GGUF file.
-pub(super) const GGUF: &str = ".gguf";
-const CONVERT: &str =
-    "save the model as safetensors first, for example with save_pretrained(..., safe_serialization=True)";
+const GGUF: &str = ".gguf";
 const CHOOSE: &str = "pass the path of one file instead of the directory";
-const EMPTY: &str = "pass a directory with model.safetensors, or the path of a .safetensors or .gguf file";
+const EMPTY: &str = "pass a directory with model.safetensors or pytorch_model.bin, or the path of a .safetensors, .gguf, .pt, .pth or .bin file";
 
 /// The weights of a checkpoint, by file name.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,12 +50,8 @@ pub(super) fn on_disk(path: &Path) -> Result<(Store, Weights)> {
     };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let weights = match name {
-        _ if name.ends_with(INDEX) => Weights::Index(name.into()),
+        _ if name.ends_with(INDEX) || name == TORCH_INDEX => Weights::Index(name.into()),
         _ if name.ends_with(GGUF) => Weights::Gguf(name.into()),
-        _ if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") => {
-            let message = "a PyTorch file".into();
-            return Err(Error::NotACheckpoint { path: path.into(), message, hint: CONVERT });
-        }
         _ => Weights::File(name.into()),
     };
     Ok((Store::Dir(parent.into()), weights))
@@ -70,11 +70,24 @@ pub(super) fn among(path: &Path, names: &[String]) -> Result<Weights> {
     if let [index] = &ending(INDEX)[..] {
         return Ok(Weights::Index(index.clone()));
     }
-    match &ending(WEIGHTS)[..] {
+    let mut files = ending(WEIGHTS);
+    if files.is_empty() {
+        if has(TORCH) {
+            return Ok(Weights::File(TORCH.into()));
+        }
+        if has(TORCH_INDEX) {
+            return Ok(Weights::Index(TORCH_INDEX.into()));
+        }
+        files = TORCH_ENDINGS.iter().flat_map(|end| ending(end)).collect();
+    }
+    match &files[..] {
         [file] => Ok(Weights::File(file.clone())),
         [] => match &ending(GGUF)[..] {
             [file] => Ok(Weights::Gguf(file.clone())),
-            [] => Err(nothing(path, names)),
+            [] => {
+                let message = "no .safetensors, no .gguf and no PyTorch file".into();
+                Err(Error::NotACheckpoint { path: path.into(), message, hint: EMPTY })
+            }
             several => {
                 let message = format!("several GGUF files: {}", several.join(", "));
                 Err(Error::NotACheckpoint { path: path.into(), message, hint: CHOOSE })
@@ -87,13 +100,9 @@ pub(super) fn among(path: &Path, names: &[String]) -> Result<Weights> {
     }
 }
 
-fn nothing(path: &Path, names: &[String]) -> Error {
-    let pytorch = names.iter().find(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth"));
-    let (message, hint) = match pytorch {
-        Some(name) => (format!("only PyTorch weights ({name})"), CONVERT),
-        None => ("no .safetensors file".into(), EMPTY),
-    };
-    Error::NotACheckpoint { path: path.into(), message, hint }
+/// Whether a file of this name holds tensors.
+pub(super) fn is_weights(name: &str) -> bool {
+    name.ends_with(WEIGHTS) || torch::ENDINGS.iter().any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -124,6 +133,16 @@ mod tests {
         assert_eq!(find(&["config.json", "resnet.safetensors"]).unwrap(), file("resnet.safetensors"));
         assert_eq!(find(&["a.gguf", "resnet.safetensors"]).unwrap(), file("resnet.safetensors"));
         assert_eq!(find(&["README.md", "a.gguf"]).unwrap(), Weights::Gguf("a.gguf".into()));
+        assert_eq!(find(&["pytorch_model.bin", "x.safetensors"]).unwrap(), file("x.safetensors"));
+        assert_eq!(
+            find(&["a.pt", "pytorch_model.bin", "training_args.bin"]).unwrap(),
+            file("pytorch_model.bin")
+        );
+        assert_eq!(
+            find(&["pytorch_model-1.bin", "pytorch_model.bin.index.json"]).unwrap(),
+            index("pytorch_model.bin.index.json")
+        );
+        assert_eq!(find(&["resnet20.th", "training_args.bin"]).unwrap(), file("resnet20.th"));
     }
 
     #[test]
@@ -132,7 +151,7 @@ mod tests {
             find(&["a.safetensors", "b.safetensors"]).unwrap_err().to_string().contains("a.safetensors, b")
         );
         assert!(find(&["a.gguf", "b.gguf"]).unwrap_err().to_string().contains("a.gguf, b.gguf"));
-        assert!(find(&["pytorch_model.bin"]).unwrap_err().to_string().contains("safe_serialization"));
+        assert!(find(&["a.pt", "b.pth"]).unwrap_err().to_string().contains("a.pt, b.pth"));
         assert!(find(&[]).unwrap_err().to_string().contains("no .safetensors"));
     }
 }

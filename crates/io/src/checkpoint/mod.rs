@@ -3,6 +3,7 @@
 mod gguf;
 mod index;
 mod locate;
+mod overlay;
 mod side;
 mod store;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::adapter::Adapter;
 use crate::bytes::Bytes;
 use crate::digest::{self, hex};
 use crate::dtype::Dtype;
@@ -21,8 +23,10 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgufModel, GgufType, Stored};
 use crate::header::read_header;
 use crate::nearest::nearest;
-use crate::tensor::RawTensor;
+use crate::tensor::{RawTensor, byte_count};
+use crate::torch;
 use locate::Weights;
+use overlay::Overlay;
 use store::Store;
 
 /// A set of named tensors and the files beside them. Clones share everything.
@@ -44,6 +48,7 @@ struct Inner {
     tensors: BTreeMap<String, TensorInfo>,
     fingerprint: String,
     gguf: Option<Arc<GgufModel>>,
+    overlay: Option<Arc<Overlay>>,
 }
 
 /// One file with tensors.
@@ -54,6 +59,8 @@ pub struct CheckpointFile {
     /// Length of the file.
     pub bytes: u64,
     content: Bytes,
+    /// Where it is, if not in memory.
+    path: Option<PathBuf>,
 }
 
 /// What a checkpoint knows of a tensor without reading it.
@@ -71,6 +78,8 @@ pub struct TensorInfo {
     range: Range<usize>,
     /// How it lies in a GGUF file.
     stored: Option<Stored>,
+    /// Steps between the numbers of a view that is not row-major (PyTorch files).
+    strides: Option<Vec<usize>>,
 }
 
 impl TensorInfo {
@@ -86,19 +95,30 @@ impl TensorInfo {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory, its index file, one safetensors file, or a GGUF file.
+    /// Opens a Hugging Face directory, its index file, one safetensors file, a GGUF file, or one
+    /// PyTorch file.
     ///
     /// In a directory the weights are `model.safetensors`, else `model.safetensors.index.json` and its shards, else the
-    /// only other index, else the only other `*.safetensors`, else the only `*.gguf`. `config.json` may be absent.
+    /// only other index, else the only other `*.safetensors`, else `pytorch_model.bin` or its index, else the only
+    /// `*.pt`, `*.pth`, `*.th` or `*.ckpt`, else the only `*.gguf`. `config.json` may be absent.
     ///
     /// A GGUF model has Hugging Face names, and `config.json` and tokenizer files made of its keys. Numbers in blocks are
     /// decoded by [`Self::tensor`]; [`Self::blocks`] gives them as they are.
+    ///
+    /// `base+adapter` opens both and merges the adapter ([`Self::with_adapter`]).
+    ///
+    /// PyTorch files are read without executing code; one that would execute code is refused. Of a dictionary with the
+    /// state of a training the state dict is taken (keys `state_dict`, `model_state_dict`, `model`, `module`), and
+    /// `module.` and `_orig_mod.` are taken off the names where all have them.
     ///
     /// # Errors
     /// [`Error::NotACheckpoint`] if there is nothing to open; [`Error::Io`]; [`Error::Malformed`] and [`Error::Tensor`]
     /// for a header, an index or a `config.json` that is not sound.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if let Some((base, adapter)) = Self::split_adapter(path) {
+            return Self::open(base)?.with_adapter(Adapter::open(adapter)?);
+        }
         let (store, weights) = locate::on_disk(path)?;
         Self::load(path.to_path_buf(), store, weights)
     }
@@ -111,8 +131,7 @@ impl Checkpoint {
     /// As [`Self::open`].
     pub fn from_bytes(files: Vec<(String, Bytes)>) -> Result<Self> {
         let align = |(name, bytes): (String, Bytes)| {
-            let weights = name.ends_with(locate::WEIGHTS) || name.ends_with(locate::GGUF);
-            let bytes = if weights { bytes.aligned() } else { bytes };
+            let bytes = if locate::is_weights(&name) { bytes.aligned() } else { bytes };
             (name, bytes)
         };
         let store = Store::Memory(files.into_iter().map(align).collect());
@@ -147,8 +166,8 @@ impl Checkpoint {
                 Some(content) => content,
                 None => return Err(index::missing_shard(&store, map.as_ref(), &name)),
             };
-            let data_start = loaded.add(&store, &name, &content)?;
-            absorb(&mut hash, &name, &content[..data_start], content.len() as u64);
+            let header = loaded.add(&store, &name, &content)?;
+            absorb(&mut hash, &name, &content[header], content.len() as u64);
         }
         if let Some(map) = map {
             map.check(&loaded.tensors)?;
@@ -156,7 +175,17 @@ impl Checkpoint {
         let Loaded { metadata, files, tensors } = loaded;
         let fingerprint = format!("sha256:{}", hex(&hash.finalize()));
         Ok(Self {
-            inner: Arc::new(Inner { path, store, config, metadata, files, tensors, fingerprint, gguf: None }),
+            inner: Arc::new(Inner {
+                path,
+                store,
+                config,
+                metadata,
+                files,
+                tensors,
+                fingerprint,
+                gguf: None,
+                overlay: None,
+            }),
         })
     }
 
@@ -190,26 +219,39 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`], with the names that look most like the one asked for.
     pub fn require(&self, name: &str) -> Result<&TensorInfo> {
-        self.info(name).ok_or_else(|| Error::MissingTensor {
+        self.info(name).ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor {
             model: self.path().display().to_string(),
             tensor: name.into(),
             nearest: nearest(name, self.names(), 3),
-        })
+        }
     }
 
-    /// A tensor, without copying it where it lies in the file as it is.
+    /// A tensor, without copying it where it lies in the file as it is. Blocks of a GGUF file, views of a PyTorch file that
+    /// are not row-major, and what an adapter changes are made anew.
     ///
     /// # Errors
     /// As [`Self::require`].
     pub fn tensor(&self, name: &str) -> Result<RawTensor> {
         let info = self.require(name)?;
-        let bytes = self.data(name, info)?;
-        match &info.stored {
-            Some(stored) => stored.tensor(bytes, info.shape.clone()),
-            None => RawTensor::new(info.dtype, info.shape.clone(), bytes),
+        let mut bytes = self.data(name, info)?;
+        if let Some(strides) = &info.strides {
+            bytes = Bytes::from(torch::gather(&bytes, info.dtype.size(), &info.shape, strides)).aligned();
+        }
+        let tensor = match &info.stored {
+            Some(stored) => stored.tensor(bytes, info.shape.clone())?,
+            None => RawTensor::new(info.dtype, info.shape.clone(), bytes)?,
+        };
+        match &self.inner.overlay {
+            Some(overlay) => overlay.apply(name, tensor),
+            None => Ok(tensor),
         }
     }
 
+    /// The bytes of a tensor as they lie in its file.
     fn data(&self, name: &str, info: &TensorInfo) -> Result<Bytes> {
         let bytes = self.inner.files[info.file_index].content.slice(info.range.clone());
         bytes.ok_or_else(|| Error::tensor(&info.file, name, "its data lie outside the file"))
@@ -265,8 +307,8 @@ impl Checkpoint {
         let found = found.ok_or_else(|| {
             Error::invalid(self.path().display().to_string(), format!("no file \"{file}\" with tensors"))
         })?;
-        match self.dir() {
-            Some(dir) => Ok(digest::of_file(&dir.join(file))?.sha256),
+        match &found.path {
+            Some(path) => Ok(digest::of_file(path)?.sha256),
             None => Ok(digest::of_bytes(&found.content).sha256),
         }
     }
@@ -281,34 +323,43 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Checks a file and takes in its tensors; returns the number of bytes before the data.
-    fn add(&mut self, store: &Store, name: &str, content: &Bytes) -> Result<usize> {
+    /// Checks a file and takes in its tensors; returns where it describes them.
+    fn add(&mut self, store: &Store, name: &str, content: &Bytes) -> Result<Range<usize>> {
         let label = store.label(name);
-        let header = read_header(&label, content)?;
-        for entry in header.tensors {
+        let (entries, header) = if torch::is_torch(name, content) {
+            let file = torch::read(&label, content)?;
+            (file.tensors, file.header)
+        } else {
+            let header = read_header(&label, content)?;
+            for (key, value) in header.metadata {
+                self.metadata.entry(key).or_insert(value);
+            }
+            (header.tensors, 0..header.data_start)
+        };
+        for entry in entries {
+            let bytes = byte_count(entry.dtype, &entry.shape).unwrap_or(entry.range.len());
             let info = TensorInfo {
                 dtype: entry.dtype,
                 shape: entry.shape,
                 file: name.into(),
-                bytes: entry.range.len() as u64,
+                bytes: bytes as u64,
                 file_index: self.files.len(),
                 range: entry.range,
                 stored: None,
+                strides: entry.strides,
             };
             if let Some(other) = self.tensors.get(&entry.name) {
                 return Err(Error::tensor(&label, &entry.name, format!("is also in {}", other.file)));
             }
             self.tensors.insert(entry.name, info);
         }
-        for (key, value) in header.metadata {
-            self.metadata.entry(key).or_insert(value);
-        }
         self.files.push(CheckpointFile {
             name: name.into(),
             bytes: content.len() as u64,
             content: content.clone(),
+            path: store.dir().map(|dir| dir.join(name)),
         });
-        Ok(header.data_start)
+        Ok(header)
     }
 }
 

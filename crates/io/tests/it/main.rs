@@ -1,5 +1,6 @@
 //! Integration tests: whole files and directories, hostile input, interrupted runs.
 
+mod adapter;
 mod affine;
 mod awq;
 mod checkpoint;
@@ -13,8 +14,10 @@ mod hostile_codes;
 mod images;
 mod int_formats;
 mod out_dir;
+mod pickle;
 mod real;
 mod shards;
+mod torch;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -54,3 +54,16 @@ fn real_pairs_and_images() {
         assert!(set.labels.iter().all(|label| (0..10).contains(label)));
     }
 }
+
+/// `tools/fixtures/make_torch.py --training` makes the twin.
+#[test]
+#[allow(clippy::print_stderr, reason = "a skipped test says so by name")]
+fn a_training_state_reads_as_its_twin() {
+    let Some(data) = data("a_training_state_reads_as_its_twin") else { return };
+    let twin = std::env::var_os("TRIMTAB_RESNET_TH").map(PathBuf::from);
+    let Some(twin) = twin else {
+        return eprintln!("a_training_state_reads_as_its_twin: skipped, TRIMTAB_RESNET_TH is not set");
+    };
+    let expected = Checkpoint::open(data.join("vision/resnet20_cifar10.safetensors")).unwrap();
+    assert_eq!(super::torch::difference(&Checkpoint::open(twin).unwrap(), &expected), None);
+}
