@@ -147,15 +147,15 @@ fn to_directory(
     // Everything is looked at first: a refusal leaves nothing behind.
     for info in model.stages() {
         for site in &info.sites {
+            report.matrices += 1;
             let Some(coded) = coded(model, site)? else {
                 schemes.dense.push(site.name.clone());
                 continue;
             };
-            report.matrices += 1;
             report.lossy.extend(schemes.take(site, coded, target)?);
         }
     }
-    if report.matrices == 0 && matches!(target, Target::Affine(_)) {
+    if schemes.matrices.is_empty() && matches!(target, Target::Affine(_)) {
         return Err(Error::Setting {
             what: "convert",
             message: format!(
