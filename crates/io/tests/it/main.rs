@@ -7,6 +7,7 @@ mod checkpoint;
 mod compressed;
 mod convert;
 mod fixture;
+mod floats;
 mod gguf;
 mod gptq;
 mod hostile;
