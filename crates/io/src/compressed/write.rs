@@ -40,7 +40,7 @@ pub fn to_tensors(module: &str, matrix: &AffineTensor) -> Result<Vec<(String, Ra
 }
 
 /// The tensors that hold `matrix` in `int-quantized` or `naive-quantized`, a signed byte a code; together, without an
-/// order of the columns, they take [`super::CompressedFormat::bytes`].
+/// order of the columns, they take [`super::CompressedFormat::integer_bytes`].
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] if the fields of `matrix` do not fit together.

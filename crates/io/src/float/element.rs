@@ -115,6 +115,17 @@ impl FloatElement {
         }
     }
 
+    /// Whether there are codes of infinities or NaN among packed codes.
+    pub(super) fn any_special(self, codes: &[u8]) -> bool {
+        let least = match self {
+            Self::E4M3 => 0x7f,
+            Self::E5M2 => 0x7c,
+            Self::E2M1 => return false,
+        };
+        // Chunks without an exit are vector loops.
+        codes.chunks(4096).any(|chunk| chunk.iter().fold(false, |any, code| any | (code & 0x7f >= least)))
+    }
+
     const fn build_values(self) -> [f32; 256] {
         let mut values = [0.0; 256];
         let mut byte = 0;
@@ -211,6 +222,7 @@ mod tests {
         for element in FloatElement::ALL {
             for code in 0..=u8::MAX >> (8 - element.bits()) {
                 let value = element.decode(code);
+                assert_eq!(element.any_special(&[0, code]), !value.is_finite(), "{element:?} {code}");
                 if value.is_finite() {
                     assert_eq!(element.encode(value), code, "{element:?} {value}");
                     assert_eq!(element.round(value).to_bits(), value.to_bits());

@@ -13,6 +13,7 @@ use super::tensor::FloatTensor;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::module::ModuleTensors;
 
 /// The object `quantization_config` of this method, as far as weights follow from it.
 ///
@@ -59,45 +60,46 @@ impl FineGrainedConfig {
     }
 }
 
-/// The weight of `module`, over the mapped file; `None` if it is no F8_E4M3.
+/// The weight of `module`, over the mapped file; `None` if there is none, or it is no F8_E4M3.
 ///
 /// # Errors
-/// [`Error::MissingTensor`] if there is no `weight`, or it is F8_E4M3 without `weight_scale_inv`; [`Error::Tensor`] if a
-/// shape or type is another than the configuration says.
+/// [`Error::MissingTensor`] if a F8_E4M3 weight has no `weight_scale_inv`; [`Error::Tensor`] if a shape or type is another
+/// than the configuration says, or a number is not finite.
 pub fn read_fine_grained(
     checkpoint: &Checkpoint,
     module: &str,
     config: &FineGrainedConfig,
 ) -> Result<Option<FloatTensor>> {
-    let name = |suffix: &str| format!("{module}.{suffix}");
-    let wrong = |suffix: &str, message: String| {
-        Error::tensor(&checkpoint.path().display().to_string(), &name(suffix), message)
-    };
-    let codes = checkpoint.tensor(&name("weight"))?;
+    let tensors = ModuleTensors::new(checkpoint, module);
+    if !tensors.contains("weight") {
+        return Ok(None);
+    }
+    let codes = tensors.tensor("weight")?;
     if codes.dtype != Dtype::F8_E4M3 {
         return Ok(None);
     }
-    let [rows, cols] = codes.shape[..] else {
-        return Err(wrong("weight", format!("expected [out, in], found {:?}", codes.shape)));
+    let (rows, cols) = match codes.shape[..] {
+        [rows, cols] if !codes.bytes.is_empty() => (rows, cols),
+        _ => return Err(tensors.wrong("weight", format!("expected [out, in], found {:?}", codes.shape))),
     };
-    let scales = checkpoint.tensor(&name("weight_scale_inv"))?;
+    let scales = tensors.tensor("weight_scale_inv")?;
+    let wrong = |message: String| tensors.wrong("weight_scale_inv", message);
     let scale = match scales.dtype {
         Dtype::F8_E8M0 => ScaleFormat::E8M0,
-        dtype => ScaleFormat::of(dtype).map_err(|_| {
-            wrong("weight_scale_inv", format!("expected F32, F16, BF16 or F8_E8M0, found {dtype}"))
-        })?,
+        dtype => ScaleFormat::of(dtype)
+            .map_err(|_| wrong(format!("expected F32, F16, BF16 or F8_E8M0, found {dtype}")))?,
     };
     let grid = config.block.map_or(ScaleGrid::Tensor, ScaleGrid::Block);
     let scheme = FloatScheme { element: FloatElement::E4M3, grid, scale };
     let expected = scheme.scale_shape(rows, cols);
     let scalar = grid == ScaleGrid::Tensor && scales.numel() == 1;
     if !scalar && scales.shape != expected {
-        let message = format!("expected {expected:?} for {scheme}, found {:?}", scales.shape);
-        return Err(wrong("weight_scale_inv", message));
+        return Err(wrong(format!("expected {expected:?} for {scheme}, found {:?}", scales.shape)));
     }
-    FloatTensor::new(rows, cols, scheme, codes.bytes, scales.bytes, None)
-        .map(Some)
-        .map_err(|e| wrong("weight_scale_inv", e.to_string()))
+    let matrix = FloatTensor::new(rows, cols, scheme, codes.bytes, scales.bytes, None)
+        .map_err(|e| wrong(e.to_string()))?;
+    matrix.check_finite().map_err(|e| tensors.wrong("weight", e.to_string()))?;
+    Ok(Some(matrix))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::scheme::FloatScheme;
 use super::tensor::FloatTensor;
+use crate::bytes::Bytes;
 use crate::checkpoint::Checkpoint;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -36,44 +37,69 @@ impl GptOssConfig {
     }
 }
 
-/// The weights of all experts, each `[out, in]`, over the mapped file; `None` if there is no `NAME_blocks`.
+/// The weights of all experts of a layer.
+#[derive(Clone, Debug)]
+pub struct GptOssExperts {
+    /// How many there are, at least one.
+    pub count: usize,
+    /// `[count * out, in]`: the rows of one expert after those of another.
+    pub matrix: FloatTensor,
+}
+
+impl GptOssExperts {
+    /// The weight of one expert, `[out, in]`, over the same bytes.
+    ///
+    /// # Panics
+    /// If `index` is not below `count`.
+    pub fn expert(&self, index: usize) -> FloatTensor {
+        assert!(index < self.count, "expert {index} of {}", self.count);
+        let part = |bytes: &Bytes| {
+            let len = bytes.len() / self.count;
+            bytes.slice(index * len..(index + 1) * len).expect("a part of the bytes")
+        };
+        let FloatTensor { codes, scales, rows, .. } = &self.matrix;
+        FloatTensor {
+            rows: rows / self.count,
+            codes: part(codes),
+            scales: part(scales),
+            ..self.matrix.clone()
+        }
+    }
+}
+
+/// The weights of all experts, over the mapped file; `None` if there is no `NAME_blocks`.
 ///
 /// `name` is that of the dense tensor, for example `model.layers.0.mlp.experts.gate_up_proj`.
 ///
 /// # Errors
 /// [`Error::MissingTensor`] if there are blocks without scales; [`Error::Tensor`] for another type or shape than the format
-/// has, or a scale that is NaN.
-pub fn read_gpt_oss(checkpoint: &Checkpoint, name: &str) -> Result<Option<Vec<FloatTensor>>> {
+/// has, or a number that is not finite.
+pub fn read_gpt_oss(checkpoint: &Checkpoint, name: &str) -> Result<Option<GptOssExperts>> {
     let (blocks_name, scales_name) = (format!("{name}_blocks"), format!("{name}_scales"));
     if !checkpoint.contains(&blocks_name) {
         return Ok(None);
     }
-    let file = checkpoint.path().display().to_string();
+    let wrong =
+        |name: &str, message: String| Error::tensor(&checkpoint.path().display().to_string(), name, message);
     let (blocks, scales) = (checkpoint.tensor(&blocks_name)?, checkpoint.tensor(&scales_name)?);
-    let [experts, rows, groups, GROUP_BYTES] = blocks.shape[..] else {
-        let message = format!("expected [experts, out, groups, {GROUP_BYTES}], found {:?}", blocks.shape);
-        return Err(Error::tensor(&file, &blocks_name, message));
+    let [count, rows, groups] = match blocks.shape[..] {
+        [count, rows, groups, GROUP_BYTES] if blocks.dtype == Dtype::U8 && !blocks.bytes.is_empty() => {
+            [count, rows, groups]
+        }
+        _ => {
+            let found = format!("{} {:?}", blocks.dtype, blocks.shape);
+            let message = format!("expected U8 [experts, out, groups, {GROUP_BYTES}], found {found}");
+            return Err(wrong(&blocks_name, message));
+        }
     };
-    if blocks.dtype != Dtype::U8 {
-        return Err(Error::tensor(&file, &blocks_name, format!("expected U8, found {}", blocks.dtype)));
+    let expected = [count, rows, groups];
+    if !matches!(scales.dtype, Dtype::U8 | Dtype::F8_E8M0) || scales.shape != expected {
+        let message = format!("expected U8 {expected:?}, found {} {:?}", scales.dtype, scales.shape);
+        return Err(wrong(&scales_name, message));
     }
-    if !matches!(scales.dtype, Dtype::U8 | Dtype::F8_E8M0) || scales.shape != [experts, rows, groups] {
-        let message =
-            format!("expected U8 {:?}, found {} {:?}", [experts, rows, groups], scales.dtype, scales.shape);
-        return Err(Error::tensor(&file, &scales_name, message));
-    }
-    if blocks.bytes.is_empty() {
-        let message = format!("has no numbers: {:?}", blocks.shape);
-        return Err(Error::tensor(&file, &blocks_name, message));
-    }
-    let part = |bytes: &crate::bytes::Bytes, expert: usize| {
-        let len = bytes.len() / experts;
-        bytes.slice(expert * len..(expert + 1) * len).unwrap_or_else(|| crate::bytes::Bytes::from_static(&[]))
-    };
-    let matrix = |expert: usize| {
-        let (codes, scales) = (part(&blocks.bytes, expert), part(&scales.bytes, expert));
-        FloatTensor::new(rows, groups * 2 * GROUP_BYTES, FloatScheme::MXFP4, codes, scales, None)
-            .map_err(|e| Error::tensor(&file, &scales_name, format!("expert {expert}: {e}")))
-    };
-    (0..experts).map(matrix).collect::<Result<_>>().map(Some)
+    let dims = (count * rows, groups * 2 * GROUP_BYTES);
+    let matrix = FloatTensor::new(dims.0, dims.1, FloatScheme::MXFP4, blocks.bytes, scales.bytes, None)
+        .map_err(|e| wrong(&scales_name, e.to_string()))?;
+    matrix.check_finite().map_err(|e| wrong(&scales_name, e.to_string()))?;
+    Ok(Some(GptOssExperts { count, matrix }))
 }

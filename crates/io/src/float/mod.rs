@@ -18,7 +18,6 @@ mod tensor;
 
 pub use element::{FloatElement, decode_e8m0, encode_e8m0};
 pub use fine_grained::{FineGrainedConfig, read_fine_grained};
-pub use gpt_oss::{GptOssConfig, read_gpt_oss};
+pub use gpt_oss::{GptOssConfig, GptOssExperts, read_gpt_oss};
 pub use scheme::{FloatScheme, ScaleFormat, ScaleGrid};
 pub use tensor::FloatTensor;
-pub(crate) use tensor::single_f32;

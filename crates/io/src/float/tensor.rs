@@ -164,6 +164,12 @@ impl FloatTensor {
     /// Row, column and value of the first number that is NaN or infinite: a code of the element, or a product with a large
     /// scale.
     pub fn first_non_finite(&self) -> Option<(usize, usize, f32)> {
+        let [height, width] = self.scheme.scale_shape(self.rows, self.cols);
+        let element = self.scheme.element;
+        let fits = |scale: &f32| (scale * element.max()).is_finite();
+        if self.scale_values(0, height * width).iter().all(fits) && !element.any_special(&self.codes) {
+            return None;
+        }
         let mut numbers = vec![0.0; self.cols];
         let rows = if self.cols == 0 { 0 } else { self.rows };
         (0..rows).find_map(|row| {
@@ -171,6 +177,16 @@ impl FloatTensor {
             let column = numbers.iter().position(|x| !x.is_finite())?;
             Some((row, column, numbers[column]))
         })
+    }
+
+    /// Refuses what [`Self::first_non_finite`] finds.
+    pub(crate) fn check_finite(&self) -> Result<()> {
+        match self.first_non_finite() {
+            None => Ok(()),
+            Some((row, column, number)) => {
+                Err(Error::invalid(WHAT, format!("number {number} at [{row}, {column}] is not finite")))
+            }
+        }
     }
 
     /// Bytes on disk, of all tensors that make up this matrix.
@@ -236,12 +252,4 @@ fn expect_len(what: &str, found: usize, expected: usize, dims: [usize; 2]) -> Re
         return Ok(());
     }
     Err(Error::invalid(WHAT, format!("{what} for {dims:?}: expected {expected}, found {found}")))
-}
-
-/// The number of a float tensor that has exactly one.
-pub(crate) fn single_f32(tensor: &RawTensor) -> Option<f32> {
-    match tensor.to_f32().ok()?[..] {
-        [number] => Some(number),
-        _ => None,
-    }
 }

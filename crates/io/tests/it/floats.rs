@@ -65,7 +65,8 @@ fn codes_are_those_of_the_libraries_for_every_half_and_bfloat16() {
             assert_ne!(sha256(&other), expected[name][key].as_str().unwrap());
         }
     }
-    let tables: [(&str, fn(u8) -> f32); 3] = [
+    type Decode = fn(u8) -> f32;
+    let tables: [(&str, Decode); 3] = [
         ("values.e4m3", |code| FloatElement::E4M3.decode(code)),
         ("values.e5m2", |code| FloatElement::E5M2.decode(code)),
         ("values.e8m0", decode_e8m0),
@@ -163,8 +164,10 @@ fn the_methods_of_transformers() {
 
     let experts = read_gpt_oss(&checkpoint, "experts.up").unwrap().unwrap();
     let expected = numbers(&checkpoint, "experts.dequantized");
-    let found: Vec<f32> = experts.iter().flat_map(FloatTensor::dequantize).collect();
-    assert_eq!((experts.len(), experts[0].rows, experts[0].cols), (2, 3, 64));
+    assert_eq!((experts.count, experts.matrix.rows, experts.matrix.cols), (2, 6, 64));
+    let found: Vec<f32> = (0..2).flat_map(|i| experts.expert(i).dequantize()).collect();
+    assert_eq!(experts.matrix.dequantize(), expected);
+    assert_ne!(experts.expert(0).dequantize(), expected[3 * 64..]);
     assert_eq!(found, expected);
     assert!(read_gpt_oss(&checkpoint, "experts.down").unwrap().is_none());
 }
@@ -270,7 +273,8 @@ fn damaged_files_of_transformers_do_no_harm() {
         damage(&mut tensors, at, &mut draws);
         let checkpoint = through_a_file(&tensors);
         let matrices = if name == "experts.up" {
-            read_gpt_oss(&checkpoint, name).map(Option::unwrap_or_default)
+            read_gpt_oss(&checkpoint, name)
+                .map(|experts| experts.into_iter().map(|e| e.matrix).collect::<Vec<_>>())
         } else {
             let config = FineGrainedConfig { block: [Some([16, 32]), None][draws.below(2)] };
             read_fine_grained(&checkpoint, name, &config).map(|matrix| matrix.into_iter().collect())

@@ -8,6 +8,7 @@ mod compressed;
 mod convert;
 mod fixture;
 mod floats;
+mod floats_compressed;
 mod gguf;
 mod gptq;
 mod hostile;
