@@ -11,7 +11,7 @@ use crate::tensor::RawTensor;
 /// The tensors that hold `matrix` as the weight of `module` in `pack-quantized`; together they take [`AffineTensor::bytes`].
 ///
 /// # Errors
-/// [`Error::Invalid`] if the fields of `matrix` do not fit together.
+/// [`crate::Error::Invalid`] if the fields of `matrix` do not fit together.
 pub fn to_tensors(module: &str, matrix: &AffineTensor) -> Result<Vec<(String, RawTensor)>> {
     let AffineTensor { rows, cols, scheme, .. } = *matrix;
     let groups = scheme.n_groups(cols);
