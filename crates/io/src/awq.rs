@@ -116,7 +116,7 @@ impl AwqConfig {
             return Err(refuse(format!("outputs have to be a multiple of {WORD}, found [{rows}, {cols}]")));
         }
         match scheme.group_size {
-            Some(size) if cols % size != 0 => {
+            Some(size) if !cols.is_multiple_of(size) => {
                 let last = cols % size;
                 Err(refuse(format!("groups of {size} leave a short last group of {last} of {cols} inputs")))
             }

@@ -2,6 +2,7 @@
 
 use crate::affine::AffineTensor;
 use crate::bitsandbytes::CodebookTensor;
+use crate::float::FloatTensor;
 
 /// A quantized matrix `[rows, cols]`, in the code of its file.
 ///
@@ -12,14 +13,33 @@ pub enum Coded {
     Affine(AffineTensor),
     /// Indices into a table of sixteen numbers.
     Codebook(CodebookTensor),
+    /// Floats of 8 or 4 bits with scales.
+    Float(FloatTensor),
 }
 
 impl Coded {
+    /// The integer codes; `None` for any other code.
+    pub fn into_affine(self) -> Option<AffineTensor> {
+        match self {
+            Self::Affine(matrix) => Some(matrix),
+            _ => None,
+        }
+    }
+
+    /// The float codes; `None` for any other code.
+    pub fn into_float(self) -> Option<FloatTensor> {
+        match self {
+            Self::Float(matrix) => Some(matrix),
+            _ => None,
+        }
+    }
+
     /// `[rows, cols]`; rows are outputs, columns inputs.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Affine(matrix) => [matrix.rows, matrix.cols],
             Self::Codebook(matrix) => matrix.dims(),
+            Self::Float(matrix) => [matrix.rows, matrix.cols],
         }
     }
 
@@ -31,6 +51,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => matrix.dequantize_row(row, out),
             Self::Codebook(matrix) => matrix.dequantize_row(row, out),
+            Self::Float(matrix) => matrix.dequantize_row(row, out),
         }
     }
 
@@ -39,6 +60,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => matrix.dequantize(),
             Self::Codebook(matrix) => matrix.dequantize(),
+            Self::Float(matrix) => matrix.dequantize(),
         }
     }
 
@@ -47,6 +69,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => matrix.bytes(),
             Self::Codebook(matrix) => matrix.bytes(),
+            Self::Float(matrix) => matrix.bytes(),
         }
     }
 }

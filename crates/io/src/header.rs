@@ -98,8 +98,8 @@ fn entry(file: &str, name: String, value: Value) -> Result<Entry> {
     let raw: RawEntry = serde_json::from_value(value)
         .map_err(|e| Error::tensor(file, &name, format!("the header entry is wrong: {e}")))?;
     let Some(dtype) = Dtype::from_name(&raw.dtype) else {
-        let message = if raw.dtype.starts_with("F8_") || raw.dtype.starts_with('F') && raw.dtype.contains('_')
-        {
+        let small = raw.dtype == "F4" || raw.dtype.starts_with('F') && raw.dtype.contains('_');
+        let message = if small {
             format!(
                 "type {} (a float of 8 bits or fewer) is not read\nhint: use the 16-bit original",
                 raw.dtype
@@ -232,7 +232,7 @@ pub(crate) mod tests {
                 "shape [3] of F32 takes 12 bytes",
             ),
             (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8, "data_offsets are [8, 0]"),
-            (r#"{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}"#, 8, "F8_E4M3"),
+            (r#"{"a":{"dtype":"F8_E4M3FNUZ","shape":[8],"data_offsets":[0,8]}}"#, 8, "F8_E4M3FNUZ"),
             (r#"{"a":{"dtype":"U64","shape":[1],"data_offsets":[0,8]}}"#, 8, "known are F64"),
             (r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#, 8, "header entry is wrong"),
             (

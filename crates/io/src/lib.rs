@@ -8,10 +8,12 @@
 //! | [`Adapter`] | PEFT adapters, merged into a checkpoint when it is read |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
+//! | [`FloatTensor`], [`FloatScheme`] | FP8, NVFP4, MXFP4: codes of 8 and 4 bit floats with scales |
 //! | [`Quantization`], [`Coded`] | a quantized weight by the method that its checkpoint names |
-//! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`], [`int_tensors`] | the compressed-tensors format |
+//! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`], [`int_tensors`], [`float_tensors`] | the compressed-tensors format |
 //! | [`GptqConfig`], [`read_gptq`], [`gptq_tensors`]; [`AwqConfig`], [`read_awq`], [`awq_tensors`] | the GPTQ and AWQ formats |
 //! | [`BnbConfig`], [`read_bitsandbytes`], [`CodebookTensor`] | checkpoints of bitsandbytes, read only |
+//! | [`read_fine_grained`], [`read_gpt_oss`] | the `fp8` and `mxfp4` methods of transformers, read only |
 //! | [`convert()`], [`fidelity`] | the same codes in another format, and what that loses |
 //! | [`gguf`] | GGUF files: reading, block types, writing |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
@@ -35,6 +37,7 @@ mod digest;
 mod dtype;
 mod error;
 mod fields;
+mod float;
 pub mod gguf;
 mod gptq;
 mod header;
@@ -55,14 +58,18 @@ pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, CheckpointFile, TensorInfo};
 pub use coded::Coded;
 pub use compressed::{
-    CompressedFormat, CompressedWeight, ConfigGroup, QuantizationConfig, int_tensors, read_compressed,
-    read_compressed_weight, to_tensors,
+    AffineGroup, CompressedFormat, CompressedWeight, ConfigGroup, GroupScheme, QuantizationConfig,
+    float_tensors, int_tensors, read_compressed, read_compressed_weight, to_tensors,
 };
 pub use convert::{AffineFormat, Fidelity, convert, fidelity};
 pub use data::{ImageSet, Pair, read_latin1, read_pairs, read_text};
 pub use digest::sha256;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
+pub use float::{
+    FineGrainedConfig, FloatElement, FloatScheme, FloatTensor, GptOssConfig, GptOssExperts, ScaleFormat,
+    ScaleGrid, decode_e8m0, encode_e8m0, read_fine_grained, read_gpt_oss,
+};
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
 pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};

@@ -9,10 +9,11 @@ use crate::coded::Coded;
 use crate::compressed::{QuantizationConfig, read_compressed};
 use crate::error::{Error, Result};
 use crate::fields::Fields;
+use crate::float::{FineGrainedConfig, GptOssConfig, read_fine_grained, read_gpt_oss};
 use crate::gptq::{GptqConfig, read_gptq};
 
 /// What `quant_method` may be.
-const KNOWN: &str = "compressed-tensors, gptq, awq, bitsandbytes";
+const KNOWN: &str = "compressed-tensors, gptq, awq, bitsandbytes, fp8, mxfp4";
 
 /// How the matrices of a checkpoint are quantized, by the method that its `config.json` names.
 ///
@@ -27,6 +28,10 @@ pub enum Quantization {
     Awq(AwqConfig),
     /// `bitsandbytes`.
     BitsAndBytes(BnbConfig),
+    /// `fp8`: fine-grained FP8.
+    FineGrained(FineGrainedConfig),
+    /// `mxfp4`: the experts of gpt-oss.
+    GptOss(GptOssConfig),
 }
 
 impl Quantization {
@@ -53,6 +58,8 @@ impl Quantization {
             Some("gptq") => GptqConfig::parse(value).map(Self::Gptq),
             Some("awq") => AwqConfig::parse(value).map(Self::Awq),
             Some("bitsandbytes") => BnbConfig::parse(value).map(Self::BitsAndBytes),
+            Some("fp8") => FineGrainedConfig::parse(value).map(Self::FineGrained),
+            Some("mxfp4") => GptOssConfig::parse(value).map(Self::GptOss),
             Some(other) => Err(Error::Quantization {
                 message: format!("quant_method \"{other}\" is not read; known are {KNOWN}"),
                 hint: "use the original model instead",
@@ -71,21 +78,26 @@ impl Quantization {
             Self::Gptq(_) => "gptq",
             Self::Awq(_) => "awq",
             Self::BitsAndBytes(_) => "bitsandbytes",
+            Self::FineGrained(_) => "fp8",
+            Self::GptOss(_) => "mxfp4",
         }
     }
 
-    /// The quantized weight of `module`; `None` if the checkpoint holds it dense.
+    /// The quantized weight of `module`; `None` if the checkpoint holds it dense. Of the stacked experts of `mxfp4` it is
+    /// one matrix, the rows of one expert after those of another.
     ///
     /// # Errors
     /// Those of the method's reader: a tensor is missing, or has another type or shape than the configuration says.
     pub fn read(&self, checkpoint: &Checkpoint, module: &str) -> Result<Option<Coded>> {
         match self {
-            Self::CompressedTensors(config) => {
-                Ok(read_compressed(checkpoint, module, config)?.map(Coded::Affine))
-            }
+            Self::CompressedTensors(config) => read_compressed(checkpoint, module, config),
             Self::Gptq(config) => Ok(read_gptq(checkpoint, module, config)?.map(Coded::Affine)),
             Self::Awq(config) => Ok(read_awq(checkpoint, module, config)?.map(Coded::Affine)),
             Self::BitsAndBytes(config) => read_bitsandbytes(checkpoint, module, config),
+            Self::FineGrained(config) => Ok(read_fine_grained(checkpoint, module, config)?.map(Coded::Float)),
+            Self::GptOss(_) => {
+                Ok(read_gpt_oss(checkpoint, module)?.map(|experts| Coded::Float(experts.matrix)))
+            }
         }
     }
 }
@@ -105,6 +117,8 @@ mod tests {
             json!({"quant_method": "gptq", "bits": 4}),
             json!({"quant_method": "awq"}),
             json!({"quant_method": "bitsandbytes", "load_in_8bit": true}),
+            json!({"quant_method": "fp8", "weight_block_size": [128, 128]}),
+            json!({"quant_method": "mxfp4"}),
         ];
         for case in cases {
             assert_eq!(of(case.clone()).unwrap().unwrap().method(), case["quant_method"]);

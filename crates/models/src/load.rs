@@ -41,6 +41,13 @@ impl<'a> Loader<'a> {
                 expected: expected.to_vec(),
             });
         }
+        if !tensor.dtype.is_float() {
+            let message = format!(
+                "tensor \"{name}\" holds {} codes, and no quantization_config says what they mean",
+                tensor.dtype
+            );
+            return Err(Error::Config { model: self.model(), message });
+        }
         if let Some((index, value)) = tensor.first_non_finite() {
             return Err(Error::NotFinite { model: self.model(), tensor: name.into(), value, index });
         }

@@ -11,6 +11,7 @@
 //! | [`scheme`] | the storage scheme of a weight: bits, group size, symmetry |
 //! | [`layer`] | the problem every solver gets, and what it returns |
 //! | [`rtn`] | round-to-nearest |
+//! | [`float`] | scales of FP8, NVFP4 and MXFP4, and round-to-nearest into them |
 //! | [`gptq`] | error-compensating quantization column by column |
 //! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
 //! | [`solver`] | the solvers by name, with their settings |
@@ -18,7 +19,9 @@
 
 pub mod affine;
 pub mod damage;
+mod element;
 pub mod error;
+pub mod float;
 pub mod gptq;
 pub mod granularity;
 pub mod layer;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
 use trimtab_io::{
-    AffineScheme, Bytes, Checkpoint, OutDir, QuantizationConfig, RawTensor, ensure_space, read_compressed,
-    to_safetensors, to_tensors,
+    AffineScheme, Bytes, Checkpoint, Coded, OutDir, QuantizationConfig, RawTensor, ensure_space,
+    read_compressed, to_safetensors, to_tensors,
 };
 use trimtab_nn::{SiteMeta, StageSource};
 use trimtab_plan::Plan;
@@ -210,7 +210,9 @@ impl<'a> Writer<'a> {
             let meta = &site.meta;
             let Some(Scheme::Affine(_)) = self.job.assignment.get(&meta.name) else { continue };
             let weight = match self.job.form {
-                Form::Packed => read_compressed(&unit, &meta.name, &self.config)?.map(Treated::Packed),
+                Form::Packed => read_compressed(&unit, &meta.name, &self.config)?
+                    .and_then(Coded::into_affine)
+                    .map(Treated::Packed),
                 Form::Dense => Some(Treated::Dense(stored_values(&unit, meta)?)),
             };
             treated.weights.extend(weight.map(|weight| (meta.name.clone(), weight)));

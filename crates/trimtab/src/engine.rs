@@ -110,7 +110,8 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
                     }
                     matrix.scheme.to_string()
                 }
-                Some(_) => "a table of numbers".to_string(),
+                Some(Coded::Float(matrix)) => matrix.scheme.to_string(),
+                Some(Coded::Codebook(_)) => "a table of numbers".to_string(),
             };
             let Some(group) = site.fused.as_deref().filter(|_| engine.fuses()) else { continue };
             let (first, at) = fused.entry(group).or_insert_with(|| (label.clone(), &site.name));

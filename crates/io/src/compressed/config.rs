@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::format::CompressedFormat;
+use super::group::ConfigGroup;
 use super::scheme::{self, USE_ORIGINAL, is_set};
 use super::target::{Closeness, Target};
-use crate::affine::AffineScheme;
 use crate::error::{Error, Result};
 
 /// How the matrices of a checkpoint are quantized: groups of modules, each with a scheme.
@@ -13,37 +13,6 @@ use crate::error::{Error, Result};
 pub struct QuantizationConfig {
     pub(super) groups: Vec<ConfigGroup>,
     pub(super) ignore: Vec<Target>,
-}
-
-/// Modules that share a scheme.
-#[derive(Clone, Debug)]
-pub struct ConfigGroup {
-    /// Name, `group_0` and so on.
-    pub name: String,
-    /// Bits, groups and symmetry.
-    pub scheme: AffineScheme,
-    /// One scale for a whole matrix (`strategy: "tensor"`). Read as one scale a row.
-    pub per_tensor: bool,
-    /// Whether columns are grouped by `weight_g_idx` (`actorder: "group"`).
-    pub act_order: bool,
-    /// How the codes lie in the file.
-    pub format: CompressedFormat,
-    /// How an engine quantizes the inputs of these modules, as written. Only the weights are read by it.
-    pub input_activations: Option<Value>,
-    pub(super) targets: Vec<Target>,
-}
-
-impl ConfigGroup {
-    /// Whether modules of both groups are stored alike.
-    pub(super) fn codes_as(&self, other: &Self) -> bool {
-        let key = |group: &Self| (group.scheme, group.per_tensor, group.act_order, group.format);
-        key(self) == key(other)
-    }
-
-    /// Module names, classes and `re:` patterns, as written.
-    pub fn targets(&self) -> impl Iterator<Item = String> {
-        self.targets.iter().map(Target::to_string)
-    }
 }
 
 impl QuantizationConfig {
@@ -160,16 +129,8 @@ fn parse_group(name: &str, value: &Value, whole: Option<CompressedFormat>) -> Re
     if targets.is_empty() {
         return Err(refuse(&format!("{name}: no targets"), "list module names, or \"Linear\""));
     }
-    let scheme::Scheme { affine, per_tensor, act_order, format, input_activations } = scheme;
-    Ok(ConfigGroup {
-        name: name.into(),
-        scheme: affine,
-        per_tensor,
-        act_order,
-        format,
-        input_activations,
-        targets,
-    })
+    let scheme::Scheme { codes, format, input_activations } = scheme;
+    Ok(ConfigGroup { name: name.into(), scheme: codes, format, input_activations, targets })
 }
 
 fn targets(name: &str, value: Option<&Value>) -> Result<Vec<Target>> {
@@ -213,7 +174,9 @@ mod tests {
             "group_2": group(4, json!(["a.mlp.up"])),
         });
         let config = QuantizationConfig::parse(&config(groups, json!(["lm_head"]))).unwrap();
-        let bits = |module: &str| config.group_of(module).unwrap().map(|group| group.scheme.bits);
+        let bits = |module: &str| {
+            config.group_of(module).unwrap().map(|group| group.scheme.affine().unwrap().scheme.bits)
+        };
         assert_eq!(bits("a.attn.q"), Some(2));
         assert_eq!(bits("a.mlp.down"), Some(3));
         assert_eq!(bits("a.mlp.up"), Some(4));
@@ -237,7 +200,7 @@ mod tests {
         assert!(QuantizationConfig::parse(&sound).is_ok());
         let changes = [
             ("quant_method", json!("gptq"), "quant_method \"gptq\""),
-            ("format", json!("float-quantized"), "format \"float-quantized\""),
+            ("format", json!("marlin-24"), "format \"marlin-24\""),
             ("kv_cache_scheme", json!({"num_bits": 8}), "cache"),
             ("transform_config", json!({"config_groups": {"u": {}}}), "rotations"),
             ("sparsity_config", json!({"format": "sparse-24-bitmask"}), "sparse-24-bitmask"),

@@ -2,10 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::config::{ConfigGroup, QuantizationConfig};
+use super::config::QuantizationConfig;
+use super::float::no_format;
+use super::float_scheme;
 use super::format::CompressedFormat;
+use super::group::{AffineGroup, ConfigGroup, GroupScheme};
 use super::target::Target;
 use crate::affine::{AffineScheme, AffineTensor};
+use crate::error::Result;
 
 impl QuantizationConfig {
     /// The configuration of a checkpoint whose packed matrices are `modules`, by full module name, and whose other
@@ -24,21 +28,48 @@ impl QuantizationConfig {
         modules: impl IntoIterator<Item = (&'a str, AffineScheme, bool)>,
         ignore: &[String],
     ) -> Self {
+        let modules = modules.into_iter().map(|(module, scheme, act_order)| {
+            let codes = GroupScheme::Affine(AffineGroup { scheme, per_tensor: false, act_order });
+            (module, codes, CompressedFormat::PackQuantized)
+        });
+        Self::grouped(modules, ignore)
+    }
+
+    /// The same from any schemes: integers are `pack-quantized`, floats have the format that holds them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for floats that no format holds.
+    pub fn of_codes<'a>(
+        modules: impl IntoIterator<Item = (&'a str, GroupScheme)>,
+        ignore: &[String],
+    ) -> Result<Self> {
+        let with_format = |(module, codes): (&'a str, GroupScheme)| match codes {
+            GroupScheme::Affine(_) => Ok((module, codes, CompressedFormat::PackQuantized)),
+            GroupScheme::Float(scheme) => match CompressedFormat::of_floats(&scheme) {
+                Some(format) => Ok((module, scheme.into(), format)),
+                None => Err(no_format(module, &scheme)),
+            },
+        };
+        let modules = modules.into_iter().map(with_format).collect::<Result<Vec<_>>>()?;
+        Ok(Self::grouped(modules, ignore))
+    }
+
+    fn grouped<'a>(
+        modules: impl IntoIterator<Item = (&'a str, GroupScheme, CompressedFormat)>,
+        ignore: &[String],
+    ) -> Self {
         let mut groups: Vec<ConfigGroup> = Vec::new();
-        for (module, scheme, act_order) in modules {
-            let target = Target::Name(module.into());
-            let same = |group: &&mut ConfigGroup| group.scheme == scheme && group.act_order == act_order;
-            match groups.iter_mut().find(same) {
-                Some(group) => group.targets.push(target),
-                None => groups.push(ConfigGroup {
-                    name: format!("group_{}", groups.len()),
-                    scheme,
-                    per_tensor: false,
-                    act_order,
-                    format: CompressedFormat::PackQuantized,
-                    input_activations: None,
-                    targets: vec![target],
-                }),
+        for (module, scheme, format) in modules {
+            let group = ConfigGroup {
+                name: format!("group_{}", groups.len()),
+                scheme,
+                format,
+                input_activations: None,
+                targets: vec![Target::Name(module.into())],
+            };
+            match groups.iter_mut().find(|other| other.codes_as(&group)) {
+                Some(other) => other.targets.extend(group.targets),
+                None => groups.push(group),
             }
         }
         if let [group] = &mut groups[..] {
@@ -47,10 +78,10 @@ impl QuantizationConfig {
         Self { groups, ignore: ignore.iter().map(|module| Target::Name(module.clone())).collect() }
     }
 
-    /// The same modules in another format; `input_activations` says how an engine quantizes their inputs, for example
+    /// The same modules in another format, those whose codes it holds; `input_activations` says how an engine quantizes their inputs, for example
     /// `{"num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true}`.
     pub fn in_format(mut self, format: CompressedFormat, input_activations: Option<&Value>) -> Self {
-        for group in &mut self.groups {
+        for group in self.groups.iter_mut().filter(|group| format.holds(&group.scheme)) {
             group.format = format;
             group.input_activations = input_activations.cloned();
         }
@@ -78,8 +109,22 @@ impl QuantizationConfig {
 }
 
 fn group_json(group: &ConfigGroup) -> Value {
-    let AffineScheme { bits, group_size, symmetric } = group.scheme;
-    let strategy = match (group.per_tensor, group_size) {
+    let weights = match &group.scheme {
+        GroupScheme::Affine(codes) => integers_json(codes),
+        GroupScheme::Float(scheme) => float_scheme::weights_json(scheme),
+    };
+    json!({
+        "targets": group.targets().collect::<Vec<_>>(),
+        "weights": weights,
+        "input_activations": group.input_activations,
+        "output_activations": null,
+        "format": group.format.name(),
+    })
+}
+
+fn integers_json(codes: &AffineGroup) -> Value {
+    let AffineScheme { bits, group_size, symmetric } = codes.scheme;
+    let strategy = match (codes.per_tensor, group_size) {
         (true, _) => "tensor",
         (false, None) => "channel",
         (false, Some(_)) => "group",
@@ -92,16 +137,10 @@ fn group_json(group: &ConfigGroup) -> Value {
         "group_size": group_size,
         "dynamic": false,
     });
-    if group.act_order {
+    if codes.act_order {
         weights["actorder"] = "group".into();
     }
-    json!({
-        "targets": group.targets().collect::<Vec<_>>(),
-        "weights": weights,
-        "input_activations": group.input_activations,
-        "output_activations": null,
-        "format": group.format.name(),
-    })
+    weights
 }
 
 #[cfg(test)]
@@ -137,8 +176,10 @@ mod tests {
         assert_eq!(json["config_groups"]["group_0"]["targets"], json!(["m.a", "m.d"]));
         assert_eq!(json["config_groups"]["group_2"]["weights"]["actorder"], "group");
         let back = QuantizationConfig::parse(&json).unwrap();
-        let group =
-            |module: &str| back.group_of(module).unwrap().map(|group| (group.scheme.bits, group.act_order));
+        let group = |module: &str| {
+            let codes = back.group_of(module).unwrap()?.scheme.affine()?;
+            Some((codes.scheme.bits, codes.act_order))
+        };
         assert_eq!(group("m.b"), Some((3, false)));
         assert_eq!(group("m.c"), Some((4, true)));
         assert_eq!(group("m.e"), None);

@@ -1,8 +1,10 @@
-//! One scheme of `config_groups`: which integers, in which groups.
+//! One scheme of `config_groups`: which codes, in which groups.
 
 use serde_json::{Map, Value};
 
+use super::float_scheme;
 use super::format::CompressedFormat;
+use super::group::{AffineGroup, GroupScheme};
 use crate::affine::AffineScheme;
 use crate::error::{Error, Result};
 
@@ -21,27 +23,15 @@ const WEIGHT_KEYS: [&str; 12] = [
     "observer",
     "observer_kwargs",
 ];
-pub(super) const USE_ORIGINAL: &str = "integer weights of 1 to 8 bits are read, in pack-quantized, int-quantized and naive-quantized; use the original model instead";
+pub(super) const USE_ORIGINAL: &str = "integers of 1 to 8 bits are read, in pack-quantized, int-quantized and naive-quantized, and FP8, MXFP8, NVFP4 and MXFP4; use the original model instead";
 
 /// What is read of a scheme.
 #[derive(Debug, PartialEq)]
 pub(super) struct Scheme {
-    pub affine: AffineScheme,
-    /// One scale for the whole matrix.
-    pub per_tensor: bool,
-    /// Columns are grouped by `weight_g_idx`.
-    pub act_order: bool,
+    pub codes: GroupScheme,
     pub format: CompressedFormat,
     /// How inputs are quantized, as written.
     pub input_activations: Option<Value>,
-}
-
-/// The part of it that `weights` says.
-#[derive(Debug, PartialEq)]
-struct Weights {
-    affine: AffineScheme,
-    per_tensor: bool,
-    act_order: bool,
 }
 
 /// Parses a scheme; `group` is its name in messages, `whole` the format of groups that name none.
@@ -72,18 +62,29 @@ pub(super) fn parse(group: &str, value: &Value, whole: Option<CompressedFormat>)
     };
     let name = format!("{group}.weights");
     check_keys(&name, weights, &WEIGHT_KEYS)?;
-    let Weights { affine, per_tensor, act_order } = parse_weights(&name, weights)?;
-    Ok(Scheme { affine, per_tensor, act_order, format, input_activations: input_activations.cloned() })
+    let codes = parse_weights(&name, weights, format)?;
+    if !format.holds(&codes) {
+        return Err(refuse(
+            &name,
+            &format!("{codes} codes in the format \"{format}\""),
+            "correct the format",
+        ));
+    }
+    Ok(Scheme { codes, format, input_activations: input_activations.cloned() })
 }
 
-fn parse_weights(name: &str, weights: &Map<String, Value>) -> Result<Weights> {
-    let text = |key: &str| weights.get(key).and_then(Value::as_str).map(str::to_ascii_lowercase);
-    if let Some(kind) = text("type").filter(|kind| kind != "int") {
-        return Err(refuse(name, &format!("type \"{kind}\" is not read"), USE_ORIGINAL));
-    }
+fn parse_weights(name: &str, weights: &Map<String, Value>, format: CompressedFormat) -> Result<GroupScheme> {
     if is_set(weights.get("dynamic").filter(|v| **v != Value::Bool(false))) {
         return Err(refuse(name, "weights are quantized while running (dynamic)", USE_ORIGINAL));
     }
+    match lower(weights, "type").as_deref() {
+        None | Some("int") => parse_integers(name, weights).map(GroupScheme::Affine),
+        Some("float") => float_scheme::parse(name, weights, format).map(GroupScheme::Float),
+        Some(kind) => Err(refuse(name, &format!("type \"{kind}\" is not read"), USE_ORIGINAL)),
+    }
+}
+
+fn parse_integers(name: &str, weights: &Map<String, Value>) -> Result<AffineGroup> {
     let bits = match weights.get("num_bits") {
         None => 8,
         Some(value) => match value.as_u64() {
@@ -92,25 +93,23 @@ fn parse_weights(name: &str, weights: &Map<String, Value>) -> Result<Weights> {
         },
     };
     let symmetric = flag(name, "symmetric", weights.get("symmetric"), true)?;
-    let (group_size, per_tensor) = parse_groups(name, text("strategy"), weights.get("group_size"))?;
-    let act_order = match weights.get("actorder") {
-        None | Some(Value::Null | Value::Bool(false)) => false,
-        Some(Value::String(order)) if ["weight", "static"].contains(&order.as_str()) => false,
-        Some(Value::String(order)) if ["group", "dynamic"].contains(&order.as_str()) => true,
-        Some(Value::Bool(true)) => true,
-        Some(other) => {
-            return Err(refuse(name, &format!("actorder {other} is unknown"), "expected weight or group"));
-        }
+    let (strategy, size) = sharing(name, weights)?;
+    let (group_size, per_tensor) = match (strategy.as_str(), size) {
+        ("tensor", None) => (None, true),
+        ("channel", None) => (None, false),
+        ("group", Some(size)) => (Some(size), false),
+        _ => return Err(unsound_sharing(name, &strategy, size)),
     };
+    let act_order = act_order(name, weights)?;
     if act_order && group_size.is_none() {
         return Err(refuse(name, "actorder \"group\" without groups", "expected strategy \"group\""));
     }
-    Ok(Weights { affine: AffineScheme { bits, group_size, symmetric }, per_tensor, act_order })
+    Ok(AffineGroup { scheme: AffineScheme { bits, group_size, symmetric }, per_tensor, act_order })
 }
 
-/// `(group_size, per_tensor)`.
-fn parse_groups(name: &str, strategy: Option<String>, size: Option<&Value>) -> Result<(Option<usize>, bool)> {
-    let size = match size {
+/// The strategy, inferred where it is absent, and the group size; `None` for one scale a row.
+pub(super) fn sharing(name: &str, weights: &Map<String, Value>) -> Result<(String, Option<usize>)> {
+    let size = match weights.get("group_size") {
         None | Some(Value::Null) => None,
         Some(value) => Some(value.as_i64().filter(|&size| size > 0 || size == -1).ok_or_else(|| {
             refuse(
@@ -120,27 +119,44 @@ fn parse_groups(name: &str, strategy: Option<String>, size: Option<&Value>) -> R
             )
         })?),
     };
-    let strategy = strategy.unwrap_or_else(|| {
-        let inferred = match size {
-            None => "tensor",
-            Some(-1) => "channel",
-            Some(_) => "group",
-        };
-        inferred.into()
-    });
-    match (strategy.as_str(), size) {
-        ("tensor", None | Some(-1)) => Ok((None, true)),
-        ("channel", None | Some(-1)) => Ok((None, false)),
-        ("group", Some(size @ 1..)) => Ok((Some(size as usize), false)),
+    let inferred = || match size {
+        None => "tensor".into(),
+        Some(-1) => "channel".into(),
+        Some(_) => "group".into(),
+    };
+    let strategy = lower(weights, "strategy").unwrap_or_else(inferred);
+    Ok((strategy, size.and_then(|size| usize::try_from(size).ok())))
+}
+
+/// Why a strategy and a group size together are not read.
+pub(super) fn unsound_sharing(name: &str, strategy: &str, size: Option<usize>) -> Error {
+    match (strategy, size) {
         ("tensor" | "channel", Some(size)) => {
             let message = format!("strategy \"{strategy}\" with group_size {size}");
-            Err(refuse(name, &message, "expected strategy \"group\", or no group_size"))
+            refuse(name, &message, "expected strategy \"group\", or no group_size")
         }
-        ("group", _) => {
-            Err(refuse(name, "strategy \"group\" without a group_size", "expected a positive group_size"))
+        ("group" | "tensor_group", None) => {
+            let message = format!("strategy \"{strategy}\" without a group_size");
+            refuse(name, &message, "expected a positive group_size")
         }
-        _ => Err(refuse(name, &format!("strategy \"{strategy}\" is not read for integers"), USE_ORIGINAL)),
+        _ => refuse(name, &format!("strategy \"{strategy}\" is not read here"), USE_ORIGINAL),
     }
+}
+
+/// Whether columns are grouped by `weight_g_idx`.
+pub(super) fn act_order(name: &str, weights: &Map<String, Value>) -> Result<bool> {
+    match weights.get("actorder") {
+        None | Some(Value::Null | Value::Bool(false)) => Ok(false),
+        Some(Value::String(order)) if ["weight", "static"].contains(&order.as_str()) => Ok(false),
+        Some(Value::String(order)) if ["group", "dynamic"].contains(&order.as_str()) => Ok(true),
+        Some(Value::Bool(true)) => Ok(true),
+        Some(other) => Err(refuse(name, &format!("actorder {other} is unknown"), "expected weight or group")),
+    }
+}
+
+/// A text in lower case.
+fn lower(object: &Map<String, Value>, key: &str) -> Option<String> {
+    object.get(key).and_then(Value::as_str).map(str::to_ascii_lowercase)
 }
 
 fn check_keys(name: &str, object: &Map<String, Value>, known: &[&str]) -> Result<()> {
@@ -153,7 +169,7 @@ fn check_keys(name: &str, object: &Map<String, Value>, known: &[&str]) -> Result
     }
 }
 
-fn flag(name: &str, key: &str, value: Option<&Value>, default: bool) -> Result<bool> {
+pub(super) fn flag(name: &str, key: &str, value: Option<&Value>, default: bool) -> Result<bool> {
     match value {
         None => Ok(default),
         Some(Value::Bool(flag)) => Ok(*flag),
@@ -166,7 +182,7 @@ pub(super) fn is_set(value: Option<&Value>) -> bool {
     value.is_some_and(|value| !value.is_null())
 }
 
-fn refuse(name: &str, message: &str, hint: &'static str) -> Error {
+pub(super) fn refuse(name: &str, message: &str, hint: &'static str) -> Error {
     Error::Quantization { message: format!("{name}: {message}"), hint }
 }
 
@@ -185,20 +201,21 @@ mod tests {
     #[test]
     fn the_common_schemes() {
         let scheme = weights(json!({"num_bits": 4, "type": "int", "symmetric": false, "strategy": "group", "group_size": 64, "dynamic": false, "actorder": "group", "observer": "minmax"})).unwrap();
-        let affine = AffineScheme { bits: 4, group_size: Some(64), symmetric: false };
+        let scheme_of = |bits, group_size, symmetric| AffineScheme { bits, group_size, symmetric };
+        let codes = AffineGroup { scheme: scheme_of(4, Some(64), false), per_tensor: false, act_order: true };
         let format = CompressedFormat::PackQuantized;
-        let expected = Scheme { affine, per_tensor: false, act_order: true, format, input_activations: None };
+        let expected = Scheme { codes: GroupScheme::Affine(codes), format, input_activations: None };
         assert_eq!(scheme, expected);
-        let affine = AffineScheme { bits: 3, group_size: None, symmetric: true };
-        assert_eq!(weights(json!({"num_bits": 3, "group_size": -1})).unwrap().affine, affine);
-        assert!(weights(json!({"num_bits": 8})).unwrap().per_tensor, "without strategy and group_size");
+        let integers = |value: Value| weights(value).unwrap().codes.affine().unwrap();
+        assert_eq!(integers(json!({"num_bits": 3, "group_size": -1})).scheme, scheme_of(3, None, true));
+        assert!(integers(json!({"num_bits": 8})).per_tensor, "without strategy and group_size");
     }
 
     #[test]
     fn what_is_not_read_is_named() {
         let cases = [
             (json!({"num_bits": 9}), "num_bits is 9"),
-            (json!({"type": "float"}), "type \"float\""),
+            (json!({"type": "posit"}), "type \"posit\""),
             (json!({"strategy": "block"}), "\"block\""),
             (json!({"strategy": "group"}), "without a group_size"),
             (json!({"strategy": "channel", "group_size": 32}), "with group_size 32"),
@@ -220,7 +237,9 @@ mod tests {
         assert!(message(activations).contains("input_activations is 8"));
         assert!(message(json!({"weights": null})).contains("no weights"));
         assert!(message(json!(["Linear"])).contains("presets"));
-        assert!(message(json!({"weights": {}, "format": "nvfp4-pack-quantized"})).contains("nvfp4"));
+        assert!(message(json!({"weights": {}, "format": "marlin-24"})).contains("marlin-24"));
+        let found = message(json!({"weights": {}, "format": "nvfp4-pack-quantized"}));
+        assert!(found.contains("int8 row sym codes in the format \"nvfp4-pack-quantized\""), "{found}");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The tensors of one matrix, for reading.
 
 use super::columns::unpack_columns;
-use super::config::{ConfigGroup, QuantizationConfig};
+use super::config::QuantizationConfig;
+use super::float;
 use super::format::CompressedFormat;
+use super::group::{AffineGroup, ConfigGroup, GroupScheme};
 use crate::affine::{AffineScheme, AffineTensor};
 use crate::bits;
 use crate::checkpoint::Checkpoint;
+use crate::coded::Coded;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::module::ModuleTensors;
@@ -14,8 +17,8 @@ use crate::tensor::numbers;
 /// A weight, and what the file says of the inputs of its module.
 #[derive(Clone, Debug)]
 pub struct CompressedWeight {
-    /// The codes of the weight.
-    pub matrix: AffineTensor,
+    /// The weight: [`Coded::Affine`] or [`Coded::Float`].
+    pub matrix: Coded,
     /// The fixed scales of the inputs (`input_scale`), where an engine does not choose them while running.
     pub input_scale: Option<Vec<f32>>,
     /// Their signed zero points (`input_zero_point`).
@@ -31,7 +34,7 @@ pub fn read_compressed(
     checkpoint: &Checkpoint,
     module: &str,
     config: &QuantizationConfig,
-) -> Result<Option<AffineTensor>> {
+) -> Result<Option<Coded>> {
     Ok(read_compressed_weight(checkpoint, module, config)?.map(|weight| weight.matrix))
 }
 
@@ -54,57 +57,69 @@ pub fn read_compressed_weight(
             None => Ok(None),
         };
     };
-    let sign = match group.format {
-        CompressedFormat::PackQuantized => "weight_packed",
-        CompressedFormat::IntQuantized | CompressedFormat::NaiveQuantized => "weight_scale",
-    };
-    if !tensors.contains(sign) {
+    let sign = if group.format.is_packed() { "weight_packed" } else { "weight_scale" };
+    if !tensors.contains(sign) && !holds_float_codes(&tensors)? {
         return match config.names_exactly(module) {
             true => tensors.tensor(sign).map(|_| None),
             false => Ok(None),
         };
     }
-    Reader { tensors, group }.read().map(Some)
+    read(tensors, group).map(Some)
 }
 
+/// Whether the weight has a type that means nothing without a scale.
+fn holds_float_codes(tensors: &ModuleTensors<'_>) -> Result<bool> {
+    Ok(tensors.contains("weight")
+        && matches!(tensors.tensor("weight")?.dtype, Dtype::F8_E4M3 | Dtype::F8_E5M2))
+}
+
+fn read(tensors: ModuleTensors<'_>, group: &ConfigGroup) -> Result<CompressedWeight> {
+    let matrix = match group.scheme {
+        GroupScheme::Affine(codes) => Coded::Affine(Reader { tensors, codes, format: group.format }.read()?),
+        GroupScheme::Float(scheme) => Coded::Float(float::read(&tensors, scheme)?),
+    };
+    let input_scale = match tensors.contains("input_scale") {
+        true => Some(input_scale(&tensors)?),
+        false => None,
+    };
+    let input_zero_point = match tensors.contains("input_zero_point") {
+        true => Some(
+            tensors
+                .tensor("input_zero_point")?
+                .to_i64()
+                .map_err(|e| tensors.wrong("input_zero_point", e.to_string()))?,
+        ),
+        false => None,
+    };
+    Ok(CompressedWeight { matrix, input_scale, input_zero_point })
+}
+
+fn input_scale(tensors: &ModuleTensors<'_>) -> Result<Vec<f32>> {
+    let tensor = tensors.tensor("input_scale")?;
+    let values = tensor.to_f32().map_err(|e| tensors.wrong("input_scale", e.to_string()))?;
+    match values.iter().position(|scale| !scale.is_finite()) {
+        None => Ok(values),
+        Some(i) => Err(tensors.wrong("input_scale", format!("is {} at index {i}", values[i]))),
+    }
+}
+
+/// Reads integer codes.
 struct Reader<'a> {
     tensors: ModuleTensors<'a>,
-    group: &'a ConfigGroup,
+    codes: AffineGroup,
+    format: CompressedFormat,
 }
 
 impl Reader<'_> {
-    fn read(&self) -> Result<CompressedWeight> {
-        let matrix = match self.group.format {
-            CompressedFormat::PackQuantized => self.packed()?,
-            CompressedFormat::IntQuantized | CompressedFormat::NaiveQuantized => self.bytes()?,
-        };
-        let input_scale = match self.tensors.contains("input_scale") {
-            true => Some(self.input_scale()?),
-            false => None,
-        };
-        let input_zero_point = match self.tensors.contains("input_zero_point") {
-            true => Some(
-                self.tensors
-                    .tensor("input_zero_point")?
-                    .to_i64()
-                    .map_err(|e| self.tensors.wrong("input_zero_point", e.to_string()))?,
-            ),
-            false => None,
-        };
-        Ok(CompressedWeight { matrix, input_scale, input_zero_point })
-    }
-
-    fn input_scale(&self) -> Result<Vec<f32>> {
-        let tensor = self.tensors.tensor("input_scale")?;
-        let values = tensor.to_f32().map_err(|e| self.tensors.wrong("input_scale", e.to_string()))?;
-        match values.iter().position(|scale| !scale.is_finite()) {
-            None => Ok(values),
-            Some(i) => Err(self.tensors.wrong("input_scale", format!("is {} at index {i}", values[i]))),
+    fn read(&self) -> Result<AffineTensor> {
+        match self.format {
+            CompressedFormat::PackQuantized => self.packed(),
+            _ => self.bytes(),
         }
     }
 
     fn packed(&self) -> Result<AffineTensor> {
-        let scheme = self.group.scheme;
+        let scheme = self.codes.scheme;
         let packed = self.tensors.tensor("weight_packed")?;
         let [rows, cols] = self.shape()?;
         self.tensors.expect("weight_packed", &packed, Dtype::I32, &[rows, scheme.row_words(cols)])?;
@@ -117,7 +132,7 @@ impl Reader<'_> {
 
     /// Signed bytes, which are packed here.
     fn bytes(&self) -> Result<AffineTensor> {
-        let scheme = self.group.scheme;
+        let scheme = self.codes.scheme;
         let weight = self.tensors.tensor("weight")?;
         let &[rows, cols] = &weight.shape[..] else {
             let message = format!("expected [out, in], found {:?}", weight.shape);
@@ -155,7 +170,7 @@ impl Reader<'_> {
     fn scales(&self, rows: usize, cols: usize) -> Result<(Vec<f32>, Dtype)> {
         let tensor = self.tensors.tensor("weight_scale")?;
         let scales = tensor.to_f32().map_err(|e| self.tensors.wrong("weight_scale", e.to_string()))?;
-        if self.group.per_tensor {
+        if self.codes.per_tensor {
             return match scales[..] {
                 [scale] => Ok((vec![scale; rows], tensor.dtype)),
                 _ => {
@@ -164,7 +179,7 @@ impl Reader<'_> {
                 }
             };
         }
-        let expected = [rows, self.group.scheme.n_groups(cols)];
+        let expected = [rows, self.codes.scheme.n_groups(cols)];
         self.tensors.expect("weight_scale", &tensor, tensor.dtype, &expected)?;
         Ok((scales, tensor.dtype))
     }
@@ -172,15 +187,15 @@ impl Reader<'_> {
     /// Unsigned zero points, `[rows, groups]`. Packed codes have them packed along the rows; one a tensor, those of bytes,
     /// and those of files of old versions of the library are signed bytes.
     fn zeros(&self, rows: usize, cols: usize) -> Result<Vec<u8>> {
-        let AffineScheme { bits, .. } = self.group.scheme;
+        let AffineScheme { bits, .. } = self.codes.scheme;
         let tensor = self.tensors.tensor("weight_zero_point")?;
-        let groups = self.group.scheme.n_groups(cols);
-        if tensor.dtype == Dtype::I8 || self.group.format != CompressedFormat::PackQuantized {
-            let expected = if self.group.per_tensor { vec![1] } else { vec![rows, groups] };
+        let groups = self.codes.scheme.n_groups(cols);
+        if tensor.dtype == Dtype::I8 || self.format != CompressedFormat::PackQuantized {
+            let expected = if self.codes.per_tensor { vec![1] } else { vec![rows, groups] };
             self.tensors.expect("weight_zero_point", &tensor, Dtype::I8, &expected)?;
-            let shift = |byte: &u8| byte.wrapping_add(self.group.scheme.middle());
+            let shift = |byte: &u8| byte.wrapping_add(self.codes.scheme.middle());
             let zeros: Vec<u8> = tensor.bytes.iter().map(shift).collect();
-            return Ok(if self.group.per_tensor { vec![zeros[0]; rows] } else { zeros });
+            return Ok(if self.codes.per_tensor { vec![zeros[0]; rows] } else { zeros });
         }
         let height = bits::packed_words(rows, bits);
         self.tensors.expect("weight_zero_point", &tensor, Dtype::I32, &[height, groups])?;
@@ -189,7 +204,7 @@ impl Reader<'_> {
 
     /// Groups of the columns, where they are not consecutive. The library marks columns without an order by -1.
     fn g_idx(&self, cols: usize) -> Result<Option<Vec<u32>>> {
-        let Some(size) = self.group.scheme.group_size.filter(|_| self.group.act_order) else {
+        let Some(size) = self.codes.scheme.group_size.filter(|_| self.codes.act_order) else {
             return Ok(None);
         };
         let tensor = self.tensors.sized("weight_g_idx", Dtype::I32, &[cols])?;

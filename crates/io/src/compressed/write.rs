@@ -11,7 +11,7 @@ use crate::tensor::RawTensor;
 /// The tensors that hold `matrix` as the weight of `module` in `pack-quantized`; together they take [`AffineTensor::bytes`].
 ///
 /// # Errors
-/// [`Error::Invalid`] if the fields of `matrix` do not fit together.
+/// [`crate::Error::Invalid`] if the fields of `matrix` do not fit together.
 pub fn to_tensors(module: &str, matrix: &AffineTensor) -> Result<Vec<(String, RawTensor)>> {
     let AffineTensor { rows, cols, scheme, .. } = *matrix;
     let groups = scheme.n_groups(cols);
@@ -40,7 +40,7 @@ pub fn to_tensors(module: &str, matrix: &AffineTensor) -> Result<Vec<(String, Ra
 }
 
 /// The tensors that hold `matrix` in `int-quantized` or `naive-quantized`, a signed byte a code; together, without an
-/// order of the columns, they take [`super::CompressedFormat::bytes`].
+/// order of the columns, they take [`super::CompressedFormat::integer_bytes`].
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] if the fields of `matrix` do not fit together.

@@ -87,7 +87,7 @@ impl GptqFormat {
             return Err(self.refuse(message));
         }
         match scheme.group_size {
-            Some(size) if cols % size != 0 => {
+            Some(size) if !cols.is_multiple_of(size) => {
                 let last = cols % size;
                 let message = format!("groups of {size} leave a short last group of {last} of {cols} inputs");
                 Err(self.refuse(message))

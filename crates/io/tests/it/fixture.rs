@@ -34,7 +34,7 @@ fn every_case_of_the_library() {
     let mut ordered = 0;
     for case in cases {
         let (config, per_tensor) = config(case);
-        let matrix = read_compressed(&checkpoint, case, &config).unwrap().unwrap();
+        let matrix = read_compressed(&checkpoint, case, &config).unwrap().unwrap().into_affine().unwrap();
         let ints = |suffix: &str| checkpoint.tensor(&format!("{case}.{suffix}")).unwrap().to_i64().unwrap();
         let middle = i64::from(matrix.scheme.middle());
 
@@ -87,6 +87,6 @@ fn a_wrong_width_is_seen() {
         .unwrap();
         read_compressed(&checkpoint, "b3.sym.channel.7x64", &config)
     };
-    assert_eq!(matrix(3).unwrap().unwrap().scale_dtype, Dtype::F32);
+    assert_eq!(matrix(3).unwrap().unwrap().into_affine().unwrap().scale_dtype, Dtype::F32);
     assert!(matrix(4).is_err());
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use trimtab_io::{
-    AffineScheme, AffineTensor, CompressedFormat, Dtype, GptqConfig, GptqFormat, Quantization,
+    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat, Quantization,
     QuantizationConfig, RawTensor, awq_tensors, gptq_tensors, int_tensors, to_tensors,
 };
 
@@ -43,6 +43,15 @@ fn kinds() -> Vec<(Vec<(String, RawTensor)>, Value)> {
         ("weight.quant_state.bitsandbytes__nf4", u8s(state)),
     ];
     let eight = [("weight", codes(vec![6, 10], Dtype::I8)), ("SCB", f32s(6))];
+    let scales = |shape: Vec<usize>| {
+        let n = shape.iter().product();
+        RawTensor::from_f32(shape, &vec![0.5; n], Dtype::F32).unwrap()
+    };
+    let nvfp4 = [
+        ("weight_packed", codes(vec![3, 16], Dtype::U8)),
+        ("weight_scale", codes(vec![3, 2], Dtype::F8_E4M3)),
+        ("weight_global_scale", f32s(1)),
+    ];
     let named = |tensors: &[(&str, RawTensor)]| {
         tensors
             .iter()
@@ -64,6 +73,17 @@ fn kinds() -> Vec<(Vec<(String, RawTensor)>, Value)> {
             json!({"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}),
         ),
         (named(&eight), json!({"quant_method": "bitsandbytes", "load_in_8bit": true})),
+        (
+            named(&[
+                ("weight", codes(vec![6, 10], Dtype::F8_E4M3)),
+                ("weight_scale_inv", scales(vec![2, 3])),
+            ]),
+            json!({"quant_method": "fp8", "weight_block_size": [4, 4]}),
+        ),
+        (
+            named(&nvfp4),
+            QuantizationConfig::of_codes([(MODULE, FloatScheme::NVFP4.into())], &[]).unwrap().to_json(),
+        ),
     ]
 }
 

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use trimtab_io::{
-    AffineTensor, AwqConfig, Checkpoint, Coded, Dtype, GptqConfig, GptqFormat, Quantization,
-    QuantizationConfig, RawTensor, awq_tensors, gptq_tensors, int_tensors, read_awq, read_compressed_weight,
-    read_gptq, round_floats,
+    AffineTensor, AwqConfig, Checkpoint, Coded, CompressedFormat, Dtype, GptqConfig, GptqFormat,
+    Quantization, QuantizationConfig, RawTensor, awq_tensors, gptq_tensors, int_tensors, read_awq,
+    read_compressed_weight, read_gptq, round_floats,
 };
 
 fn fixture() -> Checkpoint {
@@ -142,6 +142,7 @@ fn bitsandbytes() {
                     assert!((a - b).abs() <= 2.0 * f32::EPSILON * b.abs(), "{a} is not {b}");
                 }
             }
+            Coded::Float(_) => panic!("no floats"),
         }
         let message = config(12 - bits).read(&checkpoint, &case).unwrap_err().to_string();
         assert!(message.contains(&format!("is of {bits} bits, but load_in_")), "{message}");
@@ -168,7 +169,13 @@ fn int_quantized() {
         check_numbers(&checkpoint, &case, weight.matrix.dequantize());
         // One scale a tensor is written as one a row, which is another file for the same matrix.
         if parts[3] != "tensor" {
-            check_bytes(&checkpoint, int_tensors(&case, &weight.matrix).unwrap());
+            let matrix = weight.matrix.into_affine().unwrap();
+            let tensors = int_tensors(&case, &matrix).unwrap();
+            let written: usize = tensors.iter().map(|(_, tensor)| tensor.bytes.len()).sum();
+            let (rows, cols, format) = (matrix.rows, matrix.cols, CompressedFormat::IntQuantized);
+            let expected = format.integer_bytes(matrix.scheme, rows, cols, matrix.scale_dtype);
+            assert_eq!(expected, Some(written as u64), "{case}");
+            check_bytes(&checkpoint, tensors);
         }
     }
 }

@@ -7,6 +7,8 @@ mod checkpoint;
 mod compressed;
 mod convert;
 mod fixture;
+mod floats;
+mod floats_compressed;
 mod gguf;
 mod gptq;
 mod hostile;

@@ -1,4 +1,4 @@
-//! A checkpoint in any integer format computes what its numbers compute when they are stored dense.
+//! A checkpoint in any quantized format computes what its numbers compute when they are stored dense.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::{Value, json};
 use trimtab_io::{
     AffineScheme, AffineTensor, AwqConfig, Bytes, Checkpoint, CodebookTensor, CompressedFormat, Dtype,
-    GptqConfig, GptqFormat, QuantizationConfig, RawTensor, awq_tensors, gptq_tensors, int_tensors,
-    to_safetensors, to_tensors,
+    FloatScheme, FloatTensor, GptqConfig, GptqFormat, QuantizationConfig, RawTensor, ScaleFormat,
+    awq_tensors, float_tensors, gptq_tensors, int_tensors, to_safetensors, to_tensors,
 };
 use trimtab_models::{Model, init};
 use trimtab_nn::{Ctx, Flow, Weight, host};
@@ -49,6 +49,35 @@ fn half(x: f32) -> f32 {
     let mut one = [x];
     trimtab_io::round_floats(&mut one, Dtype::F16).unwrap();
     one[0]
+}
+
+/// Round to nearest, scales from the largest magnitude of a region.
+fn floats(values: &[f32], rows: usize, cols: usize, scheme: FloatScheme) -> FloatTensor {
+    let [height, width] = scheme.extent(rows, cols);
+    let [down, across] = scheme.scale_shape(rows, cols);
+    let global = scheme.scale.has_global().then_some(1e4);
+    let mut largest = vec![1e-3f32; down * across];
+    for (i, x) in values.iter().enumerate() {
+        let region = i / cols / height * across + i % cols / width;
+        largest[region] = largest[region].max(x.abs());
+    }
+    let stored = |m: &f32| scheme.scale.round(m / scheme.element.max() * global.unwrap_or(1.0));
+    let scales: Vec<f32> = largest.iter().map(stored).collect();
+    let code = |(i, x): (usize, &f32)| {
+        let scale = scales[i / cols / height * across + i % cols / width] / global.unwrap_or(1.0);
+        scheme.element.encode(x / scale)
+    };
+    let codes: Vec<u8> = values.iter().enumerate().map(code).collect();
+    FloatTensor::from_codes(rows, cols, scheme, &codes, &scales, global).unwrap()
+}
+
+/// A matrix as the method `fp8` stores it.
+fn fine_grained(module: &str, matrix: &FloatTensor) -> Tensors {
+    let FloatTensor { rows, cols, scheme, .. } = *matrix;
+    let codes = RawTensor::new(Dtype::F8_E4M3, vec![rows, cols], matrix.codes.clone()).unwrap();
+    let shape = scheme.scale_shape(rows, cols).to_vec();
+    let scales = RawTensor::new(Dtype::F32, shape, matrix.scales.clone()).unwrap();
+    vec![(format!("{module}.weight"), codes), (format!("{module}.weight_scale_inv"), scales)]
 }
 
 /// The tensors of a 4-bit matrix of bitsandbytes, and its numbers.
@@ -129,6 +158,16 @@ fn every_format_computes_what_its_numbers_compute() {
             (write(module, &matrix), matrix.dequantize())
         }) as Box<Code>
     };
+    let float = |scheme: FloatScheme, write: fn(&str, &FloatTensor) -> Tensors| {
+        Box::new(move |module: &str, values: &[f32], rows: usize, cols: usize| {
+            let matrix = floats(values, rows, cols, scheme);
+            (write(module, &matrix), matrix.dequantize())
+        }) as Box<Code>
+    };
+    let of_floats = |scheme: FloatScheme| {
+        QuantizationConfig::of_codes([("m", scheme.into())], &["lm_head".into()]).unwrap().to_json()
+    };
+    let (fp8, block) = (FloatScheme::fp8(ScaleFormat::BF16), FloatScheme::fp8_block128(ScaleFormat::F32));
     // A matrix like all of them, for the configuration.
     let like = |bits: u8, symmetric: bool| quantize(&[0.5; 32 * 32], 32, 32, bits, symmetric);
     let gptq = |format, bits, symmetric| {
@@ -159,15 +198,23 @@ fn every_format_computes_what_its_numbers_compute() {
             Box::new(codebook) as Box<Code>,
             json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
         ),
+        ("fp8 rows", float(fp8, |m, t| float_tensors(m, t).unwrap()), of_floats(fp8)),
+        (
+            "nvfp4",
+            float(FloatScheme::NVFP4, |m, t| float_tensors(m, t).unwrap()),
+            of_floats(FloatScheme::NVFP4),
+        ),
+        ("fp8", float(block, fine_grained), json!({"quant_method": "fp8", "weight_block_size": [128, 128]})),
     ];
+    let coded_as_they_are = ["bitsandbytes", "fp8 rows", "nvfp4", "fp8"];
     let mut seen: Vec<Vec<f32>> = Vec::new();
     for (name, code, config) in cases {
         let (coded, dense) = both(&code, config);
         assert!(coded.quantization().is_some() && dense.quantization().is_none());
         let network = coded.network().unwrap();
         let held = network.sites().filter(|site| match site.weight {
-            Weight::Packed(_) => name != "bitsandbytes",
-            Weight::Coded(_) => name == "bitsandbytes",
+            Weight::Packed(_) => !coded_as_they_are.contains(&name),
+            Weight::Coded(_) => coded_as_they_are.contains(&name),
             _ => false,
         });
         assert_eq!(held.count(), 14, "{name}: seven linear maps in each of two blocks");
@@ -181,4 +228,17 @@ fn every_format_computes_what_its_numbers_compute() {
         }
         seen.push(a);
     }
+}
+
+#[test]
+fn codes_without_a_configuration_are_refused() {
+    let code = |module: &str, values: &[f32], rows: usize, cols: usize| {
+        let matrix = floats(values, rows, cols, FloatScheme::fp8(ScaleFormat::F32));
+        (float_tensors(module, &matrix).unwrap(), matrix.dequantize())
+    };
+    let (_, dense) = both(&code, json!({"quant_method": "fp8"}));
+    assert!(dense.network().is_ok());
+    let (coded, _) = both(&code, Value::Null);
+    let message = coded.network().err().expect("an error").to_string();
+    assert!(message.contains("holds F8_E4M3 codes, and no quantization_config says"), "{message}");
 }

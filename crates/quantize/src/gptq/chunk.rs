@@ -13,7 +13,8 @@ use pulp::{Simd, WithSimd};
 
 use super::GroupFit;
 use super::problem::Problem;
-use crate::affine::{Affine, nearest_code, value_of_code};
+use crate::affine::Affine;
+use crate::element::{Coder, ElementQuantizer};
 
 /// Rows of a weight that one task handles.
 pub(super) const ROWS: usize = 288;
@@ -71,8 +72,9 @@ impl Panel {
 }
 
 /// Rows in work.
-pub(super) struct Chunk<'a> {
-    problem: &'a Problem<'a>,
+pub(super) struct Chunk<'a, Q> {
+    problem: &'a Problem<'a, Q>,
+    first_row: usize,
     rows: usize,
     original: Panel,
     /// The errors `w − q` of the columns done; ahead, `w` plus the products with the errors of the columns before.
@@ -87,14 +89,15 @@ pub(super) struct Chunk<'a> {
     sums: Sums,
 }
 
-impl<'a> Chunk<'a> {
-    /// `weights` and `codes` `[rows, n]`, `parameters` `[rows, groups]`.
+impl<'a, Q: ElementQuantizer> Chunk<'a, Q> {
+    /// `weights` and `codes` `[rows, n]`, `parameters` `[rows, groups]`; `first_row` is the first of these in the weight.
     pub(super) fn new(
-        problem: &'a Problem,
+        problem: &'a Problem<'a, Q>,
+        first_row: usize,
         weights: &[f32],
         codes: &'a mut [u8],
         parameters: &'a mut [Affine],
-    ) -> Chunk<'a> {
+    ) -> Chunk<'a, Q> {
         let n = problem.n;
         let rows = weights.len() / n;
         let original = Panel::new(n, rows, |row, position| {
@@ -103,11 +106,12 @@ impl<'a> Chunk<'a> {
         });
         let work = Panel { data: original.data.clone(), stride: original.stride };
         // Padding rows hold zeros, which any of these represents without error.
-        let idle = problem.grid.affine(0.0, 0.0);
+        let idle = problem.quantizer.idle();
         let scales = vec![idle.scale; problem.groups * work.stride];
         let zeros = vec![f32::from(idle.zero); problem.groups * work.stride];
         let sums = Sums::default();
-        let mut chunk = Chunk { problem, rows, original, work, scales, zeros, codes, parameters, sums };
+        let mut chunk =
+            Chunk { problem, first_row, rows, original, work, scales, zeros, codes, parameters, sums };
         if problem.fit == GroupFit::Static {
             chunk.fit_static(weights);
         }
@@ -189,7 +193,7 @@ impl<'a> Chunk<'a> {
                 values.clear();
                 values.extend(weights.iter().zip(dead).map(|(&w, &dead)| if dead { 0.0 } else { w }));
                 let power = &self.problem.power_of_column[columns.clone()];
-                let found = self.problem.range.fit(&values, Some(power), &self.problem.grid);
+                let found = self.problem.quantizer.fit(self.first_row + row, group, &values, power);
                 self.set(row, group, found);
             }
         }
@@ -206,7 +210,7 @@ impl<'a> Chunk<'a> {
                 *value = column[row];
             }
             let power = &self.problem.power_of_position[positions.clone()];
-            let found = self.problem.range.fit(&values, Some(power), &self.problem.grid);
+            let found = self.problem.quantizer.fit(self.first_row + row, group, &values, power);
             self.set(row, group, found);
         }
     }
@@ -241,8 +245,8 @@ impl<'a> Chunk<'a> {
 }
 
 /// One block of columns of `LANES` rows.
-struct Strip<'a> {
-    problem: &'a Problem<'a>,
+struct Strip<'a, Q> {
+    problem: &'a Problem<'a, Q>,
     range: Range<usize>,
     /// First row.
     first: usize,
@@ -254,13 +258,13 @@ struct Strip<'a> {
     codes: &'a mut [[u8; LANES]],
 }
 
-impl WithSimd for Strip<'_> {
+impl<Q: ElementQuantizer> WithSimd for Strip<'_, Q> {
     type Output = Sums;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Sums {
         let Strip { problem, range, first, original, work, scales, zeros, errors, codes } = self;
-        let (lowest, highest) = (f32::from(problem.grid.lowest()), f32::from(problem.grid.highest()));
+        let coder = problem.quantizer.coder();
         let stride = work.stride;
         let (mut compensated, mut squared) = ([0.0f32; LANES], [0.0f32; LANES]);
         for (j, position) in range.clone().enumerate() {
@@ -273,13 +277,12 @@ impl WithSimd for Strip<'_> {
             let original = lanes(&original.data[position * stride + first..]);
             let pivot = problem.pivots[position];
             for lane in 0..LANES {
-                let code = nearest_code(current[lane], scale[lane], zero[lane], lowest, highest);
-                let value = value_of_code(code, scale[lane], zero[lane]);
+                let (code, value) = coder.nearest(current[lane], scale[lane], zero[lane]);
                 let (residual, error) = (current[lane] - value, original[lane] - value);
                 compensated[lane] += residual * residual * pivot;
                 squared[lane] += error * error;
                 rest[0][lane] = error;
-                codes[j][lane] = code as u8;
+                codes[j][lane] = code;
             }
         }
         Sums { compensated: sum(&compensated), squared: sum(&squared) }
@@ -331,7 +334,11 @@ fn sum(lanes: &[f32]) -> f64 {
 }
 
 /// The sums for any other `value(row, column)` that stands for `weights` `[rows, n]`.
-pub(super) fn measure(problem: &Problem, weights: &[f32], value: impl Fn(usize, usize) -> f32) -> Sums {
+pub(super) fn measure<Q>(
+    problem: &Problem<'_, Q>,
+    weights: &[f32],
+    value: impl Fn(usize, usize) -> f32,
+) -> Sums {
     let n = problem.n;
     let rows = weights.len() / n;
     let errors = Panel::new(n, rows, |row, position| {

@@ -17,6 +17,7 @@
 //! the scale of `H`; a group that begins inside a block is fitted on weights that are current in all its columns.
 
 mod chunk;
+mod float;
 mod problem;
 #[cfg(test)]
 mod reference;
@@ -28,9 +29,11 @@ use serde::{Deserialize, Serialize};
 use trimtab_math::linalg::{Damping, Square};
 
 use self::chunk::{Chunk, ROWS, Sums};
+pub use self::float::gptq_float;
 use self::problem::Problem;
 use crate::affine::{Affine, value_of_code};
 use crate::damage::output_error;
+use crate::element::{ElementQuantizer, IntegerQuantizer};
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerReport, Quantized};
 use crate::range::RangeFinder;
@@ -92,6 +95,16 @@ impl Default for GptqSettings {
     }
 }
 
+impl GptqSettings {
+    fn check(&self) -> Result<()> {
+        if self.block == 0 {
+            let found = "0".to_string();
+            return Err(Error::Setting { what: "gptq: block", expected: "at least 1", found });
+        }
+        Ok(())
+    }
+}
+
 /// Quantizes a layer with GPTQ.
 ///
 /// The report holds the damping used, GPTQ's loss `Σ E² / 2` (of `H`, without the paper's factor 2), the damage with and without
@@ -103,28 +116,30 @@ impl Default for GptqSettings {
 pub fn gptq(layer: &Layer, scheme: &WeightScheme, settings: &GptqSettings) -> Result<Quantized> {
     scheme.check()?;
     settings.range.check()?;
-    if settings.block == 0 {
-        let found = "0".to_string();
-        return Err(Error::Setting { what: "gptq: block", expected: "at least 1", found });
-    }
+    settings.check()?;
     let hessian = layer.need_hessian("gptq")?;
-    let problem = Problem::new(hessian, scheme, settings)?;
-    let (mut result, sums) = walk(layer, scheme, &problem)?;
+    let quantizer = IntegerQuantizer { grid: scheme.grid(), range: &settings.range };
+    let problem = Problem::new(hessian, &quantizer, scheme.group_width(layer.d_input()), settings)?;
+    let (codes, parameters, sums) = walk(layer, &problem);
+    let (scales, zeros) = split_parameters(&parameters, problem.groups, &quantizer.grid)?;
+    let (d_output, d_input) = (layer.d_output(), layer.d_input());
+    let (g_idx, report) = (problem.g_idx(), report_of(&problem, &sums));
     let damage = problem.damage(&sums);
-    result.report = LayerReport {
-        method: "gptq".into(),
-        damage: Some(damage),
-        rtn_damage: None,
-        loss: Some(problem.loss(&sums)),
-        damping_used: Some(problem.damping_used),
-        dead_columns: problem.dead_columns(),
-        fell_back: false,
-    };
+    let mut result = Quantized { d_output, d_input, scheme: *scheme, codes, scales, zeros, g_idx, report };
     if !settings.rtn_check {
         return Ok(result);
     }
     let rounded = rtn(layer, scheme, &RtnSettings { range: settings.range.clone() })?;
-    let rtn_damage = problem.damage(&measure(layer, &rounded, &problem));
+    let (groups, width) = (problem.groups, problem.group_width);
+    let value = |row: usize, column: usize| {
+        let at = row * groups + column / width;
+        value_of_code(
+            f32::from(rounded.codes[row * d_input + column]),
+            rounded.scales[at],
+            f32::from(rounded.zeros[at]),
+        )
+    };
+    let rtn_damage = problem.damage(&measure(layer, &problem, value));
     result.report.rtn_damage = Some(rtn_damage);
     if damage > rtn_damage { better_of(layer, hessian, result, rounded) } else { Ok(result) }
 }
@@ -144,10 +159,22 @@ fn better_of(layer: &Layer, hessian: &Square, result: Quantized, rounded: Quanti
     Ok(Quantized { report, ..if fell_back { rounded } else { result } })
 }
 
-/// Runs the columns in order, for all rows.
-fn walk(layer: &Layer, scheme: &WeightScheme, problem: &Problem) -> Result<(Quantized, Sums)> {
-    let (d_output, d_input) = (layer.d_output(), layer.d_input());
-    let groups = scheme.groups(d_input);
+/// The report of a run that was not compared with anything.
+fn report_of<Q>(problem: &Problem<'_, Q>, sums: &Sums) -> LayerReport {
+    LayerReport {
+        method: "gptq".into(),
+        damage: Some(problem.damage(sums)),
+        rtn_damage: None,
+        loss: Some(problem.loss(sums)),
+        damping_used: Some(problem.damping_used),
+        dead_columns: problem.dead_columns(),
+        fell_back: false,
+    }
+}
+
+/// Runs the columns in order, for all rows: codes `[rows, n]` and parameters `[rows, groups]`.
+fn walk<Q: ElementQuantizer>(layer: &Layer, problem: &Problem<'_, Q>) -> (Vec<u8>, Vec<Affine>, Sums) {
+    let (d_output, d_input, groups) = (layer.d_output(), layer.d_input(), problem.groups);
     let mut codes = vec![0u8; d_output * d_input];
     let mut parameters = vec![Affine { scale: 1.0, zero: 0 }; d_output * groups];
     let sums: Vec<Sums> = layer
@@ -155,32 +182,25 @@ fn walk(layer: &Layer, scheme: &WeightScheme, problem: &Problem) -> Result<(Quan
         .par_chunks((ROWS * d_input).max(1))
         .zip(codes.par_chunks_mut((ROWS * d_input).max(1)))
         .zip(parameters.par_chunks_mut((ROWS * groups).max(1)))
-        .map(|((weights, codes), parameters)| Chunk::new(problem, weights, codes, parameters).run())
+        .enumerate()
+        .map(|(i, ((weights, codes), parameters))| {
+            Chunk::new(problem, i * ROWS, weights, codes, parameters).run()
+        })
         .collect();
-    let (scales, zeros) = split_parameters(&parameters, groups, &problem.grid)?;
-    let g_idx = problem.g_idx();
-    let report = LayerReport::default();
-    let result = Quantized { d_output, d_input, scheme: *scheme, codes, scales, zeros, g_idx, report };
-    Ok((result, Sums::total(&sums)))
+    (codes, parameters, Sums::total(&sums))
 }
 
-/// The sums that give the damage of any other quantization of the same layer.
-fn measure(layer: &Layer, other: &Quantized, problem: &Problem) -> Sums {
-    let n = layer.d_input();
-    let groups = other.groups();
+/// The sums that give the damage of any other `value(row, column)` that stands for the layer's weight.
+fn measure<Q: Sync>(
+    layer: &Layer,
+    problem: &Problem<'_, Q>,
+    value: impl Fn(usize, usize) -> f32 + Sync,
+) -> Sums {
     let sums: Vec<Sums> = layer
         .weight()
-        .par_chunks((ROWS * n).max(1))
-        .zip(other.codes.par_chunks((ROWS * n).max(1)))
-        .zip(other.scales.par_chunks((ROWS * groups).max(1)))
-        .zip(other.zeros.par_chunks((ROWS * groups).max(1)))
-        .map(|(((weights, codes), scales), zeros)| {
-            chunk::measure(problem, weights, |row, column| {
-                let at = row * groups + column / problem.group_width;
-                let (scale, zero) = (scales[at], zeros[at]);
-                value_of_code(f32::from(codes[row * n + column]), scale, f32::from(zero))
-            })
-        })
+        .par_chunks((ROWS * layer.d_input()).max(1))
+        .enumerate()
+        .map(|(i, weights)| chunk::measure(problem, weights, |row, column| value(i * ROWS + row, column)))
         .collect();
     Sums::total(&sums)
 }

@@ -7,13 +7,10 @@ use trimtab_math::linalg::{Square, upper_factor};
 
 use super::chunk::Sums;
 use super::{ColumnOrder, GptqSettings, GroupFit};
-use crate::affine::Grid;
 use crate::error::Result;
-use crate::range::RangeFinder;
-use crate::scheme::WeightScheme;
 
 /// A layer's shared part. A *position* is the place of a column in the order of quantization.
-pub(super) struct Problem<'a> {
+pub(super) struct Problem<'a, Q> {
     pub(super) n: usize,
     /// Column at each position.
     pub(super) order: Vec<usize>,
@@ -27,8 +24,7 @@ pub(super) struct Problem<'a> {
     pub(super) damping_used: f64,
     /// By column: the input was always 0.
     pub(super) dead: Vec<bool>,
-    pub(super) grid: Grid,
-    pub(super) range: &'a RangeFinder,
+    pub(super) quantizer: &'a Q,
     pub(super) fit: GroupFit,
     pub(super) block: usize,
     pub(super) group_width: usize,
@@ -38,12 +34,14 @@ pub(super) struct Problem<'a> {
     pub(super) power_of_position: Vec<f32>,
 }
 
-impl<'a> Problem<'a> {
+impl<'a, Q> Problem<'a, Q> {
+    /// `group_width` is at least 1.
     pub(super) fn new(
         hessian: &Square,
-        scheme: &WeightScheme,
-        settings: &'a GptqSettings,
-    ) -> Result<Problem<'a>> {
+        quantizer: &'a Q,
+        group_width: usize,
+        settings: &GptqSettings,
+    ) -> Result<Problem<'a, Q>> {
         let n = hessian.n();
         let (hessian, dead) = revive(hessian);
         let diagonal = hessian.diagonal();
@@ -62,12 +60,11 @@ impl<'a> Problem<'a> {
             shift: factor.shift,
             damping_used: factor.damping_used,
             dead,
-            grid: scheme.grid(),
-            range: &settings.range,
+            quantizer,
             fit: settings.groups,
             block: settings.block,
-            group_width: scheme.group_width(n),
-            groups: scheme.groups(n),
+            group_width,
+            groups: n.div_ceil(group_width),
             power_of_position: order.iter().map(|&column| power_of_column[column]).collect(),
             power_of_column,
             order,
