@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "trimtab", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "MODEL is a Hugging Face directory, a safetensors file, or @pico (embedded; the default).\n\n\
+    after_help = "MODEL is a Hugging Face directory, a safetensors, GGUF or PyTorch file, BASE+ADAPTER,\n\
+OWNER/NAME[@REVISION] on the hub, or @pico (embedded; the default).\n\n\
 Examples:\n  trimtab fit                                   fit the embedded model to 3 bits per weight\n  \
 trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  trimtab inspect model/\n\n\
 Exit codes: 0 done, 1 done but a stated condition was missed, 2 stopped by an error."
@@ -80,6 +81,10 @@ pub enum Verb {
     Apply(Apply),
     /// Plan, apply and prove, in one run.
     Fit(Fit),
+    /// Write the same model in another file format.
+    Convert(Convert),
+    /// Check a written model by the rules of the engine that is to run it.
+    Verify(Verify),
     /// Continue a text.
     Generate(Generate),
     /// Train a model by a recipe.
@@ -93,7 +98,7 @@ pub enum Verb {
 /// A model and how to read it.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArg {
-    /// Directory, safetensors file, or @pico.
+    /// Directory, safetensors, GGUF or PyTorch file, BASE+ADAPTER, OWNER/NAME[@REVISION] on the hub, or @pico.
     #[arg(default_value = "@pico")]
     pub model: String,
     /// A model specification (TOML) for a family that is not built in.
@@ -152,6 +157,9 @@ pub struct PlanningArgs {
     /// Symmetric grids: no zero points.
     #[arg(long)]
     pub symmetric: bool,
+    /// The engine that is to run the result: only what it runs is planned.
+    #[arg(long = "for", value_enum, value_name = "ENGINE")]
+    pub engine: Option<EngineName>,
 }
 
 /// Damage metrics.
@@ -199,6 +207,55 @@ pub struct Inspect {
     /// Compute the effective rank (a singular value decomposition of every site; slow on large models).
     #[arg(long)]
     pub rank: bool,
+    /// Guess a specification (TOML, for --spec) from `config.json` and the names and shapes of the tensors, and print it.
+    #[arg(long)]
+    pub propose_spec: bool,
+}
+
+/// `trimtab convert`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  trimtab convert out/ --to gptq -o out-gptq/\n  \
+trimtab convert model/ --to gguf:q8_0 -o model-q8_0.gguf\n  trimtab convert model.gguf --to safetensors -o model/")]
+pub struct Convert {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Format: compressed-tensors, int-quantized, gptq, gptq_v2, awq (the codes as they are), safetensors (decoded), or
+    /// gguf:TYPE (f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k).
+    #[arg(long, value_name = "FORMAT")]
+    pub to: String,
+    /// The output: a directory, for GGUF a file.
+    #[arg(short, long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Replace an existing output.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `trimtab verify`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab verify out/ --for vllm\n  trimtab verify model.gguf --for llama.cpp"
+)]
+pub struct Verify {
+    /// The written model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The engine that is to run it.
+    #[arg(long = "for", value_enum, value_name = "ENGINE")]
+    pub engine: EngineName,
+}
+
+/// Engines whose rules are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// vLLM.
+    Vllm,
+    /// llama.cpp.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+    /// transformers.
+    Transformers,
 }
 
 /// `trimtab eval`.

@@ -26,7 +26,7 @@ use crate::scheme::Scheme;
 use crate::treating::{Assignment, Form, Job, SiteReport, StageSink, TreatedStage, treat};
 
 /// Largest shard, in bytes.
-const SHARD_BYTES: u64 = 5_000_000_000;
+pub(crate) const SHARD_BYTES: u64 = 5_000_000_000;
 const MANIFEST: &str = "trimtab.json";
 
 /// What is written beside the weights: enough to tell what was done, and to do it again.
@@ -321,7 +321,7 @@ impl StageSink for Writer<'_> {
     }
 }
 
-fn pretty(value: &Value) -> String {
+pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
@@ -343,11 +343,19 @@ fn quantization(assignment: &Assignment, inventory: &Inventory) -> QuantizationC
 
 /// Dense numbers `[out, in]` in the shape and type of the checkpoint.
 fn dense_tensor(site: &TreatedSite, values: &[f32]) -> Result<RawTensor> {
-    let meta = &site.meta;
+    dense_tensor_of(&site.meta, values, site.dtype)
+}
+
+/// Dense numbers `[out, in]` in the shape of the checkpoint.
+pub(crate) fn dense_tensor_of(
+    meta: &SiteMeta,
+    values: &[f32],
+    dtype: trimtab_io::Dtype,
+) -> Result<RawTensor> {
     let stored = meta.stored_shape();
     Ok(match meta.transposed {
-        true => RawTensor::from_f32(stored, &transpose(values, meta.rows, meta.cols), site.dtype)?,
-        false => RawTensor::from_f32(stored, values, site.dtype)?,
+        true => RawTensor::from_f32(stored, &transpose(values, meta.rows, meta.cols), dtype)?,
+        false => RawTensor::from_f32(stored, values, dtype)?,
     })
 }
 
@@ -357,6 +365,6 @@ fn stored_values(checkpoint: &Checkpoint, meta: &SiteMeta) -> Result<Vec<f32>> {
     Ok(if meta.transposed { transpose(&values, meta.cols, meta.rows) } else { values })
 }
 
-fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+pub(crate) fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     (0..cols).flat_map(|c| (0..rows).map(move |r| values[r * cols + c])).collect()
 }

@@ -7,6 +7,8 @@
 pub mod apply;
 pub mod bench;
 pub mod calibration;
+pub mod convert;
+pub mod engine;
 pub mod error;
 pub mod fit;
 pub mod inspect;

@@ -7,6 +7,7 @@ use trimtab_io::{AffineScheme, Dtype};
 use trimtab_nn::SiteMeta;
 use trimtab_plan::Settings;
 
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 /// One option of a site.
@@ -118,6 +119,8 @@ pub struct Choices {
     pub groups: Vec<Option<usize>>,
     /// Whether grids are symmetric.
     pub symmetric: bool,
+    /// The engine that is to run the result: what it does not run is no option.
+    pub engine: Option<Engine>,
 }
 
 impl Default for Choices {
@@ -126,12 +129,13 @@ impl Default for Choices {
             bits: vec![2, 3, 4, 5, 6, 8, 16],
             groups: vec![Some(32), Some(64), Some(128), None],
             symmetric: false,
+            engine: None,
         }
     }
 }
 
 impl Choices {
-    /// The options of a site. Groups longer than its rows are left out.
+    /// The options of a site. Groups longer than its rows are left out, and so is what the engine does not run.
     pub fn of(&self, site: &SiteMeta) -> Result<Vec<Scheme>> {
         let mut schemes = Vec::new();
         for &bits in &self.bits {
@@ -149,10 +153,19 @@ impl Choices {
                 }
             }
         }
+        let runs = |scheme: &Scheme| match (self.engine, scheme) {
+            (Some(engine), Scheme::Affine(affine)) => engine.allows(*affine, site).is_ok(),
+            _ => true,
+        };
+        schemes.retain(runs);
         schemes.sort_unstable();
         schemes.dedup();
         match schemes.is_empty() {
-            true => Err(Error::Setting { what: "--bits", message: "there is nothing to choose from".into() }),
+            true => {
+                let engine = self.engine.map_or(String::new(), |engine| format!(" that {engine} runs"));
+                let message = format!("there is nothing to choose from{engine} at \"{}\"", site.name);
+                Err(Error::Setting { what: "--bits", message })
+            }
             false => Ok(schemes),
         }
     }

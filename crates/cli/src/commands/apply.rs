@@ -16,7 +16,7 @@ use crate::args::{self, Apply, Global};
 use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global)?;
+    let model = super::open(&args.model, global, ui)?;
     let file = PathBuf::from(&args.plan);
     let plan = file.exists().then(|| read_plan(&file)).transpose()?;
     let (inventory, assignment) = match &plan {

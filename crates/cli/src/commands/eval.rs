@@ -28,17 +28,16 @@ struct Report {
 }
 
 pub fn run(args: &Eval, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global)?;
+    let model = super::open(&args.model, global, ui)?;
     let judge = judge(args, &model)?;
     if let Some(path) = &args.logits {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         ensure_writable(parent.unwrap_or(std::path::Path::new(".")))?;
     }
     let network = model.network()?;
-    let against = args
-        .against
-        .as_ref()
-        .map(|path| super::open(&ModelArg { model: path.clone(), spec: args.model.spec.clone() }, global));
+    let against = args.against.as_ref().map(|path| {
+        super::open(&ModelArg { model: path.clone(), spec: args.model.spec.clone() }, global, ui)
+    });
     let against = against.transpose()?.map(|original| original.network()).transpose()?;
     let begun = Instant::now();
     let quality = match &against {

@@ -14,7 +14,7 @@ use crate::args::{Fit, Global, Method};
 use crate::ui::{Ui, bytes, seconds, table};
 
 pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global)?;
+    let model = super::open(&args.model, global, ui)?;
     let quantizer = settings::quantizer(&args.quantizer, Method::Gptq);
     let calibration = settings::calibration(&args.calibration, global);
     let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer)?;

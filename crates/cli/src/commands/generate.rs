@@ -24,7 +24,7 @@ struct Report {
 }
 
 pub fn run(args: &Generate, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global)?;
+    let model = super::open(&args.model, global, ui)?;
     let tokenizer = model.tokenizer()?;
     let network = model.network()?;
     let eos = model

@@ -1,11 +1,20 @@
 //! `trimtab inspect`.
 
+use std::path::Path;
+
+use anyhow::Context;
+use trimtab::floors::io::Checkpoint;
+use trimtab::floors::models::spec::propose_spec;
+
 use crate::Status;
 use crate::args::{Global, Inspect};
 use crate::ui::{Ui, bytes, table};
 
 pub fn run(args: &Inspect, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global)?;
+    if args.propose_spec {
+        return propose(&super::local(&args.model.model, ui)?, ui);
+    }
+    let model = super::open(&args.model, global, ui)?;
     let facts = trimtab::inspect::inspect(&model, args.rank, ui)?;
     let mut rows = vec![vec![
         "site".to_string(),
@@ -41,5 +50,20 @@ pub fn run(args: &Inspect, global: &Global, ui: &mut Ui) -> anyhow::Result<Statu
         table(&rows)
     );
     ui.result(&facts, &text)?;
+    Ok(Status::Done)
+}
+
+/// A guess at a specification for a model that no family fits.
+fn propose(path: &str, ui: &mut Ui) -> anyhow::Result<Status> {
+    let checkpoint = Checkpoint::open(Path::new(path))?;
+    let config = checkpoint.config().with_context(|| {
+        format!("{path}: there is no config.json\nhint: a specification names the fields of one")
+    })?;
+    let shapes = checkpoint
+        .names()
+        .map(|name| Ok((name.to_string(), checkpoint.require(name)?.shape.clone())))
+        .collect::<Result<Vec<_>, trimtab::floors::io::Error>>()?;
+    let text = propose_spec(config, &shapes);
+    ui.result(&text, &text)?;
     Ok(Status::Done)
 }

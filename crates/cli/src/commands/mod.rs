@@ -2,6 +2,7 @@
 
 mod apply;
 mod bench;
+mod convert;
 mod eval;
 mod fit;
 mod generate;
@@ -10,8 +11,12 @@ mod plan;
 mod reproduce;
 mod settings;
 mod train;
+mod verify;
 
+use anyhow::Context;
 use trimtab::floors::models::Model;
+use trimtab::monitor::Monitor;
+use trimtab_hub::{Hub, Location, Progress, locate};
 
 use crate::Status;
 use crate::args::{Cli, DeviceName, Global, ModelArg, Verb};
@@ -29,6 +34,8 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
         Verb::Plan(args) => plan::run(args, global, ui),
         Verb::Apply(args) => apply::run(args, global, ui),
         Verb::Fit(args) => fit::run(args, global, ui),
+        Verb::Convert(args) => convert::run(args, global, ui),
+        Verb::Verify(args) => verify::run(args, global, ui),
         Verb::Generate(args) => generate::run(args, global, ui),
         Verb::Train(args) => train::run(args, global, ui),
         Verb::Reproduce(args) => reproduce::run(args, ui),
@@ -37,8 +44,29 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
 }
 
 /// Opens a model on the device asked for.
-fn open(model: &ModelArg, global: &Global) -> anyhow::Result<Model> {
-    Ok(Model::open(&model.model, model.spec.as_deref())?.on(device(global.device)))
+fn open(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model> {
+    let path = local(&model.model, ui)?;
+    Ok(Model::open(&path, model.spec.as_deref())?.on(device(global.device)))
+}
+
+/// The path of a model; a name on the hub is downloaded first, or found in the cache.
+fn local(model: &str, ui: &mut Ui) -> anyhow::Result<String> {
+    let Location::Hub(name) = locate(model) else { return Ok(model.into()) };
+    let mut file = String::new();
+    let mut progress = |progress: Progress<'_>| {
+        if file != progress.file {
+            file = progress.file.to_string();
+            ui.begin(&format!("downloading {file}"), progress.total as usize);
+        }
+        ui.advance(progress.done as usize, "");
+    };
+    let snapshot = Hub::from_env()
+        .fetch(&name, &mut progress)
+        .with_context(|| format!("\"{model}\" is no file or directory here; as a name on the hub"))?;
+    if let Some(problem) = snapshot.unreachable {
+        ui.warn(&format!("the hub was not asked ({problem}); the copy in the cache is used"));
+    }
+    Ok(snapshot.dir.display().to_string())
 }
 
 fn device(name: DeviceName) -> burn::tensor::Device {

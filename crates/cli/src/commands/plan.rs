@@ -47,7 +47,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
             args.output.display()
         );
     }
-    let model = super::open(&args.model, global)?;
+    let model = super::open(&args.model, global, ui)?;
     let defaults = QuantizerArgs { range: Range::Mse, damping: 0.01, act_order: false };
     let quantizer = settings::quantizer(&defaults, Method::Gptq);
     let calibration = settings::calibration(&args.calibration, global);

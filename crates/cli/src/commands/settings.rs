@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use trimtab::calibration::CalibrationSettings;
+use trimtab::engine::{Engine, plannable};
 use trimtab::floors::plan::Selection;
 use trimtab::planning::PlanningSettings;
 use trimtab::pricing::Metric;
@@ -58,6 +59,7 @@ pub fn planning(
             ))
         }
     });
+    let engine = args.engine.map(|name| plannable(super::verify::engine(name))).transpose()?;
     let pins = args.pin.iter().map(|pin| pin.parse()).collect::<Result<_, _>>()?;
     Ok(PlanningSettings {
         budget: budget.parse()?,
@@ -66,6 +68,7 @@ pub fn planning(
             bits: args.bits.clone(),
             groups: groups.collect::<anyhow::Result<_>>()?,
             symmetric: args.symmetric,
+            engine,
         },
         metric: match args.metric {
             args::Metric::Kl => Metric::Kl,
@@ -73,7 +76,7 @@ pub fn planning(
         },
         rounds: args.rounds,
         selection: Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins },
-        fused: args.fused,
+        fused: args.fused || engine.is_some_and(Engine::fuses),
         quantizer,
     })
 }

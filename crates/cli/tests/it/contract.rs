@@ -7,7 +7,19 @@ fn help_has_examples_and_versions_are_told() {
     let help = run(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("trimtab fit"), "{}", help.stdout);
-    for verb in ["inspect", "eval", "plan", "apply", "fit", "generate", "train", "reproduce", "bench"] {
+    for verb in [
+        "inspect",
+        "eval",
+        "plan",
+        "apply",
+        "fit",
+        "convert",
+        "verify",
+        "generate",
+        "train",
+        "reproduce",
+        "bench",
+    ] {
         let help = run(&[verb, "--help"]);
         assert_eq!(help.code, Some(0), "{verb}");
         assert!(help.stdout.contains("Example"), "{verb} shows no example");
@@ -115,4 +127,64 @@ fn generate_is_reproducible_and_json_is_one_document() {
     let papers = json(&["reproduce", "--list"]);
     assert_eq!(papers.as_array().unwrap().len(), 99);
     assert!(papers[0]["verdict"].is_string());
+}
+
+#[test]
+fn conversions_keep_every_number_or_name_what_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (q4, gptq, back) = (at("q4"), at("gptq"), at("back"));
+    json(&["apply", "int4 g32 sym", "--method", "rtn", "-o", text(&q4)]);
+    let done = json(&["convert", text(&q4), "--to", "gptq", "-o", text(&gptq)]);
+    assert!(done["matrices"].as_u64().unwrap() > 20, "{done}");
+    // Scales of BF16 become F16: a few that are too small for it change, and are named.
+    let kl = |a: &std::path::Path| {
+        json(&["eval", text(a), "--against", text(&q4), "--limit", "4"])["kl"].as_f64().unwrap()
+    };
+    assert!(kl(&gptq) < 1e-6, "{}", kl(&gptq));
+    let done = json(&["convert", text(&gptq), "--to", "compressed-tensors", "-o", text(&back)]);
+    assert_eq!(done["lossy"].as_array().unwrap().len(), 0);
+    let dense = at("dense");
+    json(&["convert", text(&q4), "--to", "safetensors", "-o", text(&dense)]);
+    assert!(kl(&dense) < 1e-3, "{}", kl(&dense));
+    // Whole blocks: exact in Q4_0, and it opens again.
+    let gguf = at("q4_0.gguf");
+    let done = json(&["convert", text(&gptq), "--to", "gguf:q4_0", "-o", text(&gguf)]);
+    let changed: Vec<&str> =
+        done["lossy"].as_array().unwrap().iter().map(|loss| loss["site"].as_str().unwrap()).collect();
+    assert_eq!(changed, ["model.embed_tokens"], "the embedding is dense, the rest are codes already");
+    assert!(kl(&gguf) < 0.05, "{}", kl(&gguf));
+    // What a format cannot hold is refused before anything is written.
+    refused(&["convert", "@pico", "--to", "gptq", "-o", text(&at("no"))], &["no quantized matrix"]);
+    refused(&["convert", text(&q4), "--to", "gguf:q9", "-o", text(&at("no"))], &["gguf:q9", "gguf:q8_0"]);
+    refused(&["convert", "@pico", "--to", "gguf:q4_k", "-o", text(&at("no"))], &["256", "gguf:q8_0"]);
+    assert!(!at("no").exists() && !at("no.partial").exists());
+}
+
+#[test]
+fn written_models_are_held_against_the_rules_of_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sound, mixed) = (folder.path().join("sound"), folder.path().join("mixed"));
+    json(&["apply", "int4 g128 sym", "--method", "rtn", "-o", text(&sound)]);
+    let report = json(&["verify", text(&sound), "--for", "vllm"]);
+    assert_eq!(report["breaches"].as_array().unwrap().len(), 0, "{report}");
+    json(&["apply", "int3 g64", "--method", "rtn", "-o", text(&mixed)]);
+    let broken = run(&["verify", text(&mixed), "--for", "vllm"]);
+    assert_eq!(broken.code, Some(1));
+    assert!(broken.stdout.contains("zero points at 4 and 8 bits"), "{}", broken.stdout);
+    assert_eq!(run(&["verify", text(&mixed), "--for", "transformers"]).code, Some(0));
+    // A plan for vLLM has nothing else in its list.
+    let plan = folder.path().join("plan.toml");
+    let arguments =
+        ["plan", "--budget", "4.5bpw", "--metric", "output-error", "--for", "vllm", "-o", text(&plan)];
+    assert_eq!(run(&arguments).code, Some(0));
+    let listed = std::fs::read_to_string(&plan).unwrap();
+    assert!(
+        listed.contains("int4 g32") && !listed.contains("int3 "),
+        "zero points at 3 bits are none of its options"
+    );
+    refused(
+        &["plan", "--budget", "4bpw", "--for", "llama.cpp", "-o", text(&folder.path().join("p"))],
+        &["convert"],
+    );
 }

@@ -175,7 +175,7 @@ fn a_tensor_belongs_to_one_shard_and_to_the_index() {
 #[test]
 fn what_is_no_checkpoint_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(Checkpoint::open(dir.path().join("absent")), Err(Error::Io { .. })));
+    assert!(matches!(Checkpoint::open(dir.path().join("absent")), Err(Error::NotACheckpoint { .. })));
     assert!(matches!(Checkpoint::open(dir.path()), Err(Error::NotACheckpoint { .. })));
     fs::write(dir.path().join("pytorch_model.bin"), b"PK").unwrap();
     assert!(matches!(Checkpoint::open(dir.path().join("pytorch_model.bin")), Err(Error::Malformed { .. })));

@@ -1,0 +1,190 @@
+//! What engines take: rules for plans, and for models that are written already.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use trimtab_io::{AffineScheme, Coded, Quantization};
+use trimtab_models::Model;
+use trimtab_nn::{SiteMeta, StageSource};
+
+use crate::error::{Error, Result};
+
+/// A program that runs models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// vLLM. Source: `compressed_tensors/schemes/compressed_tensors_wNa16.py` and `utils/marlin_utils.py`: symmetric codes
+    /// of 2 to 8 bits, with zero points only 4 and 8; groups of 32, 64, 128 or a row; layers that it fuses have one scheme.
+    Vllm,
+    /// llama.cpp: GGUF, or what its converter reads of compressed-tensors: one group of settings for the whole model
+    /// (`conversion/base.py`).
+    LlamaCpp,
+    /// transformers with the library of the format.
+    Transformers,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vllm => "vLLM",
+            Self::LlamaCpp => "llama.cpp",
+            Self::Transformers => "transformers",
+        })
+    }
+}
+
+/// A rule that a model breaks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Breach {
+    /// The site, or what else is wrong.
+    pub at: String,
+    /// What the engine expects, and what is there.
+    pub message: String,
+}
+
+impl Engine {
+    /// Whether the members of a fused group need one scheme.
+    pub fn fuses(self) -> bool {
+        self == Self::Vllm
+    }
+
+    /// Whether the engine runs integer codes of this scheme at a site `[rows, cols]`.
+    ///
+    /// # Errors
+    /// What it expects instead.
+    pub fn allows(self, scheme: AffineScheme, site: &SiteMeta) -> std::result::Result<(), String> {
+        if self != Self::Vllm {
+            return Ok(());
+        }
+        let AffineScheme { bits, group_size, symmetric } = scheme;
+        if symmetric && !(2..=8).contains(&bits) {
+            return Err(format!("runs symmetric codes of 2 to 8 bits, not {bits}"));
+        }
+        if !symmetric && !matches!(bits, 4 | 8) {
+            return Err(format!(
+                "runs codes with zero points at 4 and 8 bits only, not {bits} (--symmetric takes 2 to 8)"
+            ));
+        }
+        match group_size {
+            None => Ok(()),
+            Some(size @ (32 | 64 | 128)) if site.cols.is_multiple_of(size) => Ok(()),
+            Some(size @ (32 | 64 | 128)) => Err(format!(
+                "needs rows of whole groups; groups of {size} leave a short one in {}",
+                site.cols
+            )),
+            Some(size) => Err(format!("runs groups of 32, 64, 128 or whole rows, not {size}")),
+        }
+    }
+}
+
+/// Reads a written model again and holds it against the rules of an engine; nothing broken is an empty list.
+pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
+    let mut breaches = Vec::new();
+    let mut breach = |at: &str, message: String| breaches.push(Breach { at: at.into(), message });
+    let is_gguf = model.checkpoint().files().iter().any(|file| file.name.ends_with(".gguf"));
+    match (engine, is_gguf) {
+        (Engine::LlamaCpp, false) => check_converter(model.quantization(), &mut breach),
+        (Engine::LlamaCpp, true) => {}
+        (_, true) => {
+            breach("format", format!("{engine} is given a GGUF file; convert it to safetensors first"))
+        }
+        (_, false) => {}
+    }
+    let mut fused: BTreeMap<&str, (String, &str)> = BTreeMap::new();
+    for info in model.stages() {
+        for site in &info.sites {
+            let coded = match model.quantization() {
+                Some(quantization) => quantization.read(model.checkpoint(), &site.name)?,
+                None => None,
+            };
+            let label = match &coded {
+                None => "dense".to_string(),
+                Some(Coded::Affine(matrix)) => {
+                    if let Err(message) = engine.allows(matrix.scheme, site) {
+                        breach(&site.name, message);
+                    }
+                    let finite = matrix.scales.iter().all(|scale| scale.is_finite());
+                    if !finite {
+                        breach(&site.name, "a scale is not finite".into());
+                    }
+                    matrix.scheme.to_string()
+                }
+                Some(_) => "a table of numbers".to_string(),
+            };
+            let Some(group) = site.fused.as_deref().filter(|_| engine.fuses()) else { continue };
+            let (first, at) = fused.entry(group).or_insert_with(|| (label.clone(), &site.name));
+            if *first != label {
+                let message = format!(
+                    "is run as one layer with \"{at}\" and needs its scheme ({first}), found {label}"
+                );
+                breach(&site.name, message);
+            }
+        }
+        model.checkpoint().release();
+    }
+    Ok(breaches)
+}
+
+fn check_converter(quantization: Option<&Quantization>, breach: &mut impl FnMut(&str, String)) {
+    if let Some(Quantization::CompressedTensors(config)) = quantization {
+        let groups = config.groups();
+        if groups.len() > 1 {
+            let message =
+                format!("the converter of llama.cpp reads one group of settings, found {}", groups.len());
+            breach("quantization_config", message);
+        }
+    }
+}
+
+/// Whether plans can be made for an engine.
+///
+/// # Errors
+/// [`Error::Setting`] where its format has no place in a plan.
+pub fn plannable(engine: Engine) -> Result<Engine> {
+    match engine {
+        Engine::LlamaCpp => Err(Error::Setting {
+            what: "--for",
+            message: "llama.cpp reads one scheme for a whole model, so there is nothing to plan\nhint: trimtab convert \
+                      MODEL --to gguf:q4_k -o model.gguf"
+                .into(),
+        }),
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trimtab_nn::{Axis, SiteKind};
+
+    use super::*;
+
+    #[test]
+    fn vllm_takes_what_its_kernels_have() {
+        let site = |cols: usize| SiteMeta {
+            name: "up".into(),
+            kind: SiteKind::Linear,
+            rows: 8,
+            cols,
+            transposed: false,
+            input: Axis::new("in", cols),
+            output: Axis::new("out", 8),
+            reads: "x".into(),
+            fused: None,
+        };
+        let allows = |bits, group_size, symmetric, cols| {
+            Engine::Vllm.allows(AffineScheme { bits, group_size, symmetric }, &site(cols)).is_ok()
+        };
+        assert!(
+            allows(4, Some(128), false, 256) && allows(3, Some(64), true, 256) && allows(8, None, true, 100)
+        );
+        assert!(!allows(3, Some(64), false, 256), "zero points at 3 bits");
+        assert!(!allows(4, Some(16), true, 256), "groups of 16");
+        assert!(!allows(4, Some(128), true, 192), "a short group");
+        assert!(
+            Engine::Transformers
+                .allows(AffineScheme { bits: 3, group_size: Some(16), symmetric: false }, &site(192))
+                .is_ok()
+        );
+    }
+}
