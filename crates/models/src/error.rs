@@ -16,6 +16,18 @@ pub enum Error {
         /// Families that are known.
         known: String,
     },
+    /// A checkpoint is not laid out as its family says.
+    #[error(
+        "{model}: does not fit the family {family}: {message}\nhint: describe the network in a TOML file after crates/models/specs/conv/resnet.toml and pass it with --spec FILE"
+    )]
+    Family {
+        /// Path of the model.
+        model: String,
+        /// Name of the family.
+        family: String,
+        /// Where the two part.
+        message: String,
+    },
     /// A specification file cannot be used.
     #[error("model specification {path}: {message}")]
     Spec {

@@ -60,6 +60,13 @@ impl<'a> Loader<'a> {
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 
+    /// A tensor of known shape as one vector.
+    pub fn flat(&self, name: &str, shape: &[usize]) -> Result<Tensor<1>> {
+        let values = self.raw(name, shape)?.to_f32()?;
+        let n = values.len();
+        Ok(Tensor::from_data(TensorData::new(values, [n]), self.device))
+    }
+
     /// A site of a transformer.
     pub fn site(&self, plan: &SitePlan) -> Result<Site> {
         self.linear(plan.meta.clone(), plan.bias)

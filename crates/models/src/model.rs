@@ -7,9 +7,9 @@ use burn::tensor::Device;
 use trimtab_io::{Checkpoint, Quantization, Tokenizer};
 use trimtab_nn::{Network, OnFirst, OnSecond, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
+use crate::conv::{ConvPlan, ConvSpec, Normalization};
 use crate::error::{Error, Result};
 use crate::load::Loader;
-use crate::resnet::{Normalization, ResNetPlan};
 use crate::spec::ModelSpec;
 use crate::transformer::{Block, Blueprint, Embed, Head, ReadOut, Transformer};
 
@@ -27,7 +27,29 @@ enum Architecture {
     Transformer(Box<Blueprint>),
     /// Encoder and decoder, or two towers.
     Pair(Box<[Blueprint; 2]>),
-    ResNet(ResNetPlan),
+    Conv(Box<ConvPlan>),
+}
+
+/// A family that is described by a file.
+#[derive(Clone, Debug)]
+pub enum Spec {
+    /// A transformer, or a network of two.
+    Transformer(Box<ModelSpec>),
+    /// A convolutional network.
+    Conv(Box<ConvSpec>),
+}
+
+impl Spec {
+    /// Parses a specification of either kind; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Spec`]: what is wrong with the text and where.
+    pub fn parse(text: &str, path: &str) -> Result<Self> {
+        Ok(match ConvSpec::is_meant_by(text) {
+            true => Self::Conv(Box::new(ConvSpec::parse(text, path)?)),
+            false => Self::Transformer(Box::new(ModelSpec::parse(text, path)?)),
+        })
+    }
 }
 
 impl Model {
@@ -42,7 +64,7 @@ impl Model {
     }
 
     /// Recognizes the architecture of a checkpoint.
-    pub fn from_checkpoint(checkpoint: Checkpoint, spec: Option<ModelSpec>, device: Device) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: Checkpoint, spec: Option<Spec>, device: Device) -> Result<Self> {
         let quantization = match checkpoint.config() {
             Some(config) => Quantization::of(config)?,
             None => None,
@@ -51,7 +73,7 @@ impl Model {
         let stages = match &architecture {
             Architecture::Transformer(blueprint) => blueprint.stages(),
             Architecture::Pair(parts) => parts.iter().flat_map(Blueprint::stages).collect(),
-            Architecture::ResNet(plan) => plan.stages(),
+            Architecture::Conv(plan) => plan.stages(),
         };
         Ok(Self { checkpoint, quantization, family, architecture, stages, device })
     }
@@ -66,7 +88,7 @@ impl Model {
         self.quantization.as_ref()
     }
 
-    /// Name of the family: that of its specification, or `resnet`.
+    /// Name of the family: that of its specification.
     pub fn family(&self) -> &str {
         &self.family
     }
@@ -79,7 +101,7 @@ impl Model {
                 Head::Pooler | Head::Pooled(_) | Head::Attended | Head::None => Task::Encoder,
             },
             Architecture::Pair(_) => Task::Pairs,
-            Architecture::ResNet(_) => Task::Images,
+            Architecture::Conv(_) => Task::Images,
         }
     }
 
@@ -97,7 +119,7 @@ impl Model {
         let plans: Vec<&Blueprint> = match &self.architecture {
             Architecture::Transformer(plan) => vec![plan],
             Architecture::Pair(parts) => parts.iter().collect(),
-            Architecture::ResNet(_) => Vec::new(),
+            Architecture::Conv(_) => Vec::new(),
         };
         let ignored = |name: &str| {
             let mut ends = plans.iter().flat_map(|plan| &plan.names.ignore);
@@ -112,7 +134,7 @@ impl Model {
         match &self.architecture {
             Architecture::Transformer(plan) => plan.config.vocab(),
             Architecture::Pair(parts) => parts.iter().find_map(|plan| plan.config.vocab()),
-            Architecture::ResNet(_) => None,
+            Architecture::Conv(_) => None,
         }
     }
 
@@ -128,7 +150,11 @@ impl Model {
 
     /// How images are normalized, for a model of images.
     pub fn normalization(&self) -> Result<Normalization> {
-        Normalization::of(&self.checkpoint)
+        let family = match &self.architecture {
+            Architecture::Conv(plan) => plan.normalization(),
+            Architecture::Transformer(_) | Architecture::Pair(_) => None,
+        };
+        Normalization::of(&self.checkpoint, family)
     }
 
     /// Sites of the stages with this role.
@@ -159,7 +185,7 @@ impl Model {
                 plan,
                 &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true),
             ),
-            Architecture::ResNet(_) | Architecture::Pair(_) => Err(Error::Config {
+            Architecture::Conv(_) | Architecture::Pair(_) => Err(Error::Config {
                 model: self.checkpoint.path().display().to_string(),
                 message: "only transformers of one part are trained as one module".into(),
             }),
@@ -167,32 +193,56 @@ impl Model {
     }
 }
 
-fn read_spec(path: &Path) -> Result<ModelSpec> {
+fn read_spec(path: &Path) -> Result<Spec> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::Spec { path: name.clone(), message: format!("cannot be read: {e}") })?;
-    ModelSpec::parse(&text, &name)
+    Spec::parse(&text, &name)
 }
 
-fn recognize(checkpoint: &Checkpoint, spec: Option<ModelSpec>) -> Result<(String, Architecture)> {
+/// The name of a checkpoint's family, and its architecture.
+fn recognize(checkpoint: &Checkpoint, spec: Option<Spec>) -> Result<(String, Architecture)> {
     let model = checkpoint.path().display().to_string();
     let unknown = |found: String| Error::UnknownArchitecture {
         model: model.clone(),
         found,
-        known: format!("{}, resnet (CIFAR)", ModelSpec::known().join(", ")),
+        known: [ModelSpec::known(), ConvSpec::known()].concat().join(", "),
+    };
+    let conv = |spec: ConvSpec| {
+        let family = spec.name.clone();
+        match ConvPlan::new(spec, checkpoint) {
+            Ok(plan) => Ok((family, Architecture::Conv(Box::new(plan)))),
+            Err(message) => Err(Error::Family { model: model.clone(), family, message }),
+        }
+    };
+    let spec = match spec {
+        Some(Spec::Conv(spec)) => return conv(*spec),
+        Some(Spec::Transformer(spec)) => Some(*spec),
+        None => None,
     };
     let model_type = checkpoint.config().and_then(|config| config.get("model_type")?.as_str());
     let (Some(config), Some(model_type)) =
         (checkpoint.config(), model_type.or(spec.as_ref().map(|s| s.name.as_str())))
     else {
-        let plan = ResNetPlan::recognize(checkpoint);
-        return plan
-            .map(|plan| ("resnet".into(), Architecture::ResNet(plan)))
-            .ok_or_else(|| unknown("no model_type and no known tensor names".into()));
+        let plan = ConvPlan::recognize(checkpoint)?;
+        return plan.map(|plan| (plan.family().to_string(), Architecture::Conv(Box::new(plan)))).ok_or_else(
+            || {
+                let architecture =
+                    checkpoint.config().and_then(|config| config.get("architecture")?.as_str());
+                unknown(match architecture {
+                    Some(name) => format!("architecture \"{name}\""),
+                    None => "no model_type and no known tensor names".into(),
+                })
+            },
+        );
     };
     let spec = match spec {
         Some(spec) => spec,
         None => {
+            let meant = |spec: &ConvSpec| spec.model_types.iter().any(|known| known == model_type);
+            if let Some(spec) = ConvSpec::built_in()?.into_iter().find(meant) {
+                return conv(spec);
+            }
             ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?
         }
     };
@@ -215,7 +265,7 @@ impl StageSource for Model {
         let loader = Loader::new(&self.checkpoint, self.quantization.as_ref(), &self.device, false);
         let role = self.stages[index].role;
         let [first, second] = match &self.architecture {
-            Architecture::ResNet(plan) => return Ok(plan.load(index, &loader)?),
+            Architecture::Conv(plan) => return Ok(plan.load(index, &loader)?),
             Architecture::Transformer(plan) => {
                 return Ok(match role {
                     Role::Embed => Box::new(Embed::load(plan, &loader)?),

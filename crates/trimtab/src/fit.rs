@@ -189,7 +189,7 @@ fn prove(
     let bits = (applied.bits_per_weight.round() as u8).clamp(2, 8);
     let mut names = vec!["original".to_string()];
     let mut sizes = vec![(totals.file_bytes_original, totals.treated_bytes_original)];
-    let mut networks = vec![model.network()?];
+    let mut networks = Vec::new();
     for method in [Method::Rtn, Method::Gptq] {
         let scheme = Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
         let (network, bytes) = baseline(model, prepared, calibration, (scheme, method), monitor)?;
@@ -204,7 +204,8 @@ fn prove(
     names.push("plan".into());
     sizes.push((applied.bytes, treated));
     networks.push(Model::open(&applied.output.display().to_string(), None)?.network()?);
-    let qualities = judge.compare(model, &networks.iter().collect::<Vec<_>>(), &original, monitor)?;
+    let all: Vec<&Network> = std::iter::once(&original).chain(&networks).collect();
+    let qualities = judge.compare(model, &all, &original, monitor)?;
     let row = |((name, (bytes, treated)), quality)| Row {
         name,
         bytes,

@@ -3,15 +3,20 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use crate::conv_parity;
 use crate::fixture::{DECODERS, ENCODERS, Fixture, PAIRS, TEXT_TOWERS, TOWERS};
 use crate::parity::{DECODE, PARITY};
 
 const HEAD: &str = "\
 # Families
 
-Every family is a file in `crates/models/specs` over one transformer module; [new-family.md](new-family.md) shows how to
-add one. The tests compare each with the numbers of transformers on a small random model
-(`crates/models/tests/fixtures`): the hidden states before and after every block, then the logits or the pooled vector,
+Every family is a file in `crates/models/specs` over one transformer module, or in `crates/models/specs/conv` over one
+convolutional network; [new-family.md](new-family.md) shows how to add one. The tests compare each with the numbers of the
+reference on a small random model (`crates/models/tests/fixtures`).
+
+## Transformers
+
+The reference is transformers: the hidden states before and after every block, then the logits or the pooled vector,
 and decoding token by token with a cache against the full pass. Everything is f32; differences are the largest absolute
 ones, at most 1e-4 to the reference and 1e-5 for decoding.
 
@@ -20,6 +25,33 @@ ones, at most 1e-4 to the reference and 1e-5 for decoding.
 | family | fixture | hidden states | logits or pooled | decode |
 |---|---|---:|---:|---:|
 ";
+
+const CONVOLUTIONAL: &str = "
+## Convolutional networks
+
+The logits for two images that are not square, with the kernels of the house and with the framework alone, at most 1e-4
+from the reference. Every parameter and the epsilons of the fixtures are checked to move a logit by more than 1e-3. Widths, depths,
+kernels and groups are read off the tensors; no network of full size is compared.
+
+| family | fixture | reference | logits, kernels | logits, framework |
+|---|---|---|---:|---:|
+";
+
+/// Rows of the convolutional families: family, fixture, differences.
+fn convolutional() -> Vec<(&'static str, &'static str, [f32; 2])> {
+    let rows = conv_parity::FIXTURES.iter();
+    rows.map(|&(fixture, family, _)| (family, fixture, conv_parity::differences(fixture))).collect()
+}
+
+/// Whose numbers a fixture holds.
+fn reference(fixture: &str) -> &'static str {
+    match fixture {
+        "resnet_cifar" => "PyTorch, by the paper",
+        "resnet_timm" | "efficientnet_lite" => "timm",
+        name if name.ends_with("_hf") => "transformers",
+        _ => "torchvision",
+    }
+}
 
 struct Row {
     family: String,
@@ -50,11 +82,16 @@ fn rows() -> Vec<Row> {
     decoders.chain(encoders.map(|name| row(name, false))).chain(pairs).collect()
 }
 
-fn render(rows: &[Row]) -> String {
+fn render(rows: &[Row], convolutional: &[(&str, &str, [f32; 2])]) -> String {
     let mut page = HEAD.to_string();
     for row in rows {
         let [hidden, head, decode] = row.numbers.map(|n| n.map_or("".into(), |n| format!("{n:.1e}")));
         writeln!(page, "| {} | `{}` | {hidden} | {head} | {decode} |", row.family, row.fixture).unwrap();
+    }
+    page.push_str(CONVOLUTIONAL);
+    for (family, fixture, [kernels, framework]) in convolutional {
+        let reference = reference(fixture);
+        writeln!(page, "| {family} | `{fixture}` | {reference} | {kernels:.1e} | {framework:.1e} |").unwrap();
     }
     page
 }
@@ -73,7 +110,8 @@ fn without_numbers(page: &str) -> String {
 fn the_page_in_docs_is_up_to_date() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/families.md");
     let rows = rows();
-    let page = render(&rows);
+    let convolutional = convolutional();
+    let page = render(&rows, &convolutional);
     if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {
         std::fs::write(&path, &page).unwrap();
     }
@@ -92,5 +130,8 @@ fn the_page_in_docs_is_up_to_date() {
         // Encoders and decoders that only come together have no fixture of their own.
         let family = family.trim_end_matches("_encoder").trim_end_matches("_decoder");
         assert!(rows.iter().any(|row| row.family == family), "{family} has no fixture");
+    }
+    for family in trimtab_models::ConvSpec::known() {
+        assert!(convolutional.iter().any(|(row, ..)| *row == family), "{family} has no fixture");
     }
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use trimtab_io::Checkpoint;
-use trimtab_models::Model;
 use trimtab_models::spec::ModelSpec;
+use trimtab_models::{Model, Spec};
 use trimtab_nn::{Ctx, Flow, KvCache, Network, Role, SecondInput, StageSource, host};
 
 /// Folders of decoders.
@@ -82,6 +82,7 @@ impl Fixture {
             ("config.json".to_string(), config.to_string().into_bytes().into()),
             ("model.safetensors".to_string(), read("model.safetensors").into()),
         ]);
+        let spec = spec.map(|spec| Spec::Transformer(Box::new(spec)));
         let model = Model::from_checkpoint(checkpoint.unwrap(), spec, Device::flex());
         Self {
             name: name.into(),

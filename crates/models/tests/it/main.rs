@@ -1,5 +1,7 @@
 //! Models against the numbers of the reference implementation.
 
+mod conv_parity;
+mod conv_specs;
 mod experts;
 mod families;
 mod fixture;
