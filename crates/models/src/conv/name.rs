@@ -27,11 +27,14 @@ fn index(text: &str, place: Place) -> Option<usize> {
     let value = if text[at..].starts_with('s') { place.stage } else { place.block };
     let factor = if at == 0 { 1 } else { text[..at].parse::<usize>().ok()? };
     let product = value.checked_mul(factor)?;
-    match text[at + 1..].split_at_checked(1) {
-        None => Some(product),
-        Some(("+", offset)) => product.checked_add(offset.parse().ok()?),
-        Some(("-", offset)) => product.checked_sub(offset.parse().ok()?),
-        Some(_) => None,
+    let rest = &text[at + 1..];
+    if rest.is_empty() {
+        return Some(product);
+    }
+    match rest.split_at_checked(1)? {
+        ("+", offset) => product.checked_add(offset.parse().ok()?),
+        ("-", offset) => product.checked_sub(offset.parse().ok()?),
+        _ => None,
     }
 }
 
