@@ -49,6 +49,7 @@ pub(super) unsafe fn rows<const R: usize, const N: usize>(
 /// As for [`rows`], and `x` has this layout.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+#[allow(clippy::needless_range_loop, reason = "an index over rows into several arrays")]
 unsafe fn units<
     const BITS: usize,
     const BLOCKS: usize,
@@ -119,6 +120,7 @@ unsafe fn units<
 /// `BLOCKS` blocks are readable at each of `codes`, and their digits `at` elements after each of `digits`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
+#[allow(clippy::needless_range_loop, reason = "an index over rows, one over digits, into several arrays")]
 unsafe fn unit_sums<const BITS: usize, const BLOCKS: usize, const R: usize, const N: usize>(
     codes: [*const u8; R],
     digits: [*const i8; N],
