@@ -17,7 +17,7 @@ use trimtab_io::{
     int_tensors, round_floats, to_tensors,
 };
 use trimtab_models::Model;
-use trimtab_nn::{SiteMeta, StageSource};
+use trimtab_nn::{SiteKind, SiteMeta, StageSource};
 
 use crate::apply::{SHARD_BYTES, dense_tensor_of, pretty};
 use crate::error::{Error, Result};
@@ -149,11 +149,17 @@ fn to_directory(
         for site in &info.sites {
             report.matrices += 1;
             let Some(coded) = coded(model, site)? else {
-                schemes.dense.push(site.name.clone());
+                if site.kind != SiteKind::Embedding {
+                    schemes.dense.push(site.name.clone());
+                }
                 continue;
             };
             report.lossy.extend(schemes.take(site, coded, target)?);
         }
+    }
+    if model.tied() {
+        // No site of its own, but a linear map to the libraries of the formats.
+        schemes.dense.push("lm_head".into());
     }
     if schemes.matrices.is_empty() && matches!(target, Target::Affine(_)) {
         return Err(Error::Setting {
