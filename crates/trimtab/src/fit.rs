@@ -29,6 +29,8 @@ pub struct FitSettings {
     pub output: OutputSettings,
     /// What the result is proved on; what calibration left over otherwise.
     pub judge: Option<Judge>,
+    /// The specification that the model was opened with, for the result to be opened with.
+    pub spec: Option<PathBuf>,
 }
 
 /// A model in the table of a report.
@@ -203,7 +205,8 @@ fn prove(
     let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
     names.push("plan".into());
     sizes.push((applied.bytes, treated));
-    networks.push(Model::open(&applied.output.display().to_string(), None)?.network()?);
+    let written = Model::open(&applied.output.display().to_string(), settings.spec.as_deref())?;
+    networks.push(written.network()?);
     let all: Vec<&Network> = std::iter::once(&original).chain(&networks).collect();
     let qualities = judge.compare(model, &all, &original, monitor)?;
     let row = |((name, (bytes, treated)), quality)| Row {

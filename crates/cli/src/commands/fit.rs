@@ -30,7 +30,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     };
     let output = OutputSettings { output, form: settings::form(args.out.format), force: args.out.force };
     let judge = judge(args, &model)?;
-    let report = fit(&model, &FitSettings { planning, output, judge }, ui)?;
+    let report = fit(&model, &FitSettings { planning, output, judge, spec: args.model.spec.clone() }, ui)?;
     ui.result(&report, &summary(&report))?;
     Ok(if report.within_budget { Status::Done } else { Status::Missed })
 }
