@@ -3,14 +3,15 @@
 //! Formats with affine codes (compressed-tensors, GPTQ, AWQ, GGUF's Q4_0) pass codes on, never decoded numbers; what a
 //! format cannot hold is refused before anything is written, and whatever loses precision is named matrix by matrix.
 
-use std::collections::BTreeSet;
+mod gguf;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use trimtab_io::gguf::{GgufModelWriter, GgufTensor, GgufType, TokenizerFiles};
+use trimtab_io::gguf::GgufType;
 use trimtab_io::{
     AffineFormat, AffineTensor, AwqConfig, Bytes, Coded, CompressedFormat, Dtype, Fidelity, GptqConfig,
     GptqFormat, OutDir, QuantizationConfig, RawTensor, awq_tensors, convert as convert_codes, gptq_tensors,
@@ -19,10 +20,11 @@ use trimtab_io::{
 use trimtab_models::Model;
 use trimtab_nn::{SiteKind, SiteMeta, StageSource};
 
-use crate::apply::{SHARD_BYTES, dense_tensor_of, pretty};
+use crate::apply::{OutputSettings, SHARD_BYTES, dense_tensor_of, pretty};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::scheme::scale_dtype;
+use crate::treating::Form;
 
 /// A file format to convert to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +103,12 @@ pub struct Converted {
     pub lossy: Vec<Loss>,
 }
 
+impl Converted {
+    fn begun(out: &Path, target: Target) -> Self {
+        Self { output: out.into(), format: target.to_string(), bytes: 0, matrices: 0, lossy: Vec::new() }
+    }
+}
+
 /// Converts a model; `out` is a directory, for GGUF a file.
 pub fn convert(
     model: &Model,
@@ -109,8 +117,11 @@ pub fn convert(
     force: bool,
     monitor: &mut dyn Monitor,
 ) -> Result<Converted> {
+    // Decoded, an integer model grows; the disk is asked for what the codes take, and the writer says when it is full.
+    OutputSettings { output: out.into(), form: Form::Packed, force }
+        .check(model.checkpoint().total_bytes())?;
     match target {
-        Target::Gguf(ty) => to_gguf(model, ty, out, force, monitor),
+        Target::Gguf(ty) => gguf::write(model, ty, out, monitor),
         _ => to_directory(model, target, out, force, monitor),
     }
 }
@@ -137,13 +148,7 @@ fn to_directory(
 ) -> Result<Converted> {
     let job = trimtab_io::sha256(format!("convert {target} {}", model.checkpoint().fingerprint()).as_bytes());
     let mut schemes = Schemes::default();
-    let mut report = Converted {
-        output: out.into(),
-        format: target.to_string(),
-        bytes: 0,
-        matrices: 0,
-        lossy: Vec::new(),
-    };
+    let mut report = Converted::begun(out, target);
     // Everything is looked at first: a refusal leaves nothing behind.
     for info in model.stages() {
         for site in &info.sites {
@@ -314,146 +319,8 @@ fn written(site: &SiteMeta, name: &str, coded: Coded, target: Target) -> Result<
     })
 }
 
-fn to_gguf(
-    model: &Model,
-    ty: GgufType,
-    out: &Path,
-    force: bool,
-    monitor: &mut dyn Monitor,
-) -> Result<Converted> {
-    let checkpoint = model.checkpoint();
-    if out.exists() && !force {
-        return Err(trimtab_io::Error::OutputExists { path: out.into() }.into());
-    }
-    let sites: Vec<SiteMeta> = model.stages().iter().flat_map(|info| info.sites.iter().cloned()).collect();
-    let misfits: Vec<&str> =
-        sites.iter().filter(|site| !ty.fits(site.cols)).map(|site| site.name.as_str()).collect();
-    if let Some(first) = misfits.first() {
-        let message = format!(
-            "rows are no multiple of the {} numbers of a {ty} block, here and in {} other sites\nhint: a type with \
-             smaller blocks, for example --to gguf:q8_0, or with none, gguf:f16",
-            ty.block_len(),
-            misfits.len() - 1
-        );
-        return Err(Error::Site { site: (*first).into(), message });
-    }
-    let json = |name: &str| -> Result<Option<Value>> {
-        let bytes = checkpoint.side_file(name)?;
-        let parse = |bytes: Bytes| {
-            serde_json::from_slice(&bytes)
-                .map_err(|e| Error::Data { what: name.into(), message: e.to_string() })
-        };
-        bytes.map(parse).transpose()
-    };
-    let template = checkpoint.side_file("chat_template.jinja")?;
-    let files = TokenizerFiles {
-        tokenizer: json("tokenizer.json")?,
-        config: json("tokenizer_config.json")?,
-        chat_template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-        pooling: json("1_Pooling/config.json")?,
-        pre: None,
-    };
-    let mut config = checkpoint.config().cloned().unwrap_or(Value::Null);
-    if let Some(object) = config.as_object_mut() {
-        object.remove("quantization_config");
-    }
-    let name = out.file_stem().map(|name| name.to_string_lossy().into_owned());
-    let mut writer = GgufModelWriter::create(out, &config, &files, name.as_deref())?;
-    let mut report = Converted {
-        output: out.into(),
-        format: Target::Gguf(ty).to_string(),
-        bytes: 0,
-        matrices: 0,
-        lossy: Vec::new(),
-    };
-    let mut taken = BTreeSet::new();
-    monitor.begin("converting", model.stages().len());
-    for (i, info) in model.stages().iter().enumerate() {
-        if monitor.interrupted() {
-            return Err(Error::Interrupted { kept: "nothing".into() });
-        }
-        for name in info.tensors.iter().filter(|name| taken.insert((*name).clone())) {
-            let Some(site) = site_of(&info.sites, name) else {
-                writer.append(name, &checkpoint.tensor(name)?)?;
-                continue;
-            };
-            let coded = coded(model, site)?;
-            report.matrices += 1;
-            let (blocks, exact) = blocks(model, site, name, coded, ty)?;
-            writer.append_blocks(name, &blocks)?;
-            if !exact {
-                report.lossy.push(Loss { site: site.name.clone(), what: format!("rounded to {ty}") });
-            }
-        }
-        checkpoint.release();
-        monitor.advance(i + 1, &info.name);
-    }
-    report.bytes = writer.finish()?.bytes;
-    Ok(report)
-}
-
-/// A matrix in blocks of `ty`, and whether its numbers are the same to the last bit.
-fn blocks(
-    model: &Model,
-    site: &SiteMeta,
-    name: &str,
-    coded: Option<Coded>,
-    ty: GgufType,
-) -> Result<(GgufTensor, bool)> {
-    if coded.is_none()
-        && let Some(blocks) = model.checkpoint().blocks(name)?.filter(|blocks| blocks.ty == ty)
-    {
-        return Ok((blocks, true));
-    }
-    if let (GgufType::Q4_0, Some(Coded::Affine(matrix))) = (ty, &coded)
-        && let Some(blocks) = q4_0(matrix)
-    {
-        return Ok((blocks, true));
-    }
-    let values = match &coded {
-        Some(coded) => coded.dequantize(),
-        None => {
-            let values = model.checkpoint().tensor(name)?.to_f32()?;
-            if site.transposed { crate::apply::transpose(&values, site.cols, site.rows) } else { values }
-        }
-    };
-    let blocks = GgufTensor::encode(&values, site.rows, site.cols, ty, None)?;
-    let exact = blocks.dequantize() == values;
-    Ok((blocks, exact))
-}
-
-/// Symmetric codes of four bits whose scales are of half precision and whose groups hold whole blocks are `Q4_0` as they
-/// are.
-fn q4_0(matrix: &AffineTensor) -> Option<GgufTensor> {
-    const BLOCK: usize = 32;
-    let AffineTensor { rows, cols, scheme, .. } = *matrix;
-    let group = scheme.group_size.unwrap_or(cols);
-    let fits = scheme.bits == 4 && scheme.symmetric && matrix.g_idx.is_none();
-    if !(fits && cols.is_multiple_of(BLOCK) && group.is_multiple_of(BLOCK)) {
-        return None;
-    }
-    let halves: Vec<half::f16> = matrix.scales.iter().map(|&scale| half::f16::from_f32(scale)).collect();
-    if halves.iter().zip(&matrix.scales).any(|(half, scale)| half.to_f32() != *scale) {
-        return None;
-    }
-    let groups = scheme.n_groups(cols);
-    let mut data = Vec::with_capacity(rows * cols / BLOCK * 18);
-    let mut codes = vec![0u8; cols];
-    for row in 0..rows {
-        matrix.unpack_row(row, &mut codes);
-        for (i, block) in codes.chunks_exact(BLOCK).enumerate() {
-            data.extend(halves[row * groups + i * BLOCK / group].to_le_bytes());
-            let (low, high) = block.split_at(BLOCK / 2);
-            data.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
-        }
-    }
-    GgufTensor::new(GgufType::Q4_0, rows, cols, Bytes::from(data)).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use trimtab_io::AffineScheme;
-
     use super::*;
 
     #[test]
@@ -472,18 +339,5 @@ mod tests {
         }
         let message = "gguf:q9".parse::<Target>().unwrap_err().to_string();
         assert!(message.contains("gguf:q8_0") && message.contains("awq"), "{message}");
-    }
-
-    #[test]
-    fn symmetric_codes_of_four_bits_are_q4_0_as_they_are() {
-        let scheme = AffineScheme { bits: 4, group_size: Some(64), symmetric: true };
-        let codes: Vec<u8> = (0..2 * 128).map(|i| ((i * 7) % 16) as u8).collect();
-        let matrix = |scale: f32| {
-            let scales = vec![scale, 0.5, 0.25, 2.0];
-            AffineTensor::from_codes(2, 128, scheme, &codes, scales, None, None, Dtype::F32).unwrap()
-        };
-        let blocks = q4_0(&matrix(0.125)).unwrap();
-        assert_eq!(blocks.dequantize(), matrix(0.125).dequantize());
-        assert!(q4_0(&matrix(0.1)).is_none(), "0.1 is no number of half precision");
     }
 }
