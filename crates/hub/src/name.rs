@@ -22,11 +22,13 @@ pub enum Location {
     Hub(HubName),
 }
 
-/// What `text` means: a path if something is there, else a repository if it looks like one, else a path.
+/// What `text` means: a path if something is there, or if its folder is (a mistyped file is not asked for on a network);
+/// else a repository if it looks like one, else a path.
 pub fn locate(text: &str) -> Location {
     let path = Path::new(text);
+    let is_here = path.exists() || path.parent().is_some_and(Path::is_dir);
     match HubName::parse(text) {
-        Some(name) if !path.exists() => Location::Hub(name),
+        Some(name) if !is_here => Location::Hub(name),
         _ => Location::Path(path.into()),
     }
 }
@@ -122,6 +124,7 @@ mod tests {
         assert!(matches!(locate("no/such/path"), Location::Path(_)));
         // Relative to the crate, where tests run.
         assert_eq!(locate("src/lib.rs"), Location::Path("src/lib.rs".into()));
+        assert_eq!(locate("src/lbi.rs"), Location::Path("src/lbi.rs".into()));
         assert!(HubName::parse("src/lib.rs").is_some(), "it would be a legal name");
     }
 }

@@ -1,35 +1,12 @@
 //! Which files of a repository a model needs.
 
+use trimtab_io::SIDE_FILES;
+
 use crate::error::{Error, Result};
 use crate::name::HubName;
 
-/// Files beside the weights that are taken if they are there: configuration, tokenizer, processor, adapter.
-const SIDE: [&str; 24] = [
-    "config.json",
-    "adapter_config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor_config.json",
-    "video_preprocessor_config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
-    "quantize_config.json",
-];
+/// Configurations that are taken if they are there, beside what belongs to every version of a model.
+const CONFIGURATIONS: [&str; 3] = ["config.json", "adapter_config.json", "quantize_config.json"];
 
 /// The weights of a repository.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +18,8 @@ pub enum Weights {
 
 /// The files of `names` to take beside the weights.
 pub fn side(names: &[&str]) -> Vec<String> {
-    SIDE.into_iter().filter(|name| names.contains(name)).map(Into::into).collect()
+    let known = CONFIGURATIONS.into_iter().chain(SIDE_FILES);
+    known.filter(|name| names.contains(name)).map(Into::into).collect()
 }
 
 /// The weights among `names`: safetensors first, then PyTorch, then GGUF.

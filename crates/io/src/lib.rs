@@ -55,7 +55,7 @@ pub use affine::{AffineScheme, AffineTensor};
 pub use awq::{AwqConfig, awq_tensors, read_awq};
 pub use bitsandbytes::{BnbConfig, CodebookTensor, read_bitsandbytes};
 pub use bytes::Bytes;
-pub use checkpoint::{Checkpoint, CheckpointFile, TensorInfo};
+pub use checkpoint::{Checkpoint, CheckpointFile, SIDE_FILES, TensorInfo};
 pub use coded::Coded;
 pub use compressed::{
     AffineGroup, CompressedFormat, CompressedWeight, ConfigGroup, GroupScheme, QuantizationConfig,

@@ -27,6 +27,7 @@ use crate::tensor::{RawTensor, byte_count};
 use crate::torch;
 use locate::Weights;
 use overlay::Overlay;
+pub use side::SIDE_FILES;
 use store::Store;
 
 /// A set of named tensors and the files beside them. Clones share everything.

@@ -6,8 +6,9 @@ use crate::error::Result;
 
 pub(super) const CONFIG: &str = "config.json";
 
-/// What a treated model takes over unchanged. `config.json` is not among them: it changes.
-const COPIED: [&str; 24] = [
+/// What belongs to every version of a model, beside `config.json` and the weights: tokenizer, processor, pooling. A treated
+/// model takes it over unchanged, a download fetches it.
+pub const SIDE_FILES: [&str; 21] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,10 +30,10 @@ const COPIED: [&str; 24] = [
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
-    "LICENSE",
-    "LICENSE.txt",
-    "NOTICE",
 ];
+
+/// Taken over as well.
+const LICENCES: [&str; 3] = ["LICENSE", "LICENSE.txt", "NOTICE"];
 
 impl Checkpoint {
     /// A file beside the weights by its name (`tokenizer.json`, `1_Pooling/config.json`); `None` if there is none.
@@ -60,7 +61,7 @@ impl Checkpoint {
     /// [`Error::Io`](crate::Error::Io) if one cannot be read.
     pub fn side_files(&self) -> Result<Vec<(String, Bytes)>> {
         let mut found = Vec::new();
-        for name in COPIED {
+        for name in SIDE_FILES.into_iter().chain(LICENCES) {
             if let Some(bytes) = self.side_file(name)? {
                 found.push((name.to_owned(), bytes));
             }
