@@ -76,6 +76,9 @@ pub enum Error {
         /// The model.
         model: String,
     },
+    /// The user asked to stop, and the work at hand has no halves.
+    #[error("interrupted; nothing was written")]
+    Stopped,
     /// The user asked to stop.
     #[error("interrupted; what was finished is kept in {kept}\nhint: the same command goes on from there")]
     Interrupted {

@@ -56,7 +56,7 @@ pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn M
     monitor.begin("converting", model.stages().len());
     for (i, info) in model.stages().iter().enumerate() {
         if monitor.interrupted() {
-            return Err(Error::Interrupted { kept: "nothing".into() });
+            return Err(Error::Stopped);
         }
         for name in info.tensors.iter().filter(|name| taken.insert((*name).clone())) {
             let Some(site) = site_of(&info.sites, name) else {
