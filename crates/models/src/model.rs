@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use trimtab_io::{Checkpoint, Quantization, Tokenizer};
-use trimtab_nn::{Network, OnFirst, OnSecond, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
+use trimtab_nn::{Network, OnPart, Part, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::conv::{ConvPlan, ConvSpec, Normalization};
 use crate::error::{Error, Result};
@@ -279,19 +279,19 @@ impl StageSource for Model {
         let start = self.stages.iter().rposition(|stage| stage.role == Role::Embed).unwrap_or(0);
         if index < start {
             return Ok(match role {
-                Role::Embed => Box::new(OnFirst(Embed::load(first, &loader)?)),
-                Role::Block => Box::new(OnFirst(Block::load(first, index - 1, &loader)?)),
-                Role::Head => Box::new(OnFirst(ReadOut::load(first, &loader)?)),
+                Role::Embed => Box::new(OnPart(Part::First, Embed::load(first, &loader)?)),
+                Role::Block => Box::new(OnPart(Part::First, Block::load(first, index - 1, &loader)?)),
+                Role::Head => Box::new(OnPart(Part::First, ReadOut::load(first, &loader)?)),
             });
         }
         Ok(match role {
-            Role::Embed => Box::new(OnSecond(Embed::load(second, &loader)?)),
+            Role::Embed => Box::new(OnPart(Part::Second, Embed::load(second, &loader)?)),
             // A block that looks across takes both.
             Role::Block if second.names.cross.is_some() => {
                 Box::new(Block::load(second, index - start - 1, &loader)?)
             }
-            Role::Block => Box::new(OnSecond(Block::load(second, index - start - 1, &loader)?)),
-            Role::Head => Box::new(OnSecond(ReadOut::load(second, &loader)?)),
+            Role::Block => Box::new(OnPart(Part::Second, Block::load(second, index - start - 1, &loader)?)),
+            Role::Head => Box::new(OnPart(Part::Second, ReadOut::load(second, &loader)?)),
         })
     }
 

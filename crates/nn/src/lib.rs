@@ -24,6 +24,6 @@ pub use ctx::{Ctx, KvCache, SecondInput};
 pub use error::{Error, Result};
 pub use norm::{Activation, Norm, NormKind};
 pub use site::{Branch, InputOp, Site, SiteKind, SiteMeta};
-pub use stage::{Flow, Network, OnFirst, OnSecond, Role, Stage, StageInfo, StageSource, Task};
+pub use stage::{Flow, Network, OnPart, Part, Role, Stage, StageInfo, StageSource, Task};
 pub use tap::{Tap, TapRows, TapSet};
 pub use weight::{Weight, host};

@@ -100,54 +100,43 @@ pub trait Stage: Send + Sync {
     }
 }
 
-/// A stage of the first of two parts; what belongs to the second passes by.
-pub struct OnFirst<S>(pub S);
-
-/// A stage of the second of two parts; what the first has given passes by.
-pub struct OnSecond<S>(pub S);
-
-fn name_of(stage: &dyn Stage) -> String {
-    stage.sites().first().map_or_else(String::new, |site| site.name().to_string())
+/// One of two parts of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// An encoder, or the tower of images.
+    First,
+    /// A decoder, or the tower of text.
+    Second,
 }
 
-impl<S: Stage> Stage for OnFirst<S> {
+/// A stage of one of two parts; what is the other's passes by.
+pub struct OnPart<S>(pub Part, pub S);
+
+impl<S: Stage> Stage for OnPart<S> {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        let (first, second) = flow.pair(&name_of(&self.0))?;
-        Ok(Flow::both(self.0.forward(first, ctx)?, second))
+        let name = self.sites().first().map_or_else(String::new, |site| site.name().to_string());
+        let (first, second) = flow.pair(&name)?;
+        match self.0 {
+            Part::First => Ok(Flow::both(self.1.forward(first, ctx)?, second)),
+            Part::Second => {
+                ctx.swap_inputs();
+                let second = self.1.forward(second, ctx);
+                ctx.swap_inputs();
+                Ok(Flow::both(first, second?))
+            }
+        }
     }
 
     fn sites(&self) -> Vec<&Site> {
-        self.0.sites()
+        self.1.sites()
     }
 
     fn sites_mut(&mut self) -> Vec<&mut Site> {
-        self.0.sites_mut()
+        self.1.sites_mut()
     }
 
     fn owner(&self) -> Option<&Site> {
-        self.0.owner()
-    }
-}
-
-impl<S: Stage> Stage for OnSecond<S> {
-    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        let (first, second) = flow.pair(&name_of(&self.0))?;
-        ctx.swap_inputs();
-        let second = self.0.forward(second, ctx);
-        ctx.swap_inputs();
-        Ok(Flow::both(first, second?))
-    }
-
-    fn sites(&self) -> Vec<&Site> {
-        self.0.sites()
-    }
-
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        self.0.sites_mut()
-    }
-
-    fn owner(&self) -> Option<&Site> {
-        self.0.owner()
+        self.1.owner()
     }
 }
 

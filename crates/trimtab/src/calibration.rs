@@ -64,7 +64,7 @@ impl Calibration {
             Task::Encoder => Self::sentences(model, settings),
             Task::Images => Self::images(model, settings),
             Task::Pairs => Err(Error::Setting {
-                what: "--data",
+                what: "--calibration",
                 message: "models with two inputs are calibrated through the library, with batches of pairs"
                     .into(),
             }),

@@ -2,13 +2,12 @@
 
 use trimtab_io::FloatScheme;
 
-use super::{ColumnOrder, GptqSettings, GroupFit, Problem, measure, report_of, walk};
+use super::{ColumnOrder, GptqSettings, GroupFit, Problem, compared, measure, report_of, walk};
 use crate::affine::Affine;
-use crate::damage::output_error;
 use crate::element::ElementQuantizer;
 use crate::error::{Error, Result};
 use crate::float::{FloatQuantized, ScaleFinder, Scaler, find_scales, float_rtn};
-use crate::layer::{Layer, LayerReport};
+use crate::layer::Layer;
 
 /// Floats with a scale a region; a region of several rows has the scale of the original weights.
 struct FloatQuantizer {
@@ -95,16 +94,6 @@ pub fn gptq_float(
     if damage <= rtn_damage {
         return Ok(result);
     }
-    // Decided in double precision.
-    let damage = output_error(layer.weight(), &result.dequantize(), hessian)?;
-    let rtn_damage = output_error(layer.weight(), &values, hessian)?;
-    let fell_back = damage > rtn_damage;
-    let report = LayerReport {
-        damage: Some(damage.min(rtn_damage)),
-        rtn_damage: Some(rtn_damage),
-        dead_columns: if fell_back { 0 } else { result.report.dead_columns },
-        fell_back,
-        ..result.report.clone()
-    };
-    Ok(FloatQuantized { report, ..if fell_back { rounded } else { result } })
+    let report = compared(layer, hessian, [&result.dequantize(), &values], &result.report)?;
+    Ok(FloatQuantized { report: report.clone(), ..if report.fell_back { rounded } else { result } })
 }

@@ -141,22 +141,32 @@ pub fn gptq(layer: &Layer, scheme: &WeightScheme, settings: &GptqSettings) -> Re
     };
     let rtn_damage = problem.damage(&measure(layer, &problem, value));
     result.report.rtn_damage = Some(rtn_damage);
-    if damage > rtn_damage { better_of(layer, hessian, result, rounded) } else { Ok(result) }
+    if damage <= rtn_damage {
+        return Ok(result);
+    }
+    let values = [result.dequantize(), rounded.dequantize()];
+    let report = compared(layer, hessian, [&values[0], &values[1]], &result.report)?;
+    Ok(Quantized { report: report.clone(), ..if report.fell_back { rounded } else { result } })
 }
 
-/// Decides between GPTQ's result and round-to-nearest's in double precision.
-fn better_of(layer: &Layer, hessian: &Square, result: Quantized, rounded: Quantized) -> Result<Quantized> {
-    let damage = output_error(layer.weight(), &result.dequantize(), hessian)?;
-    let rtn_damage = output_error(layer.weight(), &rounded.dequantize(), hessian)?;
+/// Decides between GPTQ's weight and round-to-nearest's, `[d_output, d_input]` both, in double precision: the report of the
+/// better one, which says whether it is round-to-nearest's.
+fn compared(
+    layer: &Layer,
+    hessian: &Square,
+    [result, rounded]: [&[f32]; 2],
+    report: &LayerReport,
+) -> Result<LayerReport> {
+    let damage = output_error(layer.weight(), result, hessian)?;
+    let rtn_damage = output_error(layer.weight(), rounded, hessian)?;
     let fell_back = damage > rtn_damage;
-    let report = LayerReport {
+    Ok(LayerReport {
         damage: Some(damage.min(rtn_damage)),
         rtn_damage: Some(rtn_damage),
-        dead_columns: if fell_back { 0 } else { result.report.dead_columns },
+        dead_columns: if fell_back { 0 } else { report.dead_columns },
         fell_back,
-        ..result.report.clone()
-    };
-    Ok(Quantized { report, ..if fell_back { rounded } else { result } })
+        ..report.clone()
+    })
 }
 
 /// The report of a run that was not compared with anything.
