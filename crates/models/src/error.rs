@@ -6,7 +6,7 @@
 pub enum Error {
     /// No specification fits.
     #[error(
-        "{model}: unknown architecture {found}; known: {known}\nhint: describe the family in a TOML file after crates/models/specs/llama.toml and pass it with --spec FILE"
+        "{model}: unknown architecture {found}; known: {known}\nhint: `trimtab inspect {model} --propose-spec` guesses a specification of the family; correct it and pass it with --spec FILE"
     )]
     UnknownArchitecture {
         /// Path of the model.

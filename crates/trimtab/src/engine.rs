@@ -63,7 +63,7 @@ impl Engine {
         }
         if !symmetric && !matches!(bits, 4 | 8) {
             return Err(format!(
-                "runs codes with zero points at 4 and 8 bits only, not {bits} (--symmetric takes 2 to 8)"
+                "runs zero points at 4 and 8 bits only, not {bits}; --symmetric takes 2 to 8"
             ));
         }
         match group_size {
@@ -113,7 +113,8 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
             let (first, at) = fused.entry(group).or_insert_with(|| (label.clone(), &site.name));
             if *first != label {
                 let message = format!(
-                    "is run as one layer with \"{at}\" and needs its scheme ({first}), found {label}"
+                    "is one layer with {}, which is {first}; found {label}",
+                    at.rsplit('.').next().unwrap_or(at)
                 );
                 breach(&site.name, message);
             }

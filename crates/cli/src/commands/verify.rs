@@ -5,7 +5,7 @@ use trimtab::engine::{Breach, Engine, verify};
 
 use crate::Status;
 use crate::args::{EngineName, Global, Verify};
-use crate::ui::{Ui, table};
+use crate::ui::Ui;
 
 #[derive(Serialize)]
 struct Report {
@@ -22,9 +22,8 @@ pub fn run(args: &Verify, global: &Global, ui: &mut Ui) -> anyhow::Result<Status
     let text = match breaches.len() {
         0 => format!("{name}: nothing in the way of {engine}\n"),
         n => {
-            let rows: Vec<Vec<String>> =
-                breaches.iter().map(|b| vec![b.at.clone(), b.message.clone()]).collect();
-            format!("{name}: {n} in the way of {engine}\n\n{}", table(&rows))
+            let lines: String = breaches.iter().map(|b| format!("{}\n    {}\n", b.at, b.message)).collect();
+            format!("{name}: {n} in the way of {engine}\n\n{lines}")
         }
     };
     let status = if breaches.is_empty() { Status::Done } else { Status::Missed };
