@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from common import emit, load_model, setup
 from compressed_tensors.compressors import PackedQuantizationCompressor
+from compressed_tensors.compressors.nvfp4 import helpers
 from safetensors.torch import load_file
 
 
@@ -38,6 +39,12 @@ def pack_declared_zero_points() -> None:
         return packed
 
     PackedQuantizationCompressor.compress = classmethod(compress)
+
+
+def decode_fp4_in_single_precision() -> None:
+    """compressed-tensors 0.20 decodes 4-bit floats to bfloat16 whatever the model's type is, which a model in f32 cannot
+    multiply with. Only that type is corrected."""
+    helpers.unpack_fp4_from_uint8.__defaults__ = (torch.float32,)
 
 
 def load(directory: str):
@@ -67,6 +74,7 @@ def main() -> None:
     args = parser.parse_args()
 
     setup(args.threads)
+    decode_fp4_in_single_precision()
     file = load_file(args.ours)
     ids, ours = file["tokens"], file["logits"].float()
     model, info, corrected = load(args.directory)

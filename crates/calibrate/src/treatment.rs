@@ -1,6 +1,6 @@
 //! What a method has to be, so that it can be priced, planned and applied to any site of any model.
 
-use trimtab_io::AffineTensor;
+use trimtab_io::Coded;
 use trimtab_math::linalg::Square;
 use trimtab_nn::{SiteMeta, Weight};
 
@@ -14,8 +14,8 @@ pub struct SiteEvidence<'a> {
 /// A weight after a treatment.
 #[derive(Clone, Debug)]
 pub enum Treated {
-    /// Integer codes.
-    Packed(AffineTensor),
+    /// Codes.
+    Coded(Coded),
     /// Dense numbers, `[out, in]`.
     Dense(Vec<f32>),
 }
@@ -24,7 +24,7 @@ impl Treated {
     /// The weight as a site holds it.
     pub fn into_weight(self, meta: &SiteMeta) -> Result<Weight, trimtab_io::Error> {
         Ok(match self {
-            Self::Packed(tensor) => Weight::packed(tensor),
+            Self::Coded(matrix) => Weight::coded(matrix),
             Self::Dense(values) => Weight::stored(trimtab_io::RawTensor::from_f32(
                 vec![meta.rows, meta.cols],
                 &values,

@@ -157,6 +157,10 @@ pub struct PlanningArgs {
     /// Symmetric grids: no zero points.
     #[arg(long)]
     pub symmetric: bool,
+    /// Floats to choose from beside the integers (fp8, mxfp8, nvfp4, mxfp4), or with --format gguf the types of blocks
+    /// [default there: q2_k to q6_k and q8_0; q4_0, q4_1, q5_0, q5_1 and q8_0 for rows that those do not fit].
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    pub types: Vec<String>,
     /// The engine that is to run the result: only what it runs is planned.
     #[arg(long = "for", value_enum, value_name = "ENGINE")]
     pub engine: Option<EngineName>,
@@ -174,19 +178,21 @@ pub enum Metric {
 /// Formats that `apply` and `fit` write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Packed integers that transformers and vLLM load.
+    /// Packed integers and floats that transformers and vLLM load.
     CompressedTensors,
     /// Dense numbers in the type of the input.
     Safetensors,
+    /// One GGUF file (DIR/model.gguf) that llama.cpp and its relatives load.
+    Gguf,
 }
 
 /// Where and how to write.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Format of the checkpoint.
-    #[arg(long, value_enum, default_value_t = Format::CompressedTensors)]
-    pub format: Format,
+    /// Format of the checkpoint [default: compressed-tensors; gguf for llama.cpp and for blocks].
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
     /// Replace an existing output, or an unfinished run with other settings.
     #[arg(long)]
     pub force: bool,
@@ -316,6 +322,9 @@ pub struct Plan {
     /// Where the plan goes.
     #[arg(short, long, default_value = "plan.toml", value_name = "FILE")]
     pub output: PathBuf,
+    /// Format of the checkpoint that the plan is for: what it cannot hold is no option.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
     /// Replace an existing plan.
     #[arg(long)]
     pub force: bool,
@@ -333,7 +342,9 @@ pub struct Plan {
 /// `trimtab apply`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab apply plan.toml model/ -o out/ --calibration notes.txt\n  \
-trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all sites, no data)")]
+trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all sites, no data)\n  \
+trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
+trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)")]
 pub struct Apply {
     /// A plan file, or one scheme for all sites, such as 'int4 g128'.
     pub plan: String,
@@ -401,7 +412,8 @@ pub enum Range {
 #[command(
     after_help = "Examples:\n  trimtab fit                                (the embedded model, 3 bits per weight)\n  \
 trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  \
-trimtab fit minilm/ --budget 4.5bpw --calibration dev.csv --pairs test.csv -o out/\n\n\
+trimtab fit minilm/ --budget 4.5bpw --calibration dev.csv --pairs test.csv -o out/\n  \
+trimtab fit model/ --budget 3.5bpw --for llama.cpp -o out/ (out/model.gguf, a type for each matrix)\n\n\
 A run that was interrupted goes on where it stopped when the same command is given again."
 )]
 pub struct Fit {

@@ -3,6 +3,7 @@
 use crate::affine::AffineTensor;
 use crate::bitsandbytes::CodebookTensor;
 use crate::float::FloatTensor;
+use crate::gguf::GgufTensor;
 
 /// A quantized matrix `[rows, cols]`, in the code of its file.
 ///
@@ -15,6 +16,8 @@ pub enum Coded {
     Codebook(CodebookTensor),
     /// Floats of 8 or 4 bits with scales.
     Float(FloatTensor),
+    /// Blocks of a GGUF file.
+    Blocks(GgufTensor),
 }
 
 impl Coded {
@@ -34,12 +37,21 @@ impl Coded {
         }
     }
 
+    /// The blocks of a GGUF file; `None` for any other code.
+    pub fn into_blocks(self) -> Option<GgufTensor> {
+        match self {
+            Self::Blocks(matrix) => Some(matrix),
+            _ => None,
+        }
+    }
+
     /// `[rows, cols]`; rows are outputs, columns inputs.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Affine(matrix) => [matrix.rows, matrix.cols],
             Self::Codebook(matrix) => matrix.dims(),
             Self::Float(matrix) => [matrix.rows, matrix.cols],
+            Self::Blocks(matrix) => [matrix.rows, matrix.cols],
         }
     }
 
@@ -52,6 +64,7 @@ impl Coded {
             Self::Affine(matrix) => matrix.dequantize_row(row, out),
             Self::Codebook(matrix) => matrix.dequantize_row(row, out),
             Self::Float(matrix) => matrix.dequantize_row(row, out),
+            Self::Blocks(matrix) => matrix.dequantize_row(row, out),
         }
     }
 
@@ -61,6 +74,7 @@ impl Coded {
             Self::Affine(matrix) => matrix.dequantize(),
             Self::Codebook(matrix) => matrix.dequantize(),
             Self::Float(matrix) => matrix.dequantize(),
+            Self::Blocks(matrix) => matrix.dequantize(),
         }
     }
 
@@ -70,6 +84,7 @@ impl Coded {
             Self::Affine(matrix) => matrix.bytes(),
             Self::Codebook(matrix) => matrix.bytes(),
             Self::Float(matrix) => matrix.bytes(),
+            Self::Blocks(matrix) => matrix.bytes(),
         }
     }
 }

@@ -4,30 +4,36 @@
 //! What a resumed run sees of a finished block is what it wrote, so that the bytes do not depend on where it was
 //! killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
+use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
-    AffineScheme, Bytes, Checkpoint, Coded, OutDir, QuantizationConfig, RawTensor, ensure_space,
-    read_compressed, to_safetensors, to_tensors,
+    AffineGroup, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, QuantizationConfig, RawTensor,
+    ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors,
 };
-use trimtab_nn::{SiteMeta, StageSource};
+use trimtab_nn::StageSource;
 use trimtab_plan::Plan;
 
 use crate::calibration::{Calibration, CalibrationSettings};
+use crate::convert::{self, REPLACED};
 use crate::error::{Error, Result};
-use crate::inventory::{Inventory, TreatedSite};
+use crate::form::Form;
+use crate::inventory::{Inventory, TreatedSite, leftover};
 use crate::monitor::Monitor;
 use crate::quantizer::Quantizer;
 use crate::scheme::Scheme;
-use crate::treating::{Assignment, Form, Job, SiteReport, StageSink, TreatedStage, treat};
+use crate::source;
+use crate::treating::{Assignment, Job, SiteReport, StageSink, TreatedStage, treat};
 
 /// Largest shard, in bytes.
 pub(crate) const SHARD_BYTES: u64 = 5_000_000_000;
 const MANIFEST: &str = "trimtab.json";
+/// The weights in an output of that form.
+const GGUF: &str = "model.gguf";
 
 /// What is written beside the weights: enough to tell what was done, and to do it again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -135,13 +141,20 @@ pub fn apply(
 
 /// What the format cannot hold.
 fn check_format(job: &Job<'_>) -> Result<()> {
+    if job.form == Form::Gguf {
+        convert::gguf::overhead(job.model)?;
+    }
     for site in &job.inventory.sites {
-        let packed = matches!(job.assignment.get(&site.meta.name), Some(Scheme::Affine(_)));
-        if packed && job.form == Form::Packed && site.meta.kind == trimtab_nn::SiteKind::Embedding {
+        let Some(scheme) = job.assignment.get(&site.meta.name) else { continue };
+        if let Err(why) = job.form.holds(scheme, site) {
+            let hint = match job.form {
+                Form::Packed => "leave it out, choose another scheme, or write --format safetensors or gguf",
+                Form::Dense | Form::Gguf => "leave it out, or choose another scheme or --format",
+            };
             return Err(Error::Format {
-                format: "compressed-tensors",
-                what: format!("the embedding \"{}\" as integers that engines load", site.meta.name),
-                hint: "leave it out, or write --format safetensors",
+                format: job.form.format(),
+                what: format!("\"{}\" as {scheme}: {why}", site.meta.name),
+                hint,
             });
         }
     }
@@ -170,7 +183,7 @@ impl<'a> Writer<'a> {
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or(fresh),
             None => fresh,
         };
-        let config = quantization(job.assignment, job.inventory);
+        let config = quantization(job.assignment, job.inventory)?;
         Ok(Self { job, dir, manifest, config })
     }
 
@@ -186,15 +199,30 @@ impl<'a> Writer<'a> {
     fn tensors(&self, stage: usize, treated: &TreatedStage) -> Result<Vec<(String, RawTensor)>> {
         let sites: BTreeMap<String, &TreatedSite> =
             self.sites(stage).map(|site| (site.meta.weight_name(), site)).collect();
+        let info = &self.job.model.stages()[stage];
         let mut tensors = Vec::new();
-        for name in &self.job.model.stages()[stage].tensors {
+        for name in &info.tensors {
             let weight = sites.get(name).and_then(|site| Some((site, treated.weights.get(&site.meta.name)?)));
             match weight {
-                None => tensors.push((name.clone(), self.job.model.checkpoint().tensor(name)?)),
-                Some((site, Treated::Packed(codes))) => tensors.extend(to_tensors(&site.meta.name, codes)?),
-                Some((site, Treated::Dense(values))) => {
-                    tensors.push((name.clone(), dense_tensor(site, values)?))
+                Some((site, Treated::Coded(Coded::Affine(codes)))) => {
+                    tensors.extend(to_tensors(&site.meta.name, codes)?);
                 }
+                Some((site, Treated::Coded(Coded::Float(codes)))) => {
+                    tensors.extend(float_tensors(&site.meta.name, codes)?);
+                }
+                Some((_, Treated::Coded(Coded::Blocks(blocks)))) => {
+                    tensors.push((name.clone(), block_bytes(blocks)?));
+                }
+                Some((site, Treated::Coded(codes @ Coded::Codebook(_)))) => {
+                    let values = codes.dequantize();
+                    tensors.push((name.clone(), source::dense_tensor(&site.meta, &values, site.dtype)?));
+                }
+                Some((site, Treated::Dense(values))) => {
+                    tensors.push((name.clone(), source::dense_tensor(&site.meta, values, site.dtype)?));
+                }
+                // A GGUF file takes them from the model when it is put together.
+                None if self.job.form == Form::Gguf => {}
+                None => tensors.push((name.clone(), source::tensor(self.job.model, &info.sites, name)?)),
             }
         }
         Ok(tensors)
@@ -208,12 +236,15 @@ impl<'a> Writer<'a> {
         let mut treated = TreatedStage::default();
         for site in self.sites(stage) {
             let meta = &site.meta;
-            let Some(Scheme::Affine(_)) = self.job.assignment.get(&meta.name) else { continue };
-            let weight = match self.job.form {
-                Form::Packed => read_compressed(&unit, &meta.name, &self.config)?
-                    .and_then(Coded::into_affine)
-                    .map(Treated::Packed),
-                Form::Dense => Some(Treated::Dense(stored_values(&unit, meta)?)),
+            let scheme = self.job.assignment.get(&meta.name);
+            let weight = match (self.job.form, scheme) {
+                (_, None | Some(Scheme::Dense)) => continue,
+                (Form::Packed, _) => read_compressed(&unit, &meta.name, &self.config)?.map(Treated::Coded),
+                (Form::Dense, _) => Some(Treated::Dense(stored_values(&unit, site)?)),
+                (Form::Gguf, _) => {
+                    let blocks = blocks_of(scheme, site, &unit.tensor(&meta.weight_name())?)?;
+                    blocks.map(|blocks| Treated::Coded(Coded::Blocks(blocks)))
+                }
             };
             treated.weights.extend(weight.map(|weight| (meta.name.clone(), weight)));
         }
@@ -222,17 +253,42 @@ impl<'a> Writer<'a> {
 
     /// Everything that is not a treated stage; then the whole appears.
     fn finish(mut self, plan: Option<&Plan>) -> Result<Applied> {
+        let bytes = match self.job.form {
+            Form::Gguf => {
+                self.put_manifest()?;
+                self.put_plan(plan)?;
+                self.finish_gguf()?
+            }
+            Form::Packed | Form::Dense => self.finish_directory(plan)?,
+        };
+        let treated: u64 = self.manifest.sites.iter().map(|site| site.bytes).sum();
+        let output = self.dir.finish()?;
+        let bits_per_weight = self.job.inventory.totals.bits_per_weight(treated).unwrap_or(f64::NAN);
+        Ok(Applied { output, bytes, bits_per_weight, sites: self.manifest.sites })
+    }
+
+    /// Shards of safetensors and all that lies beside them; returns the bytes of the shards.
+    fn finish_directory(&mut self, plan: Option<&Plan>) -> Result<u64> {
         let model = self.job.model;
         for (stage, info) in model.stages().iter().enumerate() {
             if !self.dir.unit_done(&Self::key(stage)) {
-                let tensors =
-                    info.tensors.iter().map(|name| Ok((name.clone(), model.checkpoint().tensor(name)?)));
+                let tensors = info
+                    .tensors
+                    .iter()
+                    .map(|name| Ok((name.clone(), source::tensor(model, &info.sites, name)?)));
                 self.dir.commit_unit(&Self::key(stage), &tensors.collect::<Result<Vec<_>>>()?)?;
                 model.checkpoint().release();
             }
         }
-        self.commit_rest()?;
-        self.put_side_files(plan)?;
+        let rest = leftover(model);
+        if !rest.is_empty() && !self.dir.unit_done("rest") {
+            let tensors =
+                rest.into_iter().map(|name| Ok((name.to_string(), model.checkpoint().tensor(name)?)));
+            self.dir.commit_unit("rest", &tensors.collect::<Result<Vec<_>>>()?)?;
+        }
+        self.put_side_files()?;
+        self.put_plan(plan)?;
+        self.put_manifest()?;
         let metadata = model
             .checkpoint()
             .metadata()
@@ -241,57 +297,61 @@ impl<'a> Writer<'a> {
             .chain([("format".into(), "pt".into())])
             .collect();
         let files = self.dir.finish_shards(SHARD_BYTES, &metadata)?;
-        let bytes = files.iter().filter(|f| f.name.ends_with(".safetensors")).map(|file| file.bytes).sum();
-        let treated: u64 = self.manifest.sites.iter().map(|site| site.bytes).sum();
-        let output = self.dir.finish()?;
-        let bits_per_weight = self.job.inventory.totals.bits_per_weight(treated).unwrap_or(f64::NAN);
-        Ok(Applied { output, bytes, bits_per_weight, sites: self.manifest.sites })
+        Ok(files.iter().filter(|f| f.name.ends_with(".safetensors")).map(|file| file.bytes).sum())
     }
 
-    /// Tensors that belong to no stage (buffers of old checkpoints) are copied. A head that is tied and stored all
-    /// the same is one tensor with its owner, and is not written a second time.
-    fn commit_rest(&mut self) -> Result<()> {
-        let model = self.job.model;
-        let known: std::collections::BTreeSet<&String> =
-            model.stages().iter().flat_map(|s| &s.tensors).collect();
-        let rest: Vec<String> = model
-            .checkpoint()
-            .names()
-            .filter(|&name| !(known.contains(&name.to_string()) || model.tied() && name == "lm_head.weight"))
-            .map(str::to_string)
-            .collect();
-        if rest.is_empty() || self.dir.unit_done("rest") {
-            return Ok(());
+    /// One file from the blocks of the treated stages and the numbers of the rest; returns its bytes.
+    fn finish_gguf(&self) -> Result<u64> {
+        let Job { model, inventory, assignment, .. } = self.job;
+        let mut writer = convert::gguf::begin(model, &self.dir.place(GGUF), self.dir.path())?;
+        let mut taken = BTreeSet::new();
+        for (stage, info) in model.stages().iter().enumerate() {
+            let key = Self::key(stage);
+            let unit = if self.dir.unit_done(&key) { self.dir.read_unit(&key)? } else { Vec::new() };
+            for name in info.tensors.iter().filter(|name| taken.insert(*name)) {
+                let site = inventory.sites.iter().find(|site| site.meta.weight_name() == *name);
+                let blocks = match (site, unit.iter().find(|(known, _)| known == name)) {
+                    (Some(site), Some((_, bytes))) => {
+                        blocks_of(assignment.get(&site.meta.name), site, bytes)?
+                    }
+                    _ => None,
+                };
+                match blocks {
+                    Some(blocks) => writer.append_blocks(name, &blocks)?,
+                    None => convert::gguf::append(&mut writer, model, &info.sites, name)?,
+                }
+            }
+            model.checkpoint().release();
         }
-        let tensors = rest.into_iter().map(|name| Ok((name.clone(), model.checkpoint().tensor(&name)?)));
-        Ok(self.dir.commit_unit("rest", &tensors.collect::<Result<Vec<_>>>()?)?)
+        Ok(writer.finish()?.bytes)
     }
 
-    fn put_side_files(&self, plan: Option<&Plan>) -> Result<()> {
+    fn put_side_files(&self) -> Result<()> {
         let checkpoint = self.job.model.checkpoint();
         for (name, bytes) in checkpoint.side_files()? {
-            if name != "config.json" && name != MANIFEST && name != "plan.toml" {
+            if !REPLACED.contains(&&*name) {
                 self.dir.put_file(&name, &bytes)?;
             }
         }
         // A checkpoint that is a bare file has no config; one that says how it is packed makes it readable again.
-        let config = checkpoint.config().cloned();
-        let packed = self.job.form == Form::Packed && !self.config.groups().is_empty();
-        if let Some(config) = match (config, packed) {
-            (Some(config), false) => Some(config),
-            (config, true) => {
-                let mut config = config.unwrap_or_else(|| json!({}));
-                config["quantization_config"] = self.config.to_json();
-                Some(config)
-            }
-            (None, false) => None,
-        } {
-            self.dir.put_file("config.json", pretty(&config).as_bytes())?;
+        let mut config = checkpoint.config().cloned();
+        if let Some(object) = config.as_mut().and_then(Value::as_object_mut) {
+            object.remove("quantization_config");
         }
-        if let Some(plan) = plan {
-            self.dir.put_file("plan.toml", plan.to_toml()?.as_bytes())?;
+        if self.job.form == Form::Packed && !self.config.groups().is_empty() {
+            config.get_or_insert_with(|| json!({}))["quantization_config"] = self.config.to_json();
         }
-        self.put_manifest()
+        match config {
+            Some(config) => Ok(self.dir.put_file("config.json", pretty(&config).as_bytes())?),
+            None => Ok(()),
+        }
+    }
+
+    fn put_plan(&self, plan: Option<&Plan>) -> Result<()> {
+        match plan {
+            Some(plan) => Ok(self.dir.put_file("plan.toml", plan.to_toml()?.as_bytes())?),
+            None => Ok(()),
+        }
     }
 
     fn put_manifest(&self) -> Result<()> {
@@ -327,42 +387,41 @@ pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// How the output is quantized.
-fn quantization(assignment: &Assignment, inventory: &Inventory) -> QuantizationConfig {
-    let affine = |site: &TreatedSite| -> Option<AffineScheme> {
+/// How the output is quantized, where it holds codes in tensors of their own.
+fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<QuantizationConfig> {
+    let codes = |site: &TreatedSite| -> Option<GroupScheme> {
         match assignment.get(&site.meta.name)? {
-            Scheme::Affine(scheme) => Some(*scheme),
-            Scheme::Dense => None,
+            Scheme::Affine(scheme) => Some(GroupScheme::Affine(AffineGroup {
+                scheme: *scheme,
+                per_tensor: false,
+                act_order: false,
+            })),
+            Scheme::Float(scheme) => Some((*scheme).into()),
+            Scheme::Blocks(_) | Scheme::Dense => None,
         }
     };
-    let packed =
-        inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), affine(site)?, false)));
+    let packed = inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), codes(site)?)));
     let dense =
-        inventory.sites.iter().filter(|site| affine(site).is_none()).map(|site| site.meta.name.clone());
+        inventory.sites.iter().filter(|site| codes(site).is_none()).map(|site| site.meta.name.clone());
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
-    QuantizationConfig::of_schemes(packed, &ignore)
+    Ok(QuantizationConfig::of_codes(packed, &ignore)?)
 }
 
-/// Dense numbers `[out, in]` in the shape and type of the checkpoint.
-fn dense_tensor(site: &TreatedSite, values: &[f32]) -> Result<RawTensor> {
-    dense_tensor_of(&site.meta, values, site.dtype)
+/// Blocks as a tensor of bytes, a row of blocks a row.
+fn block_bytes(blocks: &GgufTensor) -> Result<RawTensor> {
+    let width = blocks.data.len() / blocks.rows.max(1);
+    Ok(RawTensor::new(Dtype::U8, vec![blocks.rows, width], blocks.data.clone())?)
 }
 
-/// Dense numbers `[out, in]` in the shape of the checkpoint.
-pub(crate) fn dense_tensor_of(
-    meta: &SiteMeta,
-    values: &[f32],
-    dtype: trimtab_io::Dtype,
-) -> Result<RawTensor> {
-    let stored = meta.stored_shape();
-    Ok(match meta.transposed {
-        true => RawTensor::from_f32(stored, &transpose(values, meta.rows, meta.cols), dtype)?,
-        false => RawTensor::from_f32(stored, values, dtype)?,
-    })
+/// The inverse of [`block_bytes`]; `None` where the site has no blocks.
+fn blocks_of(scheme: Option<&Scheme>, site: &TreatedSite, bytes: &RawTensor) -> Result<Option<GgufTensor>> {
+    let Some(Scheme::Blocks(ty)) = scheme else { return Ok(None) };
+    Ok(Some(GgufTensor::new(*ty, site.meta.rows, site.meta.cols, bytes.bytes.clone())?))
 }
 
-/// The inverse of [`dense_tensor`].
-fn stored_values(checkpoint: &Checkpoint, meta: &SiteMeta) -> Result<Vec<f32>> {
+/// The inverse of [`source::dense_tensor`].
+fn stored_values(checkpoint: &Checkpoint, site: &TreatedSite) -> Result<Vec<f32>> {
+    let meta = &site.meta;
     let values = checkpoint.tensor(&meta.weight_name())?.to_f32()?;
     Ok(if meta.transposed { transpose(&values, meta.cols, meta.rows) } else { values })
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
-use trimtab_io::{AffineScheme, Coded, Quantization};
+use trimtab_io::{AffineScheme, FloatElement, FloatScheme, Quantization, ScaleFormat, ScaleGrid};
 use trimtab_models::Model;
 use trimtab_nn::{SiteMeta, StageSource};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::scheme::Scheme;
+use crate::source;
 
 /// A program that runs models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,32 +51,45 @@ impl Engine {
         self == Self::Vllm
     }
 
-    /// Whether the engine runs integer codes of this scheme at a site `[rows, cols]`.
+    /// Whether the engine runs a scheme at a site.
     ///
     /// # Errors
     /// What it expects instead.
-    pub fn allows(self, scheme: AffineScheme, site: &SiteMeta) -> std::result::Result<(), String> {
-        if self != Self::Vllm {
-            return Ok(());
+    pub fn allows(self, scheme: &Scheme, site: &SiteMeta) -> std::result::Result<(), String> {
+        match (self, scheme) {
+            (Self::Vllm, Scheme::Affine(scheme)) => vllm_integers(*scheme, site),
+            (Self::Vllm, Scheme::Float(scheme)) => vllm_floats(*scheme),
+            (Self::Vllm | Self::Transformers, Scheme::Blocks(_)) => Err("runs no GGUF blocks".into()),
+            (Self::LlamaCpp, Scheme::Float(_)) => Err("runs none of these floats".into()),
+            _ => Ok(()),
         }
-        let AffineScheme { bits, group_size, symmetric } = scheme;
-        if symmetric && !(2..=8).contains(&bits) {
-            return Err(format!("runs symmetric codes of 2 to 8 bits, not {bits}"));
+    }
+}
+
+fn vllm_integers(scheme: AffineScheme, site: &SiteMeta) -> std::result::Result<(), String> {
+    let AffineScheme { bits, group_size, symmetric } = scheme;
+    if symmetric && !(2..=8).contains(&bits) {
+        return Err(format!("runs symmetric codes of 2 to 8 bits, not {bits}"));
+    }
+    if !symmetric && !matches!(bits, 4 | 8) {
+        return Err(format!("runs zero points at 4 and 8 bits only, not {bits}; --symmetric takes 2 to 8"));
+    }
+    match group_size {
+        None => Ok(()),
+        Some(size @ (32 | 64 | 128)) if site.cols.is_multiple_of(size) => Ok(()),
+        Some(size @ (32 | 64 | 128)) => {
+            Err(format!("needs rows of whole groups; groups of {size} leave a short one in {}", site.cols))
         }
-        if !symmetric && !matches!(bits, 4 | 8) {
-            return Err(format!(
-                "runs zero points at 4 and 8 bits only, not {bits}; --symmetric takes 2 to 8"
-            ));
-        }
-        match group_size {
-            None => Ok(()),
-            Some(size @ (32 | 64 | 128)) if site.cols.is_multiple_of(size) => Ok(()),
-            Some(size @ (32 | 64 | 128)) => Err(format!(
-                "needs rows of whole groups; groups of {size} leave a short one in {}",
-                site.cols
-            )),
-            Some(size) => Err(format!("runs groups of 32, 64, 128 or whole rows, not {size}")),
-        }
+        Some(size) => Err(format!("runs groups of 32, 64, 128 or whole rows, not {size}")),
+    }
+}
+
+fn vllm_floats(scheme: FloatScheme) -> std::result::Result<(), String> {
+    let whole = matches!(scheme.grid, ScaleGrid::Channel | ScaleGrid::Tensor);
+    match scheme.element {
+        _ if scheme == FloatScheme::NVFP4 || scheme == FloatScheme::MXFP4 => Ok(()),
+        FloatElement::E4M3 if whole && scheme.scale != ScaleFormat::E8M0 => Ok(()),
+        _ => Err(format!("runs fp8 by row or tensor, nvfp4 and mxfp4, not {scheme}")),
     }
 }
 
@@ -94,20 +109,15 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
     let mut fused: BTreeMap<&str, (String, &str)> = BTreeMap::new();
     for info in model.stages() {
         for site in &info.sites {
-            let coded = match model.quantization() {
-                Some(quantization) => quantization.read(model.checkpoint(), &site.name)?,
-                None => None,
-            };
+            let coded = source::coded(model, site)?;
             let label = match &coded {
                 None => "dense".to_string(),
-                Some(Coded::Affine(matrix)) => {
-                    if let Err(message) = engine.allows(matrix.scheme, site) {
+                Some(coded) => {
+                    if let Some(Err(message)) = Scheme::of(coded).map(|scheme| engine.allows(&scheme, site)) {
                         breach(&site.name, message);
                     }
-                    matrix.scheme.to_string()
+                    Scheme::of(coded).map_or("a table of numbers".into(), |scheme| scheme.to_string())
                 }
-                Some(Coded::Float(matrix)) => matrix.scheme.to_string(),
-                Some(Coded::Codebook(_)) => "a table of numbers".to_string(),
             };
             let Some(group) = site.fused.as_deref().filter(|_| engine.fuses()) else { continue };
             let (first, at) = fused.entry(group).or_insert_with(|| (label.clone(), &site.name));
@@ -135,22 +145,6 @@ fn check_converter(quantization: Option<&Quantization>, breach: &mut impl FnMut(
     }
 }
 
-/// Whether plans can be made for an engine.
-///
-/// # Errors
-/// [`Error::Setting`] where its format has no place in a plan.
-pub fn plannable(engine: Engine) -> Result<Engine> {
-    match engine {
-        Engine::LlamaCpp => Err(Error::Setting {
-            what: "--for",
-            message: "llama.cpp reads one scheme for a whole model, so there is nothing to plan\nhint: trimtab convert \
-                      MODEL --to gguf:q4_k -o model.gguf"
-                .into(),
-        }),
-        other => Ok(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use trimtab_nn::{Axis, SiteKind};
@@ -171,7 +165,8 @@ mod tests {
             fused: None,
         };
         let allows = |bits, group_size, symmetric, cols| {
-            Engine::Vllm.allows(AffineScheme { bits, group_size, symmetric }, &site(cols)).is_ok()
+            let scheme = Scheme::Affine(AffineScheme { bits, group_size, symmetric });
+            Engine::Vllm.allows(&scheme, &site(cols)).is_ok()
         };
         assert!(
             allows(4, Some(128), false, 256) && allows(3, Some(64), true, 256) && allows(8, None, true, 100)
@@ -179,10 +174,11 @@ mod tests {
         assert!(!allows(3, Some(64), false, 256), "zero points at 3 bits");
         assert!(!allows(4, Some(16), true, 256), "groups of 16");
         assert!(!allows(4, Some(128), true, 192), "a short group");
-        assert!(
-            Engine::Transformers
-                .allows(AffineScheme { bits: 3, group_size: Some(16), symmetric: false }, &site(192))
-                .is_ok()
-        );
+        let odd: Scheme = "int3 g16".parse().unwrap();
+        assert!(Engine::Transformers.allows(&odd, &site(192)).is_ok());
+        for (label, runs) in [("nvfp4", true), ("fp8", true), ("mxfp8", false), ("q4_k", false)] {
+            let scheme: Scheme = label.parse().unwrap();
+            assert_eq!(Engine::Vllm.allows(&scheme, &site(256)).is_ok(), runs, "{label}");
+        }
     }
 }

@@ -70,12 +70,6 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
-    /// The model is already quantized.
-    #[error("{model} is already quantized\nhint: start from the original checkpoint")]
-    AlreadyQuantized {
-        /// The model.
-        model: String,
-    },
     /// The user asked to stop, and the work at hand has no halves.
     #[error("interrupted; nothing was written")]
     Stopped,

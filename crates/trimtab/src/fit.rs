@@ -1,5 +1,6 @@
 //! Fitting: plan, apply, prove.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,6 +13,8 @@ use trimtab_plan::Plan;
 use crate::apply::{Applied, OutputSettings, apply};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::inventory::TreatedSite;
 use crate::judge::{Judge, Quality};
 use crate::measure;
 use crate::monitor::Monitor;
@@ -19,7 +22,7 @@ use crate::planning::{CandidateReport, Planned, PlanningSettings, Prepared, assi
 use crate::quantizer::{Method, Quantizer};
 use crate::scheme::Scheme;
 use crate::system::peak_memory_bytes;
-use crate::treating::{Assignment, Collected, Form, Job, SiteReport, treat};
+use crate::treating::{Assignment, Collected, Job, SiteReport, treat};
 
 /// What a fit is asked for.
 pub struct FitSettings {
@@ -193,12 +196,11 @@ fn prove(
     let mut sizes = vec![(totals.file_bytes_original, totals.treated_bytes_original)];
     let mut networks = Vec::new();
     for method in [Method::Rtn, Method::Gptq] {
-        let scheme = Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
-        let (network, bytes) = baseline(model, prepared, calibration, (scheme, method), monitor)?;
-        names.push(match method {
-            Method::Rtn => format!("round-to-nearest {scheme}"),
-            Method::Gptq => format!("GPTQ {scheme}"),
-        });
+        let scheme = |site: &TreatedSite| plain_scheme(settings.output.form, bits, site);
+        let assignment: Assignment =
+            prepared.inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme(site))).collect();
+        names.push(name_of(method, &assignment));
+        let (network, bytes) = baseline(model, prepared, calibration, (&assignment, method), monitor)?;
         sizes.push((totals.file_bytes(bytes), bytes));
         networks.push(network);
     }
@@ -218,22 +220,45 @@ fn prove(
     Ok(names.into_iter().zip(sizes).zip(qualities).map(row).collect())
 }
 
+/// What most people would give a site at this width: integers in groups of 128, in GGUF files blocks.
+fn plain_scheme(form: Form, bits: u8, site: &TreatedSite) -> Scheme {
+    use trimtab_io::gguf::GgufType::{Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0};
+    if form != Form::Gguf {
+        return Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
+    }
+    let types = [Q2_K, Q3_K, Q4_K, Q4_0, Q5_K, Q5_0, Q6_K, Q8_0].map(Scheme::Blocks);
+    let wide = |scheme: &Scheme| scheme.width().is_some_and(|width| width >= bits);
+    let found = types.into_iter().filter(wide).find(|scheme| form.holds(scheme, site).is_ok());
+    found.unwrap_or(Scheme::Dense)
+}
+
+/// What a baseline is called: its method and the scheme that most of its sites have.
+fn name_of(method: Method, assignment: &Assignment) -> String {
+    let mut counts: BTreeMap<Scheme, usize> = BTreeMap::new();
+    assignment.values().for_each(|scheme| *counts.entry(*scheme).or_default() += 1);
+    let scheme = counts.into_iter().max_by_key(|(_, n)| *n).map_or(Scheme::Dense, |(scheme, _)| scheme);
+    match (method, scheme) {
+        (Method::Rtn, _) => format!("round-to-nearest {scheme}"),
+        (Method::Gptq, Scheme::Blocks(_)) => format!("importance {scheme}"),
+        (Method::Gptq, _) => format!("GPTQ {scheme}"),
+    }
+}
+
 /// The model under a uniform plan, as most people run it, and the bytes of its treated sites.
 fn baseline(
     model: &Model,
     prepared: &Prepared,
     calibration: &Calibration,
-    (scheme, method): (Scheme, Method),
+    (assignment, method): (&Assignment, Method),
     monitor: &mut dyn Monitor,
 ) -> Result<(Network, u64)> {
     let inventory = &prepared.inventory;
-    let assignment: Assignment =
-        inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
     let mut treated = Collected::default();
     let quantizer = &Quantizer::plain(method);
-    let job = Job { model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
+    let job = Job { model, inventory, assignment, quantizer, form: Form::Packed };
     treat(job, Some(calibration), &mut treated, monitor)?;
-    let bytes = inventory.sites.iter().map(|site| scheme.bytes(&site.meta, site.dtype)).sum();
+    let bytes = |site: &TreatedSite| assignment[&site.meta.name].bytes(&site.meta, site.dtype);
+    let bytes = inventory.sites.iter().map(bytes).sum();
     let mut network = model.network()?;
     measure::put(&mut network, &treated.overlay(inventory)?)?;
     Ok((network, bytes))

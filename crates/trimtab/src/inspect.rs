@@ -4,10 +4,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_math::linalg::thin_svd;
 use trimtab_models::Model;
-use trimtab_nn::{Role, StageSource};
+use trimtab_nn::{Role, SiteMeta, StageSource};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::scheme::Scheme;
+use crate::source;
 
 /// What is found of a site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -75,13 +77,7 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
                 let power: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
                 let rms = (power / weights.len().max(1) as f64).sqrt();
                 let largest = weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-                let dtype = match site.weight.as_packed() {
-                    Some(packed) => packed.scheme.to_string(),
-                    None => model
-                        .checkpoint()
-                        .info(&meta.weight_name())
-                        .map_or("?".into(), |i| i.dtype.to_string()),
-                };
+                let dtype = type_of(model, meta)?;
                 Ok(SiteFacts {
                     site: meta.name.clone(),
                     role,
@@ -114,6 +110,15 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
         fingerprint: checkpoint.fingerprint().to_string(),
         sites,
     })
+}
+
+/// Type of a weight in the file, or the scheme of its codes.
+fn type_of(model: &Model, site: &SiteMeta) -> Result<String> {
+    if let Some(coded) = source::coded(model, site)? {
+        return Ok(Scheme::of(&coded).map_or("table".into(), |scheme| scheme.to_string()));
+    }
+    let info = model.checkpoint().require(&site.weight_name())?;
+    Ok(info.block_type().map_or_else(|| info.dtype.to_string(), |ty| ty.to_string().to_lowercase()))
 }
 
 /// Roy and Vetterli, "The effective rank", EUSIPCO 2007.

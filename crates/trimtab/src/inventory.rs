@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
 use trimtab_io::Dtype;
+use trimtab_io::gguf::GgufModelWriter;
 use trimtab_models::Model;
 use trimtab_nn::{Role, SiteMeta, StageSource};
 use trimtab_plan::{Selection, Totals};
 
 use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::{convert, source};
 
 /// A site that is treated.
 #[derive(Clone, Debug)]
@@ -16,10 +20,12 @@ pub struct TreatedSite {
     pub meta: SiteMeta,
     /// Index of its stage.
     pub stage: usize,
-    /// Type of its weight in the checkpoint.
+    /// Type of its weight in the checkpoint; of codes, the type of the numbers that they are decoded to.
     pub dtype: Dtype,
     /// Whether calibration data reaches it: the sites of the blocks.
     pub observed: bool,
+    /// Whether engines that read GGUF files want it in single precision.
+    pub single: bool,
 }
 
 /// The treated sites of a model, in the order in which data reaches them, and the weight of all the rest.
@@ -34,11 +40,8 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Selects sites. Without `include`, those are all sites of the blocks; the embedding and the head only by name.
-    pub fn take(model: &Model, selection: &Selection) -> Result<Self> {
-        if model.quantization().is_some() {
-            return Err(Error::AlreadyQuantized { model: model.checkpoint().path().display().to_string() });
-        }
+    /// Selects sites of a model that is to be written in this form. Without `include`, those are all sites of the blocks; the embedding and the head only by name.
+    pub fn take(model: &Model, selection: &Selection, form: Form) -> Result<Self> {
         let all: Vec<(usize, Role, &SiteMeta)> = model
             .stages()
             .iter()
@@ -52,9 +55,14 @@ impl Inventory {
         let mut untouched = Vec::new();
         for ((stage, role, meta), named) in all.into_iter().zip(named) {
             if named && (role == Role::Block || !everything) {
-                let name = meta.weight_name();
-                let dtype = model.checkpoint().require(&name)?.dtype;
-                sites.push(TreatedSite { meta: meta.clone(), stage, dtype, observed: role == Role::Block });
+                let config = model.checkpoint().config().unwrap_or(&Value::Null);
+                sites.push(TreatedSite {
+                    meta: meta.clone(),
+                    stage,
+                    dtype: source::dense_dtype(model, meta)?,
+                    observed: role == Role::Block,
+                    single: GgufModelWriter::wants_single(config, &meta.weight_name()),
+                });
             } else if !matches!(meta.kind, trimtab_nn::SiteKind::Embedding) {
                 untouched.push(meta.name.clone());
             }
@@ -65,28 +73,60 @@ impl Inventory {
         if sites.is_empty() {
             return Err(Error::Setting { what: "--exclude", message: "no site is left to treat".into() });
         }
-        let totals = totals(model, &sites)?;
+        let totals = totals(model, &sites, form)?;
         Ok(Self { sites, totals, untouched })
     }
 }
 
 /// Weights and bytes. Headers are counted as they are now: a treated file's differ by a few hundred bytes a site, which
 /// [`header_bytes`] accounts for.
-fn totals(model: &Model, sites: &[TreatedSite]) -> Result<Totals> {
+fn totals(model: &Model, sites: &[TreatedSite], form: Form) -> Result<Totals> {
     let checkpoint = model.checkpoint();
     let treated: BTreeSet<String> = sites.iter().map(|site| site.meta.weight_name()).collect();
-    let mut fixed = 0;
-    for name in checkpoint.names().filter(|name| !treated.contains(*name)) {
-        fixed += checkpoint.require(name)?.bytes;
+    let (mut fixed, mut seen) = (0, BTreeSet::new());
+    for info in model.stages() {
+        for name in info.tensors.iter().filter(|name| !treated.contains(*name) && seen.insert(*name)) {
+            fixed += match source::site_of(&info.sites, name) {
+                Some(site) if source::is_coded(model, site) => {
+                    (site.numel() * source::dense_dtype(model, site)?.size()) as u64
+                }
+                _ => {
+                    let info = checkpoint.require(name)?;
+                    // Vectors are written in single precision there.
+                    if form == Form::Gguf && info.shape.len() == 1 {
+                        4 * info.numel() as u64
+                    } else {
+                        info.bytes
+                    }
+                }
+            };
+        }
     }
-    let treated_bytes: u64 = sites.iter().map(|s| (s.meta.numel() * s.dtype.size()) as u64).sum();
+    let names = checkpoint.names().count();
+    fixed += match form {
+        Form::Gguf => convert::gguf::overhead(model)? + 96 * names as u64,
+        Form::Packed | Form::Dense => {
+            let rest = leftover(model).into_iter().map(|name| Ok(checkpoint.require(name)?.bytes));
+            rest.sum::<Result<u64>>()? + header_bytes(names, sites.len())
+        }
+    };
+    let original = |site: &TreatedSite| match source::is_coded(model, &site.meta) {
+        false => (site.meta.numel() * site.dtype.size()) as u64,
+        true => source::code_bytes(model, &site.meta),
+    };
     Ok(Totals {
         treated_weights: sites.iter().map(|s| s.meta.numel() as u64).sum(),
-        treated_bytes_original: treated_bytes,
+        treated_bytes_original: sites.iter().map(original).sum(),
         file_bytes_original: checkpoint.total_bytes(),
-        file_bytes_fixed: fixed + header_bytes(checkpoint.names().count(), sites.len()),
+        file_bytes_fixed: fixed,
         ..Totals::default()
     })
+}
+
+/// Tensors that belong to no stage and are copied all the same. A head that is tied and stored all the same is one tensor
+/// with its owner, and is not written a second time.
+pub(crate) fn leftover(model: &Model) -> Vec<&str> {
+    model.unclaimed().into_iter().filter(|&name| !(model.tied() && name == "lm_head.weight")).collect()
 }
 
 /// Upper bound of the safetensors header of the output: every tensor takes a line, a packed site four.

@@ -12,13 +12,14 @@ use trimtab_plan::{
 
 use crate::calibration::{Calibration, CalibrationSettings};
 use crate::error::{Error, Result};
+use crate::form::Form;
 use crate::inventory::Inventory;
 use crate::measure::{Gauge, Overlay};
 use crate::monitor::Monitor;
 use crate::pricing::{self, Metric, Observations, Probe, Probes};
 use crate::quantizer::Quantizer;
 use crate::scheme::{Choices, Scheme};
-use crate::treating::{Assignment, Collected, Form, Job, treat};
+use crate::treating::{Assignment, Collected, Job, treat};
 
 /// Everything that a plan depends on, beside the model.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ pub struct Prepared {
 
 /// Takes stock and refuses an impossible budget, in no time.
 pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
-    let inventory = Inventory::take(model, &settings.selection)?;
+    let inventory = Inventory::take(model, &settings.selection, settings.choices.form)?;
     let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
     settings.selection.pin(&mut prices)?;
     let limits = settings.budget.limits(&inventory.totals)?;

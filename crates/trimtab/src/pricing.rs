@@ -6,12 +6,11 @@
 //! between them damage follows the output error (a straight line in logarithms). So every site is on one scale, for
 //! the price of a few forward passes a site.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Inputs, SiteEvidence, Stream, StreamSettings, Treated, Treatment};
-use trimtab_io::AffineScheme;
+use trimtab_calibrate::{Inputs, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_models::Model;
 use trimtab_nn::{Network, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
@@ -73,7 +72,7 @@ pub fn skeleton(inventory: &Inventory, choices: &Choices, fused: bool, metric: M
             damage: 0.0,
             source: if metric == Metric::Kl { Source::Estimated } else { Source::Measured },
         };
-        let options = choices.of(&site.meta)?.into_iter().map(option).collect();
+        let options = choices.of(site)?.into_iter().map(option).collect();
         let mut prices = SitePrices::new(&site.meta.name, site.meta.numel() as u64, options);
         prices.group = site.meta.fused.clone().filter(|_| fused);
         Ok(prices)
@@ -133,14 +132,16 @@ fn price_site(
     evidence: SiteEvidence<'_>,
     (choices, quantizer): (&Choices, &Quantizer),
 ) -> Result<Priced> {
-    let schemes = choices.of(&site.meta)?;
-    let probes = probe_schemes(&schemes);
+    let schemes = choices.of(site)?;
+    let probes = probe_schemes(&schemes, site);
     let price = |scheme: &Scheme| -> Result<(Scheme, f64, Option<Treated>)> {
-        let Scheme::Affine(affine) = scheme else { return Ok((*scheme, 0.0, None)) };
-        let method = quantizer.method(*affine, site.dtype, evidence.second_moment.is_some());
+        let observed = evidence.second_moment.is_some();
+        let Some(method) = quantizer.treatment(*scheme, site.dtype, observed) else {
+            return Ok((*scheme, 0.0, None));
+        };
         let outcome = method.treat(&site.meta, weight, evidence);
         let outcome = outcome.map_err(|message| Error::Site { site: site.meta.name.clone(), message })?;
-        Ok((*scheme, outcome.damage, probes.contains(affine).then_some(outcome.treated)))
+        Ok((*scheme, outcome.damage, probes.contains(scheme).then_some(outcome.treated)))
     };
     let mut priced = Priced::default();
     for (scheme, error, treated) in schemes.par_iter().map(price).collect::<Result<Vec<_>>>()? {
@@ -186,19 +187,15 @@ pub fn interpolate(probes: &[Probe], error: f64) -> f64 {
     }
 }
 
-/// Schemes at which the change of the output is measured: the coarsest and a middle one of those to choose from.
-fn probe_schemes(schemes: &[Scheme]) -> Vec<AffineScheme> {
-    let affine = |scheme: &Scheme| match scheme {
-        Scheme::Affine(affine) => Some(*affine),
-        Scheme::Dense => None,
+/// Schemes at which the change of the output is measured: the narrowest codes to choose from and the next wider ones.
+fn probe_schemes(schemes: &[Scheme], site: &TreatedSite) -> Vec<Scheme> {
+    let widths: BTreeSet<u8> = schemes.iter().filter_map(Scheme::width).collect();
+    // With the most scales: nearest to what a plan picks at these widths.
+    let finest = |width: u8| {
+        let of_width = schemes.iter().filter(|scheme| scheme.width() == Some(width));
+        of_width.max_by_key(|scheme| scheme.bytes(&site.meta, site.dtype)).copied()
     };
-    let all: Vec<AffineScheme> = schemes.iter().filter_map(affine).collect();
-    let Some(lowest) = all.iter().map(|s| s.bits).min() else { return Vec::new() };
-    // The finest groups: nearest to what a plan picks at these widths.
-    let at = |bits: u8| {
-        all.iter().filter(|s| s.bits == bits).min_by_key(|s| s.group_size.unwrap_or(usize::MAX)).copied()
-    };
-    [at(lowest), at(lowest + 1)].into_iter().flatten().collect()
+    widths.into_iter().take(2).filter_map(finest).collect()
 }
 
 /// Points of the line from output error to damage, by site.

@@ -1,15 +1,19 @@
 //! How codes are chosen, for all sites alike.
 
 use serde::{Deserialize, Serialize};
+use trimtab_calibrate::Treatment;
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
+use trimtab_quantize::float::ScaleFinder;
 use trimtab_quantize::gptq::{ColumnOrder, GptqSettings, GroupFit};
 use trimtab_quantize::range::RangeFinder;
 use trimtab_quantize::rtn::RtnSettings;
 use trimtab_quantize::scheme::WeightScheme;
 use trimtab_quantize::solver::Solver;
-use trimtab_quantize::treatment::AffineTreatment;
+use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment};
+
+use crate::scheme::Scheme;
 
 /// Methods that choose codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +21,7 @@ use trimtab_quantize::treatment::AffineTreatment;
 pub enum Method {
     /// Round-to-nearest: no data.
     Rtn,
-    /// GPTQ.
+    /// GPTQ; for the blocks of GGUF files, whose scales have scales, errors weighted with the power of their inputs.
     #[default]
     Gptq,
 }
@@ -59,9 +63,28 @@ impl Quantizer {
         Self { method, range: Range::MinMax, ..Self::default() }
     }
 
-    /// The treatment for one site. Without observations, codes are chosen by rounding to nearest.
-    pub fn method(&self, scheme: AffineScheme, dense: Dtype, observed: bool) -> AffineTreatment {
+    /// The treatment for one site; `None` where it stays as it is. Without observations, codes are chosen by rounding to
+    /// nearest.
+    pub fn treatment(&self, scheme: Scheme, dense: Dtype, observed: bool) -> Option<Box<dyn Treatment>> {
         let weighted = observed && self.method == Method::Gptq;
+        let finder = match self.range {
+            Range::MinMax => ScaleFinder::AbsMax,
+            Range::Mse if weighted => ScaleFinder::MseWeighted,
+            Range::Mse => ScaleFinder::Mse,
+        };
+        Some(match scheme {
+            Scheme::Dense => return None,
+            Scheme::Affine(scheme) => Box::new(self.affine(scheme, dense, weighted)),
+            Scheme::Float(scheme) => Box::new(FloatTreatment {
+                scheme,
+                finder,
+                gptq: weighted.then(|| self.gptq(RangeFinder::MinMax)),
+            }),
+            Scheme::Blocks(ty) => Box::new(BlockTreatment { ty, weighted }),
+        })
+    }
+
+    fn affine(&self, scheme: AffineScheme, dense: Dtype, weighted: bool) -> AffineTreatment {
         let range = match self.range {
             Range::MinMax => RangeFinder::MinMax,
             Range::Mse if weighted => RangeFinder::mse_weighted(),
@@ -69,14 +92,7 @@ impl Quantizer {
         };
         let solver = match weighted {
             false => Solver::Rtn(RtnSettings { range }),
-            true => Solver::Gptq(GptqSettings {
-                range,
-                damping: Damping { first: self.damping, ..Damping::default() },
-                order: if self.act_order { ColumnOrder::DescendingDiagonal } else { ColumnOrder::Natural },
-                // In another order, only groups fitted beforehand keep their columns together.
-                groups: if self.act_order { GroupFit::Static } else { GroupFit::Dynamic },
-                ..GptqSettings::default()
-            }),
+            true => Solver::Gptq(self.gptq(range)),
         };
         let scale_dtype = match crate::scheme::scale_dtype(dense) {
             Dtype::F16 => ScaleDtype::F16,
@@ -92,5 +108,16 @@ impl Quantizer {
             ..WeightScheme::default()
         };
         AffineTreatment { solver, scheme }
+    }
+
+    fn gptq(&self, range: RangeFinder) -> GptqSettings {
+        GptqSettings {
+            range,
+            damping: Damping { first: self.damping, ..Damping::default() },
+            order: if self.act_order { ColumnOrder::DescendingDiagonal } else { ColumnOrder::Natural },
+            // In another order, only groups fitted beforehand keep their columns together.
+            groups: if self.act_order { GroupFit::Static } else { GroupFit::Dynamic },
+            ..GptqSettings::default()
+        }
     }
 }

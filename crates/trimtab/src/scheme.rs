@@ -3,51 +3,100 @@
 use std::fmt;
 use std::str::FromStr;
 
-use trimtab_io::{AffineScheme, Dtype};
+use trimtab_io::gguf::GgufType;
+use trimtab_io::{AffineScheme, Coded, Dtype, FloatElement, FloatScheme};
 use trimtab_nn::SiteMeta;
 use trimtab_plan::Settings;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::inventory::TreatedSite;
 
 /// One option of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheme {
     /// Integer codes.
     Affine(AffineScheme),
-    /// As it is in the checkpoint.
+    /// Floats of 8 or 4 bits.
+    Float(FloatScheme),
+    /// Blocks of a GGUF file.
+    Blocks(GgufType),
+    /// As it is in the checkpoint; where that holds codes, the numbers that they stand for.
     Dense,
 }
 
 impl Scheme {
+    /// The scheme of a matrix; `None` for a table of numbers, which nothing here makes.
+    pub fn of(matrix: &Coded) -> Option<Self> {
+        match matrix {
+            Coded::Affine(matrix) => Some(Self::Affine(matrix.scheme)),
+            Coded::Float(matrix) => Some(Self::Float(matrix.scheme)),
+            Coded::Blocks(matrix) => Some(Self::Blocks(matrix.ty)),
+            Coded::Codebook(_) => None,
+        }
+    }
+
     /// Exact bytes of the site's weight in the file. `dense` is its type there; scales are stored in [`scale_dtype`].
     pub fn bytes(&self, site: &SiteMeta, dense: Dtype) -> u64 {
         match self {
             Self::Affine(scheme) => scheme.bytes(site.rows, site.cols, scale_dtype(dense)),
+            Self::Float(scheme) => scheme.bytes(site.rows, site.cols),
+            Self::Blocks(ty) => site.numel() as u64 / ty.block_len() as u64 * ty.block_bytes() as u64,
             Self::Dense => (site.numel() * dense.size()) as u64,
         }
+    }
+
+    /// Bits of a code without its share of the scales; `None` where there are no codes.
+    pub fn width(&self) -> Option<u8> {
+        Some(match self {
+            Self::Affine(scheme) => scheme.bits,
+            Self::Float(scheme) => match scheme.element {
+                FloatElement::E2M1 => 4,
+                FloatElement::E4M3 | FloatElement::E5M2 => 8,
+            },
+            Self::Blocks(ty) => match ty {
+                GgufType::Q2_K => 2,
+                GgufType::Q3_K => 3,
+                GgufType::Q4_0 | GgufType::Q4_1 | GgufType::Q4_K => 4,
+                GgufType::Q5_0 | GgufType::Q5_1 | GgufType::Q5_K => 5,
+                GgufType::Q6_K => 6,
+                GgufType::Q8_0 => 8,
+                GgufType::F16 | GgufType::BF16 | GgufType::F32 => return None,
+            },
+            Self::Dense => return None,
+        })
     }
 
     /// As settings in a plan file.
     pub fn settings(&self) -> Settings {
         let mut settings = Settings::new();
-        if let Self::Affine(scheme) = self {
-            settings.insert("bits".into(), i64::from(scheme.bits).into());
-            if let Some(group_size) = scheme.group_size {
-                settings.insert("group_size".into(), (group_size as i64).into());
+        match self {
+            Self::Affine(scheme) => {
+                settings.insert("bits".into(), i64::from(scheme.bits).into());
+                if let Some(group_size) = scheme.group_size {
+                    settings.insert("group_size".into(), (group_size as i64).into());
+                }
+                settings.insert("symmetric".into(), scheme.symmetric.into());
             }
-            settings.insert("symmetric".into(), scheme.symmetric.into());
+            Self::Float(_) | Self::Blocks(_) => drop(settings.insert("type".into(), self.to_string().into())),
+            Self::Dense => {}
         }
         settings
     }
 
     /// From the settings in a plan file.
     pub fn from_settings(settings: &Settings) -> Result<Self> {
+        let wrong = |message: String| Error::Setting { what: "plan", message };
+        if let Some(value) = settings.get("type") {
+            let scheme = value.as_str().and_then(|name| name.parse().ok());
+            let named = scheme.filter(|scheme| matches!(scheme, Self::Float(_) | Self::Blocks(_)));
+            return named.ok_or_else(|| wrong(format!("{value} is no type of floats or blocks")));
+        }
         let Some(bits) = settings.get("bits") else { return Ok(Self::Dense) };
         let number = |value: &toml::Value, limit: i64| {
             let number = value.as_integer().filter(|n| (1..=limit).contains(n));
-            number
-                .ok_or(Error::Setting { what: "plan", message: format!("{value} is no width or group size") })
+            number.ok_or_else(|| wrong(format!("{value} is no width or group size")))
         };
         let group_size = settings.get("group_size").map(|g| number(g, i64::from(u32::MAX))).transpose()?;
         Ok(Self::Affine(AffineScheme {
@@ -70,7 +119,9 @@ impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Affine(scheme) => scheme.fmt(f),
-            Self::Dense => write!(f, "dense"),
+            Self::Float(scheme) => scheme.fmt(f),
+            Self::Blocks(ty) => f.pad(&ty.to_string().to_lowercase()),
+            Self::Dense => f.pad("dense"),
         }
     }
 }
@@ -82,11 +133,18 @@ impl FromStr for Scheme {
         let fail = || Error::Setting {
             what: "scheme",
             message: format!(
-                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\" or \"dense\""
+                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\", \"nvfp4\", \"fp8\", \"q4_k\" or \"dense\""
             ),
         };
         if text.trim() == "dense" {
             return Ok(Self::Dense);
+        }
+        if let Ok(scheme) = text.parse() {
+            return Ok(Self::Float(scheme));
+        }
+        let blocks = GgufType::from_name(&text.trim().to_uppercase());
+        if let Some(ty) = blocks.filter(|ty| ty.is_blocks()) {
+            return Ok(Self::Blocks(ty));
         }
         let mut words = text.split_whitespace();
         let bits = words.next().and_then(|w| w.strip_prefix("int")).and_then(|b| b.parse().ok());
@@ -110,15 +168,28 @@ impl FromStr for Scheme {
     }
 }
 
+/// Types of blocks that the planner chooses from where nothing else is said: those with scales of scales where they fit.
+fn usual_blocks(cols: usize) -> &'static [GgufType] {
+    use GgufType::{Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    match Q4_K.fits(cols) {
+        true => &[Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0],
+        false => &[Q4_0, Q4_1, Q5_0, Q5_1, Q8_0],
+    }
+}
+
 /// Which schemes the planner may choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choices {
-    /// Widths; 16 stands for leaving a site as it is.
+    /// Widths of integers; 16 stands for leaving a site as it is.
     pub bits: Vec<u8>,
-    /// Group sizes; `None` is a whole row.
+    /// Group sizes of integers; `None` is a whole row.
     pub groups: Vec<Option<usize>>,
     /// Whether grids are symmetric.
     pub symmetric: bool,
+    /// Floats and blocks beside the integers. For GGUF files, empty stands for the usual types of blocks.
+    pub types: Vec<Scheme>,
+    /// The form of the file: what it cannot hold is no option.
+    pub form: Form,
     /// The engine that is to run the result: what it does not run is no option.
     pub engine: Option<Engine>,
 }
@@ -129,20 +200,27 @@ impl Default for Choices {
             bits: vec![2, 3, 4, 5, 6, 8, 16],
             groups: vec![Some(32), Some(64), Some(128), None],
             symmetric: false,
+            types: Vec::new(),
+            form: Form::Packed,
             engine: None,
         }
     }
 }
 
 impl Choices {
-    /// The options of a site. Groups longer than its rows are left out, and so is what the engine does not run.
-    pub fn of(&self, site: &SiteMeta) -> Result<Vec<Scheme>> {
-        let mut schemes = Vec::new();
+    /// The options of a site. Groups longer than its rows are left out, and so is what the file cannot hold or the engine
+    /// does not run.
+    pub fn of(&self, site: &TreatedSite) -> Result<Vec<Scheme>> {
+        let mut schemes = self.types.clone();
+        if self.form == Form::Gguf && schemes.is_empty() {
+            schemes.extend(usual_blocks(site.meta.cols).iter().copied().map(Scheme::Blocks));
+        }
         for &bits in &self.bits {
             match bits {
                 16 => schemes.push(Scheme::Dense),
                 1..=8 => {
-                    let fitting = self.groups.iter().filter(|group| group.is_none_or(|g| g <= site.cols));
+                    let fitting =
+                        self.groups.iter().filter(|group| group.is_none_or(|g| g <= site.meta.cols));
                     schemes.extend(fitting.map(|&group_size| {
                         Scheme::Affine(AffineScheme { bits, group_size, symmetric: self.symmetric })
                     }));
@@ -153,18 +231,22 @@ impl Choices {
                 }
             }
         }
-        let runs = |scheme: &Scheme| match (self.engine, scheme) {
-            (Some(engine), Scheme::Affine(affine)) => engine.allows(*affine, site).is_ok(),
-            _ => true,
+        let runs = |scheme: &Scheme| {
+            self.form.holds(scheme, site).is_ok()
+                && self.engine.is_none_or(|engine| engine.allows(scheme, &site.meta).is_ok())
         };
         schemes.retain(runs);
         schemes.sort_unstable();
         schemes.dedup();
         match schemes.is_empty() {
             true => {
-                let engine = self.engine.map_or(String::new(), |engine| format!(" that {engine} runs"));
-                let message = format!("there is nothing to choose from{engine} at \"{}\"", site.name);
-                Err(Error::Setting { what: "--bits", message })
+                let engine = self.engine.map_or(String::new(), |engine| format!(" and {engine} runs"));
+                let message = format!(
+                    "there is nothing to choose from that {} holds{engine} at \"{}\"",
+                    self.form.format(),
+                    site.meta.name
+                );
+                Err(Error::Setting { what: "--bits, --types", message })
             }
             false => Ok(schemes),
         }
@@ -177,12 +259,14 @@ mod tests {
 
     #[test]
     fn labels_and_settings_round_trip() {
-        for text in ["int4 g128", "int3 row", "int2 g32 sym", "dense"] {
+        for text in
+            ["int4 g128", "int3 row", "int2 g32 sym", "dense", "nvfp4", "fp8 bf16", "mxfp8", "q4_k", "q8_0"]
+        {
             let scheme: Scheme = text.parse().unwrap();
             assert_eq!(scheme.to_string(), text);
             assert_eq!(Scheme::from_settings(&scheme.settings()).unwrap(), scheme);
         }
-        for text in ["", "int9 g4", "int4 128", "int4 g0", "int4 g8 sym x", "float8"] {
+        for text in ["", "int9 g4", "int4 128", "int4 g0", "int4 g8 sym x", "float8", "f16", "q9_k"] {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
     }

@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::stream::reading_groups;
-use trimtab_calibrate::{
-    BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated, Treatment,
-};
+use trimtab_calibrate::{BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_models::Model;
 use trimtab_nn::{Role, StageSource, Weight};
 
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
+use crate::form::Form;
 use crate::inventory::{Inventory, TreatedSite};
 use crate::monitor::Monitor;
 use crate::quantizer::{Method, Quantizer};
@@ -51,31 +50,6 @@ pub struct TreatedStage {
     pub weights: BTreeMap<String, Treated>,
     /// What happened.
     pub reports: Vec<SiteReport>,
-}
-
-/// In which form treated weights are kept: what later blocks see must be what the file will hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Form {
-    /// Integer codes.
-    #[default]
-    Packed,
-    /// Numbers in the type of the original.
-    Dense,
-}
-
-impl Form {
-    fn shape(self, treated: Treated, dtype: trimtab_io::Dtype) -> Result<Treated> {
-        if self == Self::Packed {
-            return Ok(treated);
-        }
-        let mut values = match treated {
-            Treated::Packed(tensor) => tensor.dequantize(),
-            Treated::Dense(values) => values,
-        };
-        trimtab_io::round_floats(&mut values, dtype)?;
-        Ok(Treated::Dense(values))
-    }
 }
 
 /// Keeps and returns treated stages: a run that goes on after a kill finds the finished ones here.
@@ -187,7 +161,7 @@ fn summary(block: &str, stage: &TreatedStage) -> String {
 fn warn_of_fallbacks(stage: &TreatedStage, monitor: &mut dyn Monitor) {
     for report in stage.reports.iter().filter(|report| report.fell_back) {
         monitor.warn(&format!(
-            "{}: GPTQ came out worse than round-to-nearest at {}; round-to-nearest was taken",
+            "{}: what the data said came out worse than round-to-nearest at {}; round-to-nearest was taken",
             report.site, report.scheme
         ));
     }
@@ -215,8 +189,10 @@ impl<'a> Job<'a> {
             fell_back: false,
             damping: 0.0,
         };
-        let Scheme::Affine(affine) = scheme else { return Ok((report, None)) };
-        let method = self.quantizer.method(*affine, site.dtype, evidence.second_moment.is_some());
+        let observed = evidence.second_moment.is_some();
+        let Some(method) = self.quantizer.treatment(*scheme, site.dtype, observed) else {
+            return Ok((report, None));
+        };
         let outcome = method.treat(&site.meta, weight, evidence);
         let Outcome { treated, damage, baseline_damage, fell_back, damping } =
             outcome.map_err(|message| Error::Site { site: name.clone(), message })?;
@@ -295,7 +271,7 @@ mod tests {
     #[test]
     fn a_pass_that_ends_at_the_tap_sees_what_a_whole_pass_sees() {
         let model = Model::open("@pico", None).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default()).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
         let settings = CalibrationSettings { samples: Some(5), ..CalibrationSettings::default() };
         let calibration = Calibration::load(&model, &settings).unwrap();
         // The whole network, undisturbed, one batch after the other.
@@ -345,7 +321,7 @@ mod tests {
         let checkpoint = trimtab_models::init::checkpoint(&config, 1, trimtab_io::Dtype::F32).unwrap();
         let device = burn::tensor::Device::flex();
         let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default()).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
         // One token reaches two of the four experts of a block.
         let batches = vec![trimtab_calibrate::Batch::windows(&[&[7u32][..]], &device)];
         let calibration =

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use trimtab::apply::{OutputSettings, apply};
 use trimtab::calibration::Calibration;
+use trimtab::floors::models::Model;
 use trimtab::floors::plan::{Plan, Selection};
+use trimtab::form::Form;
 use trimtab::inventory::Inventory;
 use trimtab::planning::{assignment_of, read_plan};
 use trimtab::scheme::Scheme;
@@ -12,24 +14,20 @@ use trimtab::treating::{Assignment, Job};
 
 use super::settings;
 use crate::Status;
-use crate::args::{self, Apply, Global};
+use crate::args::{self, Apply, Format, Global};
 use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global, ui)?;
+    let model = super::open_to_treat(&args.model, global, ui)?;
     let file = PathBuf::from(&args.plan);
     let plan = file.exists().then(|| read_plan(&file)).transpose()?;
-    let (inventory, assignment) = match &plan {
-        Some(plan) => by_plan(plan, &model)?,
+    let (inventory, assignment, form) = match &plan {
+        Some(plan) => by_plan(plan, &model, args.out.format)?,
         None => by_scheme(args, &model)?,
     };
     let method = args.method.unwrap_or(args::Method::Gptq);
     let quantizer = settings::quantizer(&args.quantizer, method);
-    let out = OutputSettings {
-        output: args.output.clone(),
-        form: settings::form(args.out.format),
-        force: args.out.force,
-    };
+    let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
         inventory: &inventory,
@@ -73,25 +71,35 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     Ok(Status::Done)
 }
 
-fn by_plan(plan: &Plan, model: &trimtab::floors::models::Model) -> anyhow::Result<(Inventory, Assignment)> {
+fn by_plan(
+    plan: &Plan,
+    model: &Model,
+    format: Option<Format>,
+) -> anyhow::Result<(Inventory, Assignment, Form)> {
     // The sites of the plan, and no others, are treated.
     let include = plan.prices.sites.iter().map(|site| trimtab::inventory::literal(&site.site)).collect();
-    let inventory = Inventory::take(model, &Selection { include, ..Selection::default() })?;
+    let selection = Selection { include, ..Selection::default() };
+    let chosen = plan.prices.sites.iter().zip(&plan.choice);
+    let schemes = chosen.map(|(site, &i)| Scheme::from_settings(&site.options[i].params));
+    let schemes: Vec<Scheme> = schemes.collect::<Result<_, _>>()?;
+    let blocks = schemes.into_iter().find(|scheme| matches!(scheme, Scheme::Blocks(_)));
+    let form = settings::form(format, None, blocks);
+    let inventory = Inventory::take(model, &selection, form)?;
     let assignment = assignment_of(plan, model, &inventory)?;
-    Ok((inventory, assignment))
+    Ok((inventory, assignment, form))
 }
 
-fn by_scheme(
-    args: &Apply,
-    model: &trimtab::floors::models::Model,
-) -> anyhow::Result<(Inventory, Assignment)> {
+fn by_scheme(args: &Apply, model: &Model) -> anyhow::Result<(Inventory, Assignment, Form)> {
     let scheme: Scheme = args
         .plan
         .parse()
         .map_err(|error| anyhow::anyhow!("\"{}\" is neither a plan file nor a scheme\n{error}", args.plan))?;
     let selection =
         Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins: Vec::new() };
-    let inventory = Inventory::take(model, &selection)?;
-    let assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
-    Ok((inventory, assignment))
+    let form = settings::form(args.out.format, None, Some(scheme));
+    let inventory = Inventory::take(model, &selection, form)?;
+    // What engines want in single precision stays so.
+    let of = |single: bool| if single && form == Form::Gguf { Scheme::Dense } else { scheme };
+    let assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), of(site.single))).collect();
+    Ok((inventory, assignment, form))
 }

@@ -14,10 +14,10 @@ use crate::args::{Fit, Global, Method};
 use crate::ui::{Ui, bytes, seconds, table};
 
 pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
-    let model = super::open(&args.model, global, ui)?;
+    let model = super::open_to_treat(&args.model, global, ui)?;
     let quantizer = settings::quantizer(&args.quantizer, Method::Gptq);
     let calibration = settings::calibration(&args.calibration, global);
-    let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer)?;
+    let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer, args.out.format)?;
     if args.out.dry_run {
         let prepared = prepare(&model, &planning)?;
         let text = outlook(&model, &prepared, &planning);
@@ -28,7 +28,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
         Some(path) => path.clone(),
         None => default_output(&args.model.model, &args.budget)?,
     };
-    let output = OutputSettings { output, form: settings::form(args.out.format), force: args.out.force };
+    let output = OutputSettings { output, form: planning.choices.form, force: args.out.force };
     let judge = judge(args, &model)?;
     let report = fit(&model, &FitSettings { planning, output, judge, spec: args.model.spec.clone() }, ui)?;
     ui.result(&report, &summary(&report))?;

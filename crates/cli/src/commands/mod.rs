@@ -49,6 +49,18 @@ fn open(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model>
     Ok(Model::open(&path, model.spec.as_deref())?.on(device(global.device)))
 }
 
+/// Opens a model whose weights are to be changed. Codes are no obstacle, but their user should know what becomes of them.
+fn open_to_treat(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model> {
+    let model = open(model, global, ui)?;
+    if model.quantization().is_some() {
+        ui.warn(&format!(
+            "{} is quantized already: its codes are decoded, and what is not treated is written as plain numbers",
+            model.checkpoint().path().display()
+        ));
+    }
+    Ok(model)
+}
+
 /// The path of a model; a name on the hub is downloaded first, or found in the cache.
 fn local(model: &str, ui: &mut Ui) -> anyhow::Result<String> {
     let Location::Hub(name) = locate(model) else { return Ok(model.into()) };

@@ -47,11 +47,11 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
             args.output.display()
         );
     }
-    let model = super::open(&args.model, global, ui)?;
+    let model = super::open_to_treat(&args.model, global, ui)?;
     let defaults = QuantizerArgs { range: Range::Mse, damping: 0.01, act_order: false };
     let quantizer = settings::quantizer(&defaults, Method::Gptq);
     let calibration = settings::calibration(&args.calibration, global);
-    let asked = settings::planning(budget, &args.planning, calibration, quantizer)?;
+    let asked = settings::planning(budget, &args.planning, calibration, quantizer, args.format)?;
     let prepared = prepare(&model, &asked)?;
     if args.dry_run {
         let text = super::fit::outlook(&model, &prepared, &asked);

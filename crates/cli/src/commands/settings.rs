@@ -2,13 +2,13 @@
 
 use anyhow::Context;
 use trimtab::calibration::CalibrationSettings;
-use trimtab::engine::{Engine, plannable};
+use trimtab::engine::Engine;
 use trimtab::floors::plan::Selection;
+use trimtab::form::Form;
 use trimtab::planning::PlanningSettings;
 use trimtab::pricing::Metric;
 use trimtab::quantizer::{Method, Quantizer, Range};
-use trimtab::scheme::Choices;
-use trimtab::treating::Form;
+use trimtab::scheme::{Choices, Scheme};
 
 use crate::args::{self, CalibrationArgs, Format, Global, PlanningArgs, QuantizerArgs};
 
@@ -37,10 +37,15 @@ pub fn quantizer(args: &QuantizerArgs, method: args::Method) -> Quantizer {
     }
 }
 
-pub fn form(format: Format) -> Form {
+/// The form of the output: what was asked for, else what the engine or the scheme needs.
+pub fn form(format: Option<Format>, engine: Option<Engine>, scheme: Option<Scheme>) -> Form {
     match format {
-        Format::CompressedTensors => Form::Packed,
-        Format::Safetensors => Form::Dense,
+        Some(Format::CompressedTensors) => Form::Packed,
+        Some(Format::Safetensors) => Form::Dense,
+        Some(Format::Gguf) => Form::Gguf,
+        None if engine == Some(Engine::LlamaCpp) => Form::Gguf,
+        None if matches!(scheme, Some(Scheme::Blocks(_))) => Form::Gguf,
+        None => Form::Packed,
     }
 }
 
@@ -49,6 +54,7 @@ pub fn planning(
     args: &PlanningArgs,
     calibration: CalibrationSettings,
     quantizer: Quantizer,
+    format: Option<Format>,
 ) -> anyhow::Result<PlanningSettings> {
     let groups = args.groups.iter().map(|group| match group.as_str() {
         "row" => Ok(None),
@@ -59,7 +65,8 @@ pub fn planning(
             ))
         }
     });
-    let engine = args.engine.map(|name| plannable(super::verify::engine(name))).transpose()?;
+    let engine = args.engine.map(super::verify::engine);
+    let types: Vec<Scheme> = args.types.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let pins = args.pin.iter().map(|pin| pin.parse()).collect::<Result<_, _>>()?;
     Ok(PlanningSettings {
         budget: budget.parse()?,
@@ -68,6 +75,8 @@ pub fn planning(
             bits: args.bits.clone(),
             groups: groups.collect::<anyhow::Result<_>>()?,
             symmetric: args.symmetric,
+            form: form(format, engine, types.first().copied()),
+            types,
             engine,
         },
         metric: match args.metric {

@@ -1,5 +1,7 @@
 //! The contract of the command line.
 
+use std::collections::BTreeSet;
+
 use crate::run::{contents, json, refused, run, text};
 
 #[test]
@@ -187,8 +189,64 @@ fn written_models_are_held_against_the_rules_of_engines() {
         listed.contains("int4 g32") && !listed.contains("int3 "),
         "zero points at 3 bits are none of its options"
     );
+}
+
+#[test]
+fn a_plan_for_llama_cpp_is_of_blocks_and_becomes_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, out) = (folder.path().join("plan.toml"), folder.path().join("out"));
+    let asked = ["plan", "--budget", "5.1bpw", "--for", "llama.cpp", "--samples", "8", "--rounds", "0"];
+    json(&[&asked[..], &["-o", text(&plan)]].concat());
+    let listed = std::fs::read_to_string(&plan).unwrap();
+    assert!(listed.contains("\"q4_0\"") && !listed.contains("int4"), "blocks only");
+    let applied = json(&["apply", text(&plan), "--samples", "8", "-o", text(&out)]);
+    let file = out.join("model.gguf");
+    assert_eq!(applied["bytes"].as_u64().unwrap(), std::fs::metadata(&file).unwrap().len());
+    assert!(applied["bits_per_weight"].as_f64().unwrap() <= 5.1);
+    let facts = json(&["inspect", text(&file)]);
+    let of =
+        |label: &str| facts["sites"].as_array().unwrap().iter().filter(|site| site["dtype"] == label).count();
+    assert!(of("q4_0") > 0 && of("q5_0") + of("q5_1") + of("q8_0") > 0, "a plan of several types: {facts}");
+    assert_eq!(json(&["verify", text(&file), "--for", "llama.cpp"])["breaches"].as_array().unwrap().len(), 0);
+    // What was planned for that file is not put into another.
     refused(
-        &["plan", "--budget", "4bpw", "--for", "llama.cpp", "-o", text(&folder.path().join("p"))],
-        &["convert"],
+        &["apply", text(&plan), "-o", text(&folder.path().join("x")), "--format", "compressed-tensors"],
+        &["no GGUF blocks", "--format"],
     );
+}
+
+#[test]
+fn floats_are_options_beside_integers() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let asked =
+        ["fit", "--budget", "4.6bpw", "--bits", "3,4,16", "--groups", "64", "--types", "nvfp4,mxfp4,fp8"];
+    let fast = ["--samples", "8", "--rounds", "0", "--metric", "output-error"];
+    let report = json(&[&asked[..], &fast, &["-o", text(&out)]].concat());
+    let schemes: BTreeSet<&str> =
+        report["sites"].as_array().unwrap().iter().map(|site| site["scheme"].as_str().unwrap()).collect();
+    assert!(schemes.contains("nvfp4") || schemes.contains("fp8"), "{schemes:?}");
+    let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+    assert!(config.contains("-quantized"), "{config}");
+    // What was proved is what was written: the judge read it back.
+    let rows = report["rows"].as_array().unwrap();
+    assert!(rows.last().unwrap()["kl"].as_f64().unwrap() < 0.02, "{rows:?}");
+}
+
+#[test]
+fn a_quantized_model_is_decoded_and_treated_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, gptq, second] = ["first", "gptq", "second"].map(|name| folder.path().join(name));
+    json(&["apply", "int8 g128", "--method", "rtn", "-o", text(&first)]);
+    json(&["convert", text(&first), "--to", "gptq", "-o", text(&gptq)]);
+    let asked = ["--method", "rtn", "--exclude", "*.mlp.*", "-o"];
+    let applied = run(&[&["apply", "int4 g32", text(&gptq)], &asked[..], &[text(&second)]].concat());
+    assert_eq!(applied.code, Some(0), "{}", applied.stderr);
+    assert!(applied.stderr.contains("quantized already"), "{}", applied.stderr);
+    let facts = json(&["inspect", text(&second)]);
+    let types: BTreeSet<&str> =
+        facts["sites"].as_array().unwrap().iter().map(|site| site["dtype"].as_str().unwrap()).collect();
+    assert_eq!(types, BTreeSet::from(["BF16", "int4 g32"]), "nothing of the first code is left");
+    let far = json(&["eval", text(&second), "--against", "@pico", "--limit", "8"]);
+    assert!(far["kl"].as_f64().unwrap() < 0.05, "{far}");
 }

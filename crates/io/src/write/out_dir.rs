@@ -171,6 +171,11 @@ impl OutDir {
         keeping(&self.partial, write_file(&path, |file| file.write(bytes)).map(drop))
     }
 
+    /// The path of a large file of the output that a writer of its own makes, whole or not at all.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.tree().join(name)
+    }
+
     /// A small file that was put before, in this run or an earlier one.
     ///
     /// # Errors

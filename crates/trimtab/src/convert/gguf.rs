@@ -9,10 +9,11 @@ use trimtab_io::{AffineTensor, Bytes, Coded, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{SiteMeta, StageSource};
 
-use super::{Converted, Loss, Target, coded, site_of};
+use super::{Converted, Loss, Target};
 use crate::apply::transpose;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::source::{coded, site_of, tensor};
 
 /// Writes `model` as one file, every matrix in blocks of `ty`.
 pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn Monitor) -> Result<Converted> {
@@ -29,6 +30,70 @@ pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn M
         );
         return Err(Error::Site { site: (*first).into(), message });
     }
+    let mut writer = begin(model, out, out)?;
+    let mut report = Converted::begun(out, Target::Gguf(ty));
+    let mut taken = BTreeSet::new();
+    monitor.begin("converting", model.stages().len());
+    for (i, info) in model.stages().iter().enumerate() {
+        if monitor.interrupted() {
+            return Err(Error::Stopped);
+        }
+        for name in info.tensors.iter().filter(|name| taken.insert((*name).clone())) {
+            let site = match site_of(&info.sites, name) {
+                Some(site) if !single(model, name) => site,
+                _ => {
+                    append(&mut writer, model, &info.sites, name)?;
+                    continue;
+                }
+            };
+            let coded = coded(model, site)?;
+            report.matrices += 1;
+            let (blocks, exact) = blocks(model, site, name, coded, ty)?;
+            writer.append_blocks(name, &blocks)?;
+            if !exact {
+                report.lossy.push(Loss { site: site.name.clone(), what: format!("rounded to {ty}") });
+            }
+        }
+        checkpoint.release();
+        monitor.advance(i + 1, &info.name);
+    }
+    report.bytes = writer.finish()?.bytes;
+    Ok(report)
+}
+
+/// Begins the file of a model, which is named after `named`.
+pub(crate) fn begin(model: &Model, path: &Path, named: &Path) -> Result<GgufModelWriter> {
+    let (config, files) = description(model)?;
+    let name = named.file_stem().map(|name| name.to_string_lossy().into_owned());
+    Ok(GgufModelWriter::create(path, &config, &files, name.as_deref())?)
+}
+
+/// Bytes of the file beside its tensors.
+///
+/// # Errors
+/// Where the model cannot be written as such a file.
+pub(crate) fn overhead(model: &Model) -> Result<u64> {
+    let (config, files) = description(model)?;
+    Ok(GgufModelWriter::overhead(&config, &files)?)
+}
+
+/// Adds a tensor as plain numbers.
+pub(crate) fn append(
+    writer: &mut GgufModelWriter,
+    model: &Model,
+    sites: &[SiteMeta],
+    name: &str,
+) -> Result<()> {
+    Ok(writer.append(name, &finite(model, sites, name)?)?)
+}
+
+fn single(model: &Model, name: &str) -> bool {
+    model.checkpoint().config().is_some_and(|config| GgufModelWriter::wants_single(config, name))
+}
+
+/// What the file says of a model beside its tensors.
+fn description(model: &Model) -> Result<(Value, TokenizerFiles)> {
+    let checkpoint = model.checkpoint();
     let json = |name: &str| -> Result<Option<Value>> {
         let bytes = checkpoint.side_file(name)?;
         let parse = |bytes: Bytes| {
@@ -49,38 +114,12 @@ pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn M
     if let Some(object) = config.as_object_mut() {
         object.remove("quantization_config");
     }
-    let name = out.file_stem().map(|name| name.to_string_lossy().into_owned());
-    let mut writer = GgufModelWriter::create(out, &config, &files, name.as_deref())?;
-    let mut report = Converted::begun(out, Target::Gguf(ty));
-    let mut taken = BTreeSet::new();
-    monitor.begin("converting", model.stages().len());
-    for (i, info) in model.stages().iter().enumerate() {
-        if monitor.interrupted() {
-            return Err(Error::Stopped);
-        }
-        for name in info.tensors.iter().filter(|name| taken.insert((*name).clone())) {
-            let Some(site) = site_of(&info.sites, name) else {
-                writer.append(name, &finite(model, name)?)?;
-                continue;
-            };
-            let coded = coded(model, site)?;
-            report.matrices += 1;
-            let (blocks, exact) = blocks(model, site, name, coded, ty)?;
-            writer.append_blocks(name, &blocks)?;
-            if !exact {
-                report.lossy.push(Loss { site: site.name.clone(), what: format!("rounded to {ty}") });
-            }
-        }
-        checkpoint.release();
-        monitor.advance(i + 1, &info.name);
-    }
-    report.bytes = writer.finish()?.bytes;
-    Ok(report)
+    Ok((config, files))
 }
 
 /// A tensor of numbers: blocks would turn one NaN into a whole block of nothing, without a word.
-fn finite(model: &Model, name: &str) -> Result<RawTensor> {
-    let tensor = model.checkpoint().tensor(name)?;
+fn finite(model: &Model, sites: &[SiteMeta], name: &str) -> Result<RawTensor> {
+    let tensor = tensor(model, sites, name)?;
     match tensor.first_non_finite() {
         None => Ok(tensor),
         Some((index, value)) => Err(trimtab_models::Error::NotFinite {
@@ -114,7 +153,7 @@ fn blocks(
     let values = match &coded {
         Some(coded) => coded.dequantize(),
         None => {
-            let values = finite(model, name)?.to_f32()?;
+            let values = finite(model, std::slice::from_ref(site), name)?.to_f32()?;
             if site.transposed { transpose(&values, site.cols, site.rows) } else { values }
         }
     };

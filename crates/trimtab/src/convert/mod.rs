@@ -3,7 +3,7 @@
 //! Formats with affine codes (compressed-tensors, GPTQ, AWQ, GGUF's Q4_0) pass codes on, never decoded numbers; what a
 //! format cannot hold is refused before anything is written, and whatever loses precision is named matrix by matrix.
 
-mod gguf;
+pub(crate) mod gguf;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,17 @@ use trimtab_io::{
 use trimtab_models::Model;
 use trimtab_nn::{SiteKind, SiteMeta, StageSource};
 
-use crate::apply::{OutputSettings, SHARD_BYTES, dense_tensor_of, pretty};
+use crate::apply::{OutputSettings, SHARD_BYTES, pretty};
 use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::inventory::leftover;
 use crate::monitor::Monitor;
 use crate::scheme::scale_dtype;
-use crate::treating::Form;
+use crate::source::{coded, dense_tensor, site_of};
+
+/// Side files that describe the former weights, and are written anew or not at all.
+pub(crate) const REPLACED: [&str; 5] =
+    ["config.json", "quantize_config.json", "quant_config.json", "trimtab.json", "plan.toml"];
 
 /// A file format to convert to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,19 +132,6 @@ pub fn convert(
     }
 }
 
-/// The weight of a site in the code of its file; `None` where it is dense.
-fn coded(model: &Model, site: &SiteMeta) -> Result<Option<Coded>> {
-    match model.quantization() {
-        Some(quantization) => Ok(quantization.read(model.checkpoint(), &site.name)?),
-        None => Ok(None),
-    }
-}
-
-/// The name of a weight and its site.
-fn site_of<'a>(sites: &'a [SiteMeta], tensor: &str) -> Option<&'a SiteMeta> {
-    sites.iter().find(|site| site.weight_name() == tensor)
-}
-
 fn to_directory(
     model: &Model,
     target: Target,
@@ -199,20 +192,15 @@ fn to_directory(
         }
         monitor.advance(i + 1, &info.name);
     }
-    let rest: Vec<(String, RawTensor)> = model
-        .unclaimed()
+    let rest: Vec<(String, RawTensor)> = leftover(model)
         .into_iter()
-        .filter(|&name| !(model.tied() && name == "lm_head.weight"))
         .map(|name| Ok((name.to_string(), model.checkpoint().tensor(name)?)))
         .collect::<Result<_>>()?;
     if !rest.is_empty() && !dir.unit_done("rest") {
         dir.commit_unit("rest", &rest)?;
     }
     for (name, bytes) in model.checkpoint().side_files()? {
-        // What described the former format.
-        if !["config.json", "quantize_config.json", "quant_config.json", "trimtab.json", "plan.toml"]
-            .contains(&&*name)
-        {
+        if !REPLACED.contains(&&*name) {
             dir.put_file(&name, &bytes)?;
         }
     }
@@ -308,7 +296,7 @@ fn dense_dtype(coded: &Coded) -> Dtype {
 fn written(site: &SiteMeta, name: &str, coded: Coded, target: Target) -> Result<Vec<(String, RawTensor)>> {
     let (Target::Affine(format), Coded::Affine(matrix)) = (target, &coded) else {
         let dtype = dense_dtype(&coded);
-        return Ok(vec![(name.to_string(), dense_tensor_of(site, &coded.dequantize(), dtype)?)]);
+        return Ok(vec![(name.to_string(), dense_tensor(site, &coded.dequantize(), dtype)?)]);
     };
     let (matrix, _) = convert_codes(matrix, format).map_err(|e| refused(site, &e))?;
     Ok(match format {

@@ -211,6 +211,13 @@ impl Piece {
     }
 }
 
+/// Bytes of the keys in the header.
+pub(crate) fn keys_bytes(keys: &[(String, GgufValue)]) -> Result<u64> {
+    let mut header = Vec::new();
+    put_keys(&mut header, keys)?;
+    Ok(header.len() as u64)
+}
+
 fn put_keys(out: &mut Vec<u8>, keys: &[(String, GgufValue)]) -> Result<()> {
     let mut names: Vec<&str> = keys.iter().map(|(key, _)| key.as_str()).collect();
     names.sort_unstable();

@@ -85,6 +85,11 @@ impl Match<'_> {
         format!("{}.{}", fill(&self.entry.gguf, self.block, None), self.suffix)
     }
 
+    /// Whether engines want it in single precision.
+    pub fn single(&self) -> bool {
+        self.entry.single || self.how == How::PlusOne
+    }
+
     /// Name in a Hugging Face checkpoint; of expert `expert` where there are several.
     pub fn hf_name(&self, expert: Option<usize>) -> String {
         format!("{}.{}", fill(&self.entry.hf, self.block, expert), self.suffix)

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::gguf::blocks::tensor::GgufTensor;
 use crate::gguf::blocks::types::GgufType;
 use crate::gguf::container::value::GgufValue;
-use crate::gguf::container::writer::GgufWriter;
+use crate::gguf::container::writer::{GgufWriter, keys_bytes};
 use crate::tensor::RawTensor;
 use crate::write::WrittenFile;
 
@@ -38,18 +38,20 @@ pub struct GgufModelWriter {
     vocab: usize,
 }
 
-impl GgufModelWriter {
-    /// Begins the file `path` for the model of a `config.json`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an architecture that the table does not have, or a setting that the format cannot hold;
-    /// for a tokenizer that engines do not know; [`Error::Io`].
-    pub fn create(
-        path: impl Into<PathBuf>,
-        config: &Value,
-        tokenizer: &TokenizerFiles,
-        name: Option<&str>,
-    ) -> Result<Self> {
+/// What a model's file has beside the tensors of the checkpoint.
+struct Outline {
+    family: &'static Family,
+    keys: Vec<(String, GgufValue)>,
+    tensors: Vec<(String, Vec<f32>)>,
+    heads: config::Heads,
+    experts: usize,
+    block_count: usize,
+    tied: bool,
+    vocab: usize,
+}
+
+impl Outline {
+    fn of(config: &Value, tokenizer: &TokenizerFiles, name: Option<&str>) -> Result<Self> {
         let family = Family::of_config(config)?;
         let Written { mut keys, tensors, heads, blocks: block_count, tied, vocab } =
             config::to_keys(family, config)?;
@@ -66,12 +68,47 @@ impl GgufModelWriter {
         let expert_key = format!("{}.expert_count", family.gguf);
         let experts =
             keys.iter().find(|(key, _)| *key == expert_key).and_then(|(_, v)| v.as_u64()).unwrap_or(0);
+        let experts = experts as usize;
+        Ok(Self { family, keys, tensors, heads, experts, block_count, tied, vocab })
+    }
+}
+
+impl GgufModelWriter {
+    /// Bytes that the file of a model takes beside its tensors: settings, tokenizer, and what is computed from them.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; nothing is written.
+    pub fn overhead(config: &Value, tokenizer: &TokenizerFiles) -> Result<u64> {
+        let outline = Outline::of(config, tokenizer, None)?;
+        let computed: usize = outline.tensors.iter().map(|(_, values)| 4 * values.len()).sum();
+        Ok(keys_bytes(&outline.keys)? + computed as u64)
+    }
+
+    /// Whether engines want this tensor of a model in single precision, whatever type the others have; false for a model
+    /// that has no file of this kind.
+    pub fn wants_single(config: &Value, tensor: &str) -> bool {
+        let found = Family::of_config(config).ok().and_then(|family| family.match_hf(tensor));
+        found.is_some_and(|found| found.single())
+    }
+
+    /// Begins the file `path` for the model of a `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an architecture that the table does not have, or a setting that the format cannot hold;
+    /// for a tokenizer that engines do not know; [`Error::Io`].
+    pub fn create(
+        path: impl Into<PathBuf>,
+        config: &Value,
+        tokenizer: &TokenizerFiles,
+        name: Option<&str>,
+    ) -> Result<Self> {
+        let Outline { family, keys, tensors, heads, experts, block_count, tied, vocab } =
+            Outline::of(config, tokenizer, name)?;
         let mut writer = GgufWriter::create(path)?;
         for (name, values) in &tensors {
             writer.append(name, &[values.len()], GgufType::F32, bytemuck::cast_slice(values))?;
         }
-        let (experts, blocks) = (experts as usize, 0);
-        Ok(Self { writer, family, keys, heads, experts, block_count, blocks, tied, vocab })
+        Ok(Self { writer, family, keys, heads, experts, block_count, blocks: 0, tied, vocab })
     }
 
     /// Adds a tensor of plain numbers. Matrices keep their type; double precision becomes single.
@@ -93,7 +130,7 @@ impl GgufModelWriter {
             return Err(fail(format!("shape {:?} is neither a vector nor a matrix", tensor.shape)));
         }
         self.check_vocabulary(name, &found, shape[0])?;
-        let single = shape.len() == 1 || found.entry.single || found.how == How::PlusOne;
+        let single = shape.len() == 1 || found.single();
         let (ty, mut data) = match tensor.dtype {
             Dtype::F16 if !single => (GgufType::F16, tensor.bytes.to_vec()),
             Dtype::BF16 if !single => (GgufType::BF16, tensor.bytes.to_vec()),
@@ -123,9 +160,7 @@ impl GgufModelWriter {
     pub fn append_blocks(&mut self, name: &str, tensor: &GgufTensor) -> Result<()> {
         let family = self.family;
         let Some(found) = self.find(name, family)? else { return Ok(()) };
-        if tensor.ty != GgufType::F32
-            && (found.entry.single || found.how == How::PlusOne || found.suffix == "bias")
-        {
+        if tensor.ty != GgufType::F32 && (found.single() || found.suffix == "bias") {
             let message = format!("engines want it in F32, found {}", tensor.ty);
             return Err(Error::invalid(format!("tensor \"{name}\""), message));
         }

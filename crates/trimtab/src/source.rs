@@ -1,0 +1,74 @@
+//! What a checkpoint holds of a site: numbers, or codes that stand for numbers.
+
+use trimtab_io::{Coded, Dtype, RawTensor};
+use trimtab_models::Model;
+use trimtab_nn::SiteMeta;
+
+use crate::apply::transpose;
+use crate::error::Result;
+
+/// The weight of a site in the code of its file; `None` where it is dense.
+pub(crate) fn coded(model: &Model, site: &SiteMeta) -> Result<Option<Coded>> {
+    match model.quantization() {
+        Some(quantization) => Ok(quantization.read(model.checkpoint(), &site.name)?),
+        None => Ok(None),
+    }
+}
+
+/// The site that a weight belongs to.
+pub(crate) fn site_of<'a>(sites: &'a [SiteMeta], tensor: &str) -> Option<&'a SiteMeta> {
+    sites.iter().find(|site| site.weight_name() == tensor)
+}
+
+/// Whether the checkpoint holds codes of a site, from its header alone.
+pub(crate) fn is_coded(model: &Model, site: &SiteMeta) -> bool {
+    let stored = model.checkpoint().info(&site.weight_name());
+    model.quantization().is_some() && !stored.is_some_and(|info| info.dtype.is_float())
+}
+
+/// Bytes of a site's codes and all that belongs to them.
+pub(crate) fn code_bytes(model: &Model, site: &SiteMeta) -> u64 {
+    let checkpoint = model.checkpoint();
+    let parts = checkpoint.names().filter(|name| {
+        name.strip_prefix(&site.name)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|part| part != "bias")
+    });
+    parts.filter_map(|name| checkpoint.info(name)).map(|info| info.bytes).sum()
+}
+
+/// The type of a site's numbers: as stored, or for codes the type in which `config.json` says the model computes.
+///
+/// # Errors
+/// As [`trimtab_io::Checkpoint::require`].
+pub(crate) fn dense_dtype(model: &Model, site: &SiteMeta) -> Result<Dtype> {
+    if !is_coded(model, site) {
+        return Ok(model.checkpoint().require(&site.weight_name())?.dtype);
+    }
+    let config = model.checkpoint().config();
+    let named = config.and_then(|config| config.get("dtype").or(config.get("torch_dtype"))?.as_str());
+    Ok(match named {
+        Some("float32") => Dtype::F32,
+        Some("float16") => Dtype::F16,
+        _ => Dtype::BF16,
+    })
+}
+
+/// A tensor of a stage as numbers, in the shape of the checkpoint: codes are decoded.
+pub(crate) fn tensor(model: &Model, sites: &[SiteMeta], name: &str) -> Result<RawTensor> {
+    if let Some(site) = site_of(sites, name)
+        && let Some(coded) = coded(model, site)?
+    {
+        return dense_tensor(site, &coded.dequantize(), dense_dtype(model, site)?);
+    }
+    Ok(model.checkpoint().tensor(name)?)
+}
+
+/// Dense numbers `[out, in]` in the shape of the checkpoint.
+pub(crate) fn dense_tensor(meta: &SiteMeta, values: &[f32], dtype: Dtype) -> Result<RawTensor> {
+    let stored = meta.stored_shape();
+    Ok(match meta.transposed {
+        true => RawTensor::from_f32(stored, &transpose(values, meta.rows, meta.cols), dtype)?,
+        false => RawTensor::from_f32(stored, values, dtype)?,
+    })
+}
