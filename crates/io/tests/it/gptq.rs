@@ -270,7 +270,9 @@ fn tensors_that_contradict_the_configuration() {
 fn a_quantize_config_beside_a_config_that_says_nothing() {
     let scheme = AffineScheme { bits: 4, group_size: Some(32), symmetric: true };
     let packed = shaped([32, 64], scheme, false, Dtype::F16, 5).pack().unwrap();
-    let weights = || super::file(&gptq_tensors(MODULE, &packed, GptqFormat::V1).unwrap());
+    let tensors = gptq_tensors(MODULE, &packed, GptqFormat::V1).unwrap();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let weights = || super::file(&tensors);
     let beside = br#"{"bits":4,"group_size":32,"desc_act":false,"sym":true,"model_file_base_name":"model"}"#;
     let open = |config: &str, beside: &[u8], weights: Vec<u8>| {
         super::memory(&[
