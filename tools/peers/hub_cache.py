@@ -2,7 +2,7 @@
 
     python hub_cache.py TRIMTAB MODEL
 
-`MODEL` is a Hugging Face directory. A hub on the loopback interface serves it as `owner/name`, once to each program, into a cache of its own. Then the hub stops, and each reads the cache that the other one filled. Prints one JSON line; exits with 1 if anything fails.
+`MODEL` is a Hugging Face directory. A hub on the loopback interface serves it as `owner/name`, once to each program, into a cache of its own. Then the hub stops, and each reads the cache that the other one filled. Prints one JSON line; exits with 1 if anything fails. The versions are those of requirements-gptq.txt.
 """
 
 import argparse
