@@ -98,6 +98,7 @@ impl Client {
     pub fn answer(&self, url: &str) -> Result<Vec<u8>> {
         let mut failures = 0;
         loop {
+            let mut retries = self.retries;
             let unreachable = |message: String| Error::Unreachable { url: url.into(), message };
             let error = match self.get(url, 0) {
                 Ok(mut response) if response.status().is_success() => {
@@ -108,10 +109,16 @@ impl Client {
                 }
                 Ok(response) if is_passing(response.status().as_u16()) => self.refusal(url, &response),
                 Ok(response) => return Err(self.refusal(url, &response)),
-                Err(error) => unreachable(error.to_string()),
+                Err(error) => {
+                    if is_unconnected(&error) {
+                        // Without a network, or with a mistyped address, patience only delays the message.
+                        retries = retries.min(1);
+                    }
+                    unreachable(error.to_string())
+                }
             };
             failures += 1;
-            if failures > self.retries {
+            if failures > retries {
                 return Err(error);
             }
             self.wait(failures);
@@ -231,6 +238,29 @@ fn wrong_length(wanted: &Wanted, found: u64) -> Error {
 /// Whether a refusal may be over in a moment.
 fn is_passing(status: u16) -> bool {
     status == 429 || status >= 500
+}
+
+/// Whether there was no connection at all: no such host, or nobody who listens there.
+///
+/// A failed look-up of a name has no kind of its own, so the kinds that a connection ends with are left out instead.
+fn is_unconnected(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted, TimedOut, UnexpectedEof, WouldBlock,
+    };
+    match error {
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => true,
+        ureq::Error::Io(error) => !matches!(
+            error.kind(),
+            BrokenPipe
+                | ConnectionAborted
+                | ConnectionReset
+                | Interrupted
+                | TimedOut
+                | UnexpectedEof
+                | WouldBlock
+        ),
+        _ => false,
+    }
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {

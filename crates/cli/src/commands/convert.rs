@@ -26,6 +26,7 @@ pub fn run(args: &Convert, global: &Global, ui: &mut Ui) -> anyhow::Result<Statu
             text.push_str(&table(&rows));
         }
     }
+    done.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
     ui.result(&done, &text)?;
     Ok(Status::Done)
 }

@@ -144,6 +144,21 @@ fn conversions_keep_every_number_or_name_what_changes() {
         json(&["eval", text(a), "--against", text(&q4), "--limit", "4"])["kl"].as_f64().unwrap()
     };
     assert!(kl(&gptq) < 1e-6, "{}", kl(&gptq));
+    // transformers loads one scheme over whole blocks; what deviates is in words, or in the configuration.
+    let quantization = |dir: &std::path::Path| {
+        let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&config).unwrap()["quantization_config"].take()
+    };
+    assert_eq!(done["notes"], serde_json::json!([]));
+    assert!(quantization(&gptq).get("modules_in_block_to_quantize").is_none());
+    let (gap, gap_gptq) = (at("gap"), at("gap-gptq"));
+    let scheme = ["apply", "int4 g32 sym", "--method", "rtn", "--exclude", "*.1.mlp.down_proj"];
+    json(&[&scheme[..], &["-o", text(&gap)]].concat());
+    json(&["convert", text(&gap), "--to", "gptq", "-o", text(&gap_gptq)]);
+    let listed = quantization(&gap_gptq)["modules_in_block_to_quantize"][0].take();
+    let listed: Vec<&str> = listed.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert!(listed.contains(&"model.layers.0.mlp.down_proj"), "{listed:?}");
+    assert!(!listed.contains(&"model.layers.1.mlp.down_proj"), "{listed:?}");
     let done = json(&["convert", text(&gptq), "--to", "compressed-tensors", "-o", text(&back)]);
     assert_eq!(done["lossy"].as_array().unwrap().len(), 0);
     // A tied head is no site, but libraries take it for a linear map: it has to be named as one that is left alone.

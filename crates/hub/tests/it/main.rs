@@ -224,6 +224,29 @@ fn without_a_network_the_cache_has_to_do() {
 }
 
 #[test]
+fn nobody_there_is_said_at_once_and_a_cut_answer_is_asked_for_again() {
+    let (server, cache) = (Server::start(&model()), tempfile::tempdir().unwrap());
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let patient = |endpoint: String| Settings {
+        endpoint,
+        retries: 5,
+        backoff: Duration::from_millis(500),
+        ..settings(&server, cache.path())
+    };
+    let start = std::time::Instant::now();
+    let error = fetch(patient(format!("http://{gone}")), "o/n").unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("check the network, HF_ENDPOINT"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+
+    // More cuts than the attempts that an address without a listener gets.
+    server.site().drops = 3;
+    let quick = Settings { backoff: Duration::from_millis(1), ..patient(server.address.clone()) };
+    check(&fetch(quick, "o/n").unwrap());
+    assert_eq!(server.site().drops, 0);
+}
+
+#[test]
 fn an_index_brings_its_shards_and_no_others() {
     let index = r#"{"weight_map":{"w":"model-1.safetensors","v":"model-2.safetensors"}}"#;
     let mut files = vec![("config.json", br#"{"model_type":"llama"}"#.to_vec())];

@@ -29,6 +29,8 @@ pub struct Site {
     pub lie: i64,
     /// Statuses of the next requests.
     pub statuses: Vec<u16>,
+    /// How many of the next requests are cut before an answer.
+    pub drops: usize,
     pub ignore_ranges: bool,
     pub corrupt: bool,
     /// Whether the listing leaves out lengths and hashes, as some mirrors do.
@@ -97,6 +99,10 @@ fn answer(mut stream: TcpStream, site: &Mutex<Site>) -> std::io::Result<()> {
     let token = field("authorization:").is_some();
     let mut site = site.lock().unwrap();
     site.log.push(Request { path: original.clone(), range, token });
+    if site.drops > 0 {
+        site.drops -= 1;
+        return Ok(());
+    }
     if !site.statuses.is_empty() {
         let status = site.statuses.remove(0);
         if status != 200 {

@@ -174,6 +174,10 @@ impl Checkpoint {
             map.check(&loaded.tensors)?;
         }
         let Loaded { metadata, files, tensors } = loaded;
+        let mut config = config;
+        if let Some(bytes) = quantize_config(&store, config.as_mut(), &tensors)? {
+            absorb(&mut hash, side::QUANTIZE_CONFIG, &bytes, 0);
+        }
         let fingerprint = format!("sha256:{}", hex(&hash.finalize()));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -362,6 +366,32 @@ impl Loaded {
         });
         Ok(header)
     }
+}
+
+/// Puts what `quantize_config.json` says into a `config.json` that says nothing of it, and gives the bytes of the file.
+///
+/// Only where there are packed words: the file may be left over beside a model that was decoded.
+fn quantize_config(
+    store: &Store,
+    config: Option<&mut Value>,
+    tensors: &BTreeMap<String, TensorInfo>,
+) -> Result<Option<Bytes>> {
+    const KEY: &str = "quantization_config";
+    let Some(config) = config.and_then(Value::as_object_mut) else { return Ok(None) };
+    let packed = tensors.keys().any(|name| name.ends_with(".qweight"));
+    if !packed || config.get(KEY).is_some_and(|value| !value.is_null()) {
+        return Ok(None);
+    }
+    let Some(bytes) = store.read(side::QUANTIZE_CONFIG)? else { return Ok(None) };
+    let mut declared = parse_json(&store.label(side::QUANTIZE_CONFIG), &bytes)?;
+    if let Some(object) = declared.as_object_mut()
+        && !object.contains_key("quant_method")
+    {
+        // The file is GPTQ's own.
+        object.insert("quant_method".into(), "gptq".into());
+    }
+    config.insert(KEY.into(), declared);
+    Ok(Some(bytes))
 }
 
 fn parse_json(label: &str, bytes: &[u8]) -> Result<Value> {

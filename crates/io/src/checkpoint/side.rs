@@ -5,6 +5,8 @@ use crate::bytes::Bytes;
 use crate::error::Result;
 
 pub(super) const CONFIG: &str = "config.json";
+/// Where AutoGPTQ said how a model is quantized, before `config.json` had a place for it.
+pub(super) const QUANTIZE_CONFIG: &str = "quantize_config.json";
 
 /// What belongs to every version of a model, beside `config.json` and the weights: tokenizer, processor, pooling. A treated
 /// model takes it over unchanged, a download fetches it.

@@ -13,6 +13,8 @@ use crate::fields::Fields;
 
 /// Matrices are made of blocks of this many inputs and outputs.
 pub(super) const BLOCK: usize = 32;
+/// The module of the head.
+const HEAD: &str = "lm_head";
 const USE_ORIGINAL: &str =
     "gptq and gptq_v2 with 2, 3, 4 or 8 bits, and gptq_p, are read; use the original model instead";
 
@@ -50,6 +52,8 @@ pub struct GptqConfig {
     /// Whether the head is quantized too.
     pub lm_head: bool,
     rules: Vec<Rule>,
+    /// The modules with codes by name, where other linear maps of the blocks have none.
+    coded: Vec<String>,
 }
 
 impl GptqFormat {
@@ -170,7 +174,7 @@ impl GptqConfig {
         check_width(&fields, format, bits)?;
         let rules = Rule::parse_all(fields.get("dynamic"), scheme, format)?;
         let lm_head = fields.flag("lm_head")?.unwrap_or(false);
-        Ok(Self { format, scheme, lm_head, rules })
+        Ok(Self { format, scheme, lm_head, rules, coded: Vec::new() })
     }
 
     /// The configuration of a checkpoint with these matrices, by full module name; `dense` lists the linear maps of the
@@ -197,8 +201,23 @@ impl GptqConfig {
         let skipped = dense.iter().map(|module| Rule::exact(module, Verdict::Dense));
         let others = schemes.iter().filter(|(_, other)| *other != scheme);
         let overrides = others.map(|(module, other)| Rule::exact(module, Verdict::Coded(*other)));
-        let lm_head = schemes.iter().any(|(module, _)| *module == "lm_head");
-        Ok(Self { format, scheme, lm_head, rules: skipped.chain(overrides).collect::<Result<_>>()? })
+        let lm_head = schemes.iter().any(|(module, _)| *module == HEAD);
+        let coded = match dense.iter().any(|module| module != HEAD) {
+            true => schemes.iter().map(|(module, _)| (*module).to_owned()).filter(|m| m != HEAD).collect(),
+            false => Vec::new(),
+        };
+        Ok(Self { format, scheme, lm_head, rules: skipped.chain(overrides).collect::<Result<_>>()?, coded })
+    }
+
+    /// Whether all coded modules have one width and one group size, which is all that transformers loads: it does not
+    /// read `dynamic`.
+    pub fn is_uniform(&self) -> bool {
+        let same =
+            |other: GptqScheme| (other.bits, other.group_size) == (self.scheme.bits, self.scheme.group_size);
+        self.rules.iter().all(|rule| match rule.verdict {
+            Verdict::Coded(other) => same(other),
+            Verdict::Dense => true,
+        })
     }
 
     /// How a module is coded; `None` if a rule leaves it dense. The first rule that matches decides.
@@ -210,7 +229,7 @@ impl GptqConfig {
         }
     }
 
-    /// The object for `config.json`, and for `quantize_config.json` beside it.
+    /// The object for `config.json`.
     pub fn to_json(&self) -> Value {
         let mut object = json!({
             "quant_method": "gptq",
@@ -228,6 +247,11 @@ impl GptqConfig {
         if !self.rules.is_empty() {
             let rules: Map<String, Value> = self.rules.iter().map(Rule::to_json).collect();
             object["dynamic"] = rules.into();
+        }
+        if !self.coded.is_empty() {
+            // For transformers, which does not read `dynamic`: it takes every linear map of the blocks for coded, and
+            // runs on what happens to lie in memory where there are no codes.
+            object["modules_in_block_to_quantize"] = json!([self.coded]);
         }
         object
     }

@@ -199,7 +199,10 @@ fn several_schemes_become_exceptions_by_name() {
     let config = GptqConfig::of(GptqFormat::V2, modules, &["m.1.a".into()]).unwrap();
     let json = config.to_json();
     assert_eq!((&json["bits"], &json["lm_head"]), (&json!(4), &json!(true)));
+    assert_eq!(json["modules_in_block_to_quantize"], json!([["m.0.a", "m.0.b", "m.1.b"]]));
+    assert!(!config.is_uniform());
     let config = GptqConfig::parse(&json).unwrap();
+    assert!(!config.is_uniform());
     let of = |module: &str| config.scheme_of(module).map(|s| (s.bits, s.sym.unwrap()));
     assert_eq!(of("m.0.a"), Some((8, true)));
     assert_eq!(of("m.0.ab"), Some((4, true)), "the name is matched whole");
@@ -208,6 +211,12 @@ fn several_schemes_become_exceptions_by_name() {
     assert_eq!(of("m.1.a"), None);
     assert_eq!(of("m.10a"), Some((4, true)), "a dot is a dot");
     assert!(GptqConfig::of(GptqFormat::V2, [], &[]).is_err());
+
+    // A head that stays dense lies outside the blocks; zero points alone make no other layout.
+    let modules = [("m.0.b", &four), ("m.1.b", &asym)];
+    let config = GptqConfig::of(GptqFormat::V2, modules, &["lm_head".into()]).unwrap();
+    assert!(config.is_uniform());
+    assert!(config.to_json().get("modules_in_block_to_quantize").is_none());
 }
 
 #[test]
@@ -255,4 +264,39 @@ fn tensors_that_contradict_the_configuration() {
     assert!(replaced("qweight", None, &sound).unwrap().is_none(), "dense");
     let all_in_one = replaced("g_idx", Some(i32s(vec![64], 1)), &sound).unwrap().unwrap();
     assert_eq!(all_in_one.g_idx, Some(vec![1; 64]));
+}
+
+#[test]
+fn a_quantize_config_beside_a_config_that_says_nothing() {
+    let scheme = AffineScheme { bits: 4, group_size: Some(32), symmetric: true };
+    let packed = shaped([32, 64], scheme, false, Dtype::F16, 5).pack().unwrap();
+    let tensors = gptq_tensors(MODULE, &packed, GptqFormat::V1).unwrap();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let weights = || super::file(&tensors);
+    let beside = br#"{"bits":4,"group_size":32,"desc_act":false,"sym":true,"model_file_base_name":"model"}"#;
+    let open = |config: &str, beside: &[u8], weights: Vec<u8>| {
+        super::memory(&[
+            ("config.json", config.into()),
+            ("quantize_config.json", beside.to_vec()),
+            ("gptq_model-4bit-32g.safetensors", weights),
+        ])
+    };
+    let read = |checkpoint: &trimtab_io::Checkpoint| {
+        let quantization = trimtab_io::Quantization::of(checkpoint.config().unwrap()).unwrap()?;
+        quantization.read(checkpoint, MODULE).unwrap()
+    };
+    let checkpoint = open("{}", beside, weights()).unwrap();
+    let Some(trimtab_io::Coded::Affine(found)) = read(&checkpoint) else { panic!("not read") };
+    assert_eq!(found.dequantize(), packed.dequantize());
+    // What config.json says goes first.
+    let config = r#"{"quantization_config":{"quant_method":"gptq","bits":4,"group_size":32}}"#;
+    let first = open(config, br#"{"bits":8}"#, weights()).unwrap();
+    assert!(read(&first).is_some());
+    // Left over beside dense numbers, it says nothing; broken, it is named.
+    let dense = super::file(&[("a", super::tensor(&[2], 1.0, Dtype::F32))]);
+    assert!(read(&open("{}", beside, dense).unwrap()).is_none());
+    let error = open("{}", b"no", weights()).unwrap_err().to_string();
+    assert!(error.contains("quantize_config.json") && error.contains("not JSON"), "{error}");
+    let other = open("{}", br#"{"bits":4,"group_size":32,"sym":true,"x":1}"#, weights()).unwrap();
+    assert_ne!(other.fingerprint(), checkpoint.fingerprint());
 }

@@ -32,6 +32,9 @@ use crate::source::{coded, dense_tensor, site_of};
 pub(crate) const REPLACED: [&str; 5] =
     ["config.json", "quantize_config.json", "quant_config.json", "trimtab.json", "plan.toml"];
 
+const MIXED_GPTQ: &str = "several widths or group sizes: GPTQModel reads them (\"dynamic\"), transformers refuses the model; \
+                          --to compressed-tensors is what transformers loads";
+
 /// A file format to convert to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -107,11 +110,14 @@ pub struct Converted {
     pub matrices: usize,
     /// Matrices whose numbers are not the same to the last bit.
     pub lossy: Vec<Loss>,
+    /// What programs that read the format may make of it.
+    pub notes: Vec<String>,
 }
 
 impl Converted {
     fn begun(out: &Path, target: Target) -> Self {
-        Self { output: out.into(), format: target.to_string(), bytes: 0, matrices: 0, lossy: Vec::new() }
+        let (output, format) = (out.into(), target.to_string());
+        Self { output, format, bytes: 0, matrices: 0, lossy: Vec::new(), notes: Vec::new() }
     }
 }
 
@@ -168,7 +174,7 @@ fn to_directory(
             ),
         });
     }
-    let quantization = schemes.config(target)?;
+    let quantization = schemes.config(target, &mut report.notes)?;
     let mut dir = OutDir::create(out, &job, force)?;
     monitor.begin("converting", model.stages().len());
     for (i, info) in model.stages().iter().enumerate() {
@@ -260,7 +266,8 @@ impl Schemes {
         }
     }
 
-    fn config(&self, target: Target) -> Result<Option<Value>> {
+    /// The object `quantization_config`, and what to know of it.
+    fn config(&self, target: Target, notes: &mut Vec<String>) -> Result<Option<Value>> {
         let matrices = || self.matrices.iter().map(|(name, matrix)| (name.as_str(), matrix));
         let compressed = || {
             let schemes = matrices().map(|(name, matrix)| (name, matrix.scheme, matrix.g_idx.is_some()));
@@ -272,7 +279,11 @@ impl Schemes {
                 Some(compressed().in_format(CompressedFormat::IntQuantized, None).to_json())
             }
             Target::Affine(AffineFormat::Gptq(version)) => {
-                Some(GptqConfig::of(version, matrices(), &self.dense)?.to_json())
+                let config = GptqConfig::of(version, matrices(), &self.dense)?;
+                if !config.is_uniform() {
+                    notes.push(MIXED_GPTQ.into());
+                }
+                Some(config.to_json())
             }
             Target::Affine(AffineFormat::Awq) => Some(AwqConfig::of(matrices(), &self.dense)?.to_json()),
             Target::Safetensors | Target::Gguf(_) => None,
