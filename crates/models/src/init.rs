@@ -16,7 +16,7 @@ use trimtab_math::random::Stream;
 
 use crate::error::{Error, Result};
 use crate::spec::ModelSpec;
-use crate::transformer::{Blank, Blueprint, Start};
+use crate::transformer::{Blank, NetworkPlan, Start};
 
 /// Standard deviation of the weights.
 const STD: f64 = 0.02;
@@ -72,11 +72,10 @@ fn blanks(config: &Value) -> Result<Vec<Fill>> {
         found: format!("model_type \"{family}\""),
         known: ModelSpec::known().join(", "),
     })?;
-    let plans = Blueprint::all(spec.parts()?, config, NAME, |_| true)?;
-    let tensors = plans.into_iter().flat_map(|plan| {
-        let small = STD / (2.0 * plan.config.blocks.len() as f64).sqrt();
-        let tensors = plan.parts().into_iter().flat_map(|(_, _, parts)| parts.tensors());
-        tensors.map(|blank| Fill { blank, small }).collect::<Vec<_>>()
+    let plan = NetworkPlan::new(&spec, config, NAME, |_| true)?;
+    let tensors = plan.stage_plans().into_iter().flat_map(|stage| {
+        let small = STD / (2.0 * stage.depth.max(1) as f64).sqrt();
+        stage.parts.tensors().into_iter().map(move |blank| Fill { blank, small })
     });
     Ok(tensors.collect())
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use trimtab_io::{Checkpoint, Quantization, Tokenizer};
-use trimtab_nn::{Network, OnPart, Part, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
+use trimtab_nn::{Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::conv::{ConvPlan, ConvSpec, Normalization};
 use crate::error::{Error, Result};
 use crate::load::Loader;
 use crate::spec::ModelSpec;
-use crate::transformer::{Block, Blueprint, Embed, Head, ReadOut, Transformer};
+use crate::transformer::{Blueprint, Head, NetworkPlan, Transformer};
 
 /// A model that is not yet loaded: its checkpoint, its architecture, its stages.
 pub struct Model {
@@ -24,16 +24,14 @@ pub struct Model {
 }
 
 enum Architecture {
-    Transformer(Box<Blueprint>),
-    /// Encoder and decoder, or two towers.
-    Pair(Box<[Blueprint; 2]>),
+    Transformer(NetworkPlan),
     Conv(Box<ConvPlan>),
 }
 
 /// A family that is described by a file.
 #[derive(Clone, Debug)]
 pub enum Spec {
-    /// A transformer, or a network of two.
+    /// A transformer, or a network of several parts.
     Transformer(Box<ModelSpec>),
     /// A convolutional network.
     Conv(Box<ConvSpec>),
@@ -71,8 +69,7 @@ impl Model {
         };
         let (family, architecture) = recognize(&checkpoint, spec)?;
         let stages = match &architecture {
-            Architecture::Transformer(blueprint) => blueprint.stages(),
-            Architecture::Pair(parts) => parts.iter().flat_map(Blueprint::stages).collect(),
+            Architecture::Transformer(plan) => plan.stages(),
             Architecture::Conv(plan) => plan.stages(),
         };
         Ok(Self { checkpoint, quantization, family, architecture, stages, device })
@@ -96,11 +93,12 @@ impl Model {
     /// What the model does.
     pub fn task(&self) -> Task {
         match &self.architecture {
-            Architecture::Transformer(plan) => match plan.config.head {
+            Architecture::Transformer(NetworkPlan::One(plan)) => match plan.config.head {
                 Head::Language | Head::Tied => Task::Language,
                 Head::Pooler | Head::Pooled(_) | Head::Attended | Head::None => Task::Encoder,
             },
-            Architecture::Pair(_) => Task::Pairs,
+            Architecture::Transformer(NetworkPlan::Pair(_)) => Task::Pairs,
+            Architecture::Transformer(NetworkPlan::Multimodal(_)) => Task::Language,
             Architecture::Conv(_) => Task::Images,
         }
     }
@@ -116,11 +114,7 @@ impl Model {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             self.quantization.is_some() && sites.contains(module)
         };
-        let plans: Vec<&Blueprint> = match &self.architecture {
-            Architecture::Transformer(plan) => vec![plan],
-            Architecture::Pair(parts) => parts.iter().collect(),
-            Architecture::Conv(_) => Vec::new(),
-        };
+        let plans = self.blueprints();
         let ignored = |name: &str| {
             let mut ends = plans.iter().flat_map(|plan| &plan.names.ignore);
             ends.any(|end| name == end || name.ends_with(&format!(".{end}")))
@@ -131,10 +125,14 @@ impl Model {
 
     /// Rows of the embedding, for a model of text.
     pub fn vocab(&self) -> Option<usize> {
+        self.blueprints().into_iter().find_map(|plan| plan.config.vocab())
+    }
+
+    /// The transformers that the model is made of.
+    fn blueprints(&self) -> Vec<&Blueprint> {
         match &self.architecture {
-            Architecture::Transformer(plan) => plan.config.vocab(),
-            Architecture::Pair(parts) => parts.iter().find_map(|plan| plan.config.vocab()),
-            Architecture::Conv(_) => None,
+            Architecture::Transformer(plan) => plan.blueprints(),
+            Architecture::Conv(_) => Vec::new(),
         }
     }
 
@@ -152,7 +150,7 @@ impl Model {
     pub fn normalization(&self) -> Result<Normalization> {
         let family = match &self.architecture {
             Architecture::Conv(plan) => plan.normalization(),
-            Architecture::Transformer(_) | Architecture::Pair(_) => None,
+            Architecture::Transformer(_) => None,
         };
         Normalization::of(&self.checkpoint, family)
     }
@@ -181,11 +179,11 @@ impl Model {
     /// Loads a transformer as one trainable module on `device`.
     pub fn trainable(&self, device: &Device) -> Result<Transformer> {
         match &self.architecture {
-            Architecture::Transformer(plan) => Transformer::load(
+            Architecture::Transformer(NetworkPlan::One(plan)) => Transformer::load(
                 plan,
                 &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true),
             ),
-            Architecture::Conv(_) | Architecture::Pair(_) => Err(Error::Config {
+            Architecture::Conv(_) | Architecture::Transformer(_) => Err(Error::Config {
                 model: self.checkpoint.path().display().to_string(),
                 message: "only transformers of one part are trained as one module".into(),
             }),
@@ -246,14 +244,8 @@ fn recognize(checkpoint: &Checkpoint, spec: Option<Spec>) -> Result<(String, Arc
             ModelSpec::built_in(model_type)?.ok_or_else(|| unknown(format!("model_type \"{model_type}\"")))?
         }
     };
-    let mut plans = Blueprint::all(spec.parts()?, config, &model, |name| checkpoint.contains(name))?;
-    let second = if plans.len() == 2 { plans.pop() } else { None };
-    let architecture = match (plans.pop(), second) {
-        (Some(first), Some(second)) => Architecture::Pair(Box::new([first, second])),
-        (Some(plan), None) => Architecture::Transformer(Box::new(plan)),
-        (None, _) => return Err(unknown(format!("a specification without parts: {}", spec.name))),
-    };
-    Ok((spec.name, architecture))
+    let plan = NetworkPlan::new(&spec, config, &model, |name| checkpoint.contains(name))?;
+    Ok((spec.name, Architecture::Transformer(plan)))
 }
 
 impl StageSource for Model {
@@ -263,46 +255,16 @@ impl StageSource for Model {
 
     fn load(&self, index: usize) -> trimtab_nn::Result<Box<dyn Stage>> {
         let loader = Loader::new(&self.checkpoint, self.quantization.as_ref(), &self.device, false);
-        let role = self.stages[index].role;
-        let [first, second] = match &self.architecture {
-            Architecture::Conv(plan) => return Ok(plan.load(index, &loader)?),
-            Architecture::Transformer(plan) => {
-                return Ok(match role {
-                    Role::Embed => Box::new(Embed::load(plan, &loader)?),
-                    Role::Block => Box::new(Block::load(plan, index - 1, &loader)?),
-                    Role::Head => Box::new(ReadOut::load(plan, &loader)?),
-                });
-            }
-            Architecture::Pair(parts) => &**parts,
-        };
-        // The second part begins at the second embedding.
-        let start = self.stages.iter().rposition(|stage| stage.role == Role::Embed).unwrap_or(0);
-        if index < start {
-            return Ok(match role {
-                Role::Embed => Box::new(OnPart(Part::First, Embed::load(first, &loader)?)),
-                Role::Block => Box::new(OnPart(Part::First, Block::load(first, index - 1, &loader)?)),
-                Role::Head => Box::new(OnPart(Part::First, ReadOut::load(first, &loader)?)),
-            });
-        }
-        Ok(match role {
-            Role::Embed => Box::new(OnPart(Part::Second, Embed::load(second, &loader)?)),
-            // A block that looks across takes both.
-            Role::Block if second.names.cross.is_some() => {
-                Box::new(Block::load(second, index - start - 1, &loader)?)
-            }
-            Role::Block => Box::new(OnPart(Part::Second, Block::load(second, index - start - 1, &loader)?)),
-            Role::Head => Box::new(OnPart(Part::Second, ReadOut::load(second, &loader)?)),
+        Ok(match &self.architecture {
+            Architecture::Conv(plan) => plan.load(index, &loader)?,
+            Architecture::Transformer(plan) => plan.load(index, &loader)?,
         })
     }
 
     fn owner(&self) -> Option<usize> {
         match &self.architecture {
-            Architecture::Transformer(plan) if plan.config.head == Head::Tied => Some(0),
-            Architecture::Pair(parts) if parts[0].lends => Some(0),
-            Architecture::Pair(parts) if parts[1].config.head == Head::Tied => {
-                self.stages.iter().rposition(|stage| stage.role == Role::Embed)
-            }
-            _ => None,
+            Architecture::Transformer(plan) => plan.owner(),
+            Architecture::Conv(_) => None,
         }
     }
 }

@@ -64,6 +64,20 @@ pub enum Error {
         /// What was given.
         found: [usize; 3],
     },
+    /// A text has another number of places for features than there are features.
+    #[error(
+        "stage \"{stage}\": the text has {places} tokens with the id {token}, which stand for features of images, but the images give {features} features\nhint: repeat the token once for every patch of every image"
+    )]
+    Features {
+        /// Name of the stage.
+        stage: String,
+        /// Id of the tokens in whose place features stand.
+        token: usize,
+        /// Such tokens in the text.
+        places: usize,
+        /// Rows of features.
+        features: usize,
+    },
     /// A sequence is longer than the positions that the model was trained with.
     #[error(
         "the sequence has {found} tokens, but the model has {limit} learned positions\nhint: use a window of at most {limit}"

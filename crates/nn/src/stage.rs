@@ -17,7 +17,7 @@ pub enum Flow {
     Image(Tensor<4>),
     /// One vector an item, `[B, C]`.
     Vector(Tensor<2>),
-    /// What two parts of a network take or give: an encoder's and a decoder's, two towers'.
+    /// What two parts of a network take or give: an encoder's and a decoder's, two towers', a text and the images beside it.
     Pair(Box<(Flow, Flow)>),
 }
 
@@ -100,6 +100,24 @@ pub trait Stage: Send + Sync {
     }
 }
 
+impl Stage for Box<dyn Stage> {
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        (**self).forward(flow, ctx)
+    }
+
+    fn sites(&self) -> Vec<&Site> {
+        (**self).sites()
+    }
+
+    fn sites_mut(&mut self) -> Vec<&mut Site> {
+        (**self).sites_mut()
+    }
+
+    fn owner(&self) -> Option<&Site> {
+        (**self).owner()
+    }
+}
+
 /// One of two parts of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -107,6 +125,8 @@ pub enum Part {
     First,
     /// A decoder, or the tower of text.
     Second,
+    /// The tower of a second input that may be absent: images beside a text. Without it the first input passes by.
+    Beside,
 }
 
 /// A stage of one of two parts; what is the other's passes by.
@@ -114,17 +134,21 @@ pub struct OnPart<S>(pub Part, pub S);
 
 impl<S: Stage> Stage for OnPart<S> {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        if self.0 == Part::Beside && !matches!(flow, Flow::Pair(_)) {
+            return Ok(flow);
+        }
         let name = self.sites().first().map_or_else(String::new, |site| site.name().to_string());
         let (first, second) = flow.pair(&name)?;
-        match self.0 {
-            Part::First => Ok(Flow::both(self.1.forward(first, ctx)?, second)),
-            Part::Second => {
-                ctx.swap_inputs();
-                let second = self.1.forward(second, ctx);
-                ctx.swap_inputs();
-                Ok(Flow::both(first, second?))
-            }
+        if self.0 == Part::First {
+            return Ok(Flow::both(self.1.forward(first, ctx)?, second));
         }
+        // What stands beside a text is seen at once, at whatever position of the text: the cache is that of the text.
+        let cache = if self.0 == Part::Beside { ctx.cache.take() } else { None };
+        ctx.swap_inputs();
+        let second = self.1.forward(second, ctx);
+        ctx.swap_inputs();
+        ctx.cache = cache.or(ctx.cache.take());
+        Ok(Flow::both(first, second?))
     }
 
     fn sites(&self) -> Vec<&Site> {
@@ -177,6 +201,8 @@ pub struct StageInfo {
     pub tensors: Vec<String>,
     /// Numbers in those tensors, dense.
     pub numel: usize,
+    /// Whether it runs only where a second input is given ([`Part::Beside`]).
+    pub optional: bool,
 }
 
 /// A network that can be loaded stage by stage.

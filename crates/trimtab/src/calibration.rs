@@ -166,8 +166,10 @@ pub fn heldout_stories(model: &Model, window: usize) -> Result<Judge> {
 
 /// Tokens of a window: what was asked for, or the default within what the model can take.
 pub fn window_of(model: &Model, asked: Option<usize>) -> usize {
-    let limit = model.checkpoint().config().and_then(|config| {
-        ["max_position_embeddings", "n_positions"].iter().find_map(|key| config.get(key)?.as_u64())
+    // The decoder of a model that also reads images has a table of its own.
+    let tables = model.checkpoint().config().map(|config| [Some(config), config.get("text_config")]);
+    let limit = tables.into_iter().flatten().flatten().find_map(|table| {
+        ["max_position_embeddings", "n_positions"].iter().find_map(|key| table.get(key)?.as_u64())
     });
     asked.unwrap_or_else(|| limit.map_or(DEFAULT_WINDOW, |limit| DEFAULT_WINDOW.min(limit as usize)))
 }

@@ -52,6 +52,8 @@ pub struct ModelFacts {
     pub tied: bool,
     /// Fingerprint.
     pub fingerprint: String,
+    /// Tensors that no stage reads, such as blocks of a vision tower behind its features; they are copied as they are.
+    pub unread: Vec<String>,
     /// The sites in order.
     pub sites: Vec<SiteFacts>,
 }
@@ -108,6 +110,7 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
         params: stages.iter().map(|stage| stage.numel).sum(),
         tied: model.tied(),
         fingerprint: checkpoint.fingerprint().to_string(),
+        unread: model.unclaimed().into_iter().map(str::to_string).collect(),
         sites,
     })
 }

@@ -76,6 +76,32 @@ impl Inventory {
         let totals = totals(model, &sites, form)?;
         Ok(Self { sites, totals, untouched })
     }
+
+    /// Leaves out the sites that only a second input reaches, as images do that stand beside a text; returns their names.
+    ///
+    /// Calibration on the first input alone sees nothing of them: their damage would be measured as none, and a plan
+    /// would take the coarsest code for them.
+    pub fn without_optional(mut self, model: &Model, form: Form) -> Result<(Self, Vec<String>)> {
+        let optional = |site: &TreatedSite| model.stages()[site.stage].optional;
+        let left_out: Vec<String> =
+            self.sites.iter().filter(|site| optional(site)).map(|site| site.meta.name.clone()).collect();
+        if left_out.is_empty() {
+            return Ok((self, left_out));
+        }
+        self.sites.retain(|site| !optional(site));
+        if self.sites.is_empty() {
+            return Err(Error::Setting {
+                what: "--include",
+                message:
+                    "only images reach these sites, and calibration is on text\nhint: round them to nearest, \
+                          which needs no data: trimtab apply 'int8 g128' MODEL -o OUT --method rtn"
+                        .into(),
+            });
+        }
+        self.totals = totals(model, &self.sites, form)?;
+        self.untouched.extend(left_out.iter().cloned());
+        Ok((self, left_out))
+    }
 }
 
 /// Weights and bytes. Headers are counted as they are now: a treated file's differ by a few hundred bytes a site, which

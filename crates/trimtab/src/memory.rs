@@ -59,8 +59,11 @@ fn hidden_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
     }
 }
 
+/// Channels of the embedding: a text passes by what stands before it.
 fn width(job: &Job<'_>) -> u64 {
-    job.model.stages()[0].sites.first().map_or(0, |site| site.cols as u64)
+    let stages = job.model.stages();
+    let embed = stages.iter().find(|stage| !stage.optional).and_then(|stage| stage.sites.first());
+    embed.map_or(0, |site| site.cols as u64)
 }
 
 /// Whether the data are tokens.

@@ -74,16 +74,33 @@ pub struct Prepared {
     pub prices: PriceList,
     /// The budget in numbers.
     pub limits: Limits,
+    /// Sites that only images reach: they stay as they are, because calibration data are texts.
+    pub unseen: Vec<String>,
+}
+
+impl Prepared {
+    /// What a person should know of the sites that stay as they are.
+    pub fn caution(&self) -> Option<String> {
+        let [first, .., last] = self.unseen.as_slice() else {
+            return self.unseen.first().map(|site| format!("{site} stays as it is: only images reach it"));
+        };
+        Some(format!(
+            "{} sites from {first} to {last} stay as they are: only images reach them, and calibration is on text",
+            self.unseen.len()
+        ))
+    }
 }
 
 /// Takes stock and refuses an impossible budget, in no time.
 pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
-    let inventory = Inventory::take(model, &settings.selection, settings.choices.form)?;
+    let form = settings.choices.form;
+    let (inventory, unseen) =
+        Inventory::take(model, &settings.selection, form)?.without_optional(model, form)?;
     let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
     settings.selection.pin(&mut prices)?;
     let limits = settings.budget.limits(&inventory.totals)?;
     solve(&prices, &limits, &SolveOptions::default())?;
-    Ok(Prepared { inventory, prices, limits })
+    Ok(Prepared { inventory, prices, limits, unseen })
 }
 
 /// Prices, solves, measures, re-prices.
@@ -94,6 +111,9 @@ pub fn plan(
     settings: &PlanningSettings,
     monitor: &mut dyn Monitor,
 ) -> Result<Planned> {
+    if let Some(caution) = prepared.caution() {
+        monitor.warn(&caution);
+    }
     let options = (&settings.choices, &settings.quantizer);
     let found = pricing::observe(model, &prepared.inventory, calibration, options, monitor)?;
     let mut prices = prepared.prices.clone();

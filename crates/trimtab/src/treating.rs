@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::stream::reading_groups;
-use trimtab_calibrate::{BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_calibrate::{Batch, BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_models::Model;
-use trimtab_nn::{Role, StageSource, Weight};
+use trimtab_nn::{Flow, Role, StageSource, Weight};
 
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
@@ -121,6 +121,7 @@ pub fn treat(
         Method::Rtn => &[],
         Method::Gptq => calibration.map_or(&[][..], |c| &c.batches[..]),
     };
+    warn_of_unseen(model, inventory, batches, monitor);
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
     monitor.begin("treating", blocks.len());
     let mut done = 0;
@@ -156,6 +157,21 @@ fn summary(block: &str, stage: &TreatedStage) -> String {
     let (damage, rtn) = (sum(|r| r.damage), sum(|r| r.rtn_damage));
     let share = if rtn > 0.0 { 100.0 * damage / rtn } else { 100.0 };
     format!("{block}: {} sites, damage {damage:.4e}, {share:.0} % of round-to-nearest", stage.reports.len())
+}
+
+/// Sites that only a second input reaches, where the data have none.
+fn warn_of_unseen(model: &Model, inventory: &Inventory, batches: &[Batch], monitor: &mut dyn Monitor) {
+    if batches.is_empty() || batches.iter().any(|batch| matches!(batch.input, Flow::Pair(_))) {
+        return;
+    }
+    let unseen = inventory.sites.iter().filter(|site| site.observed && model.stages()[site.stage].optional);
+    let unseen: Vec<&str> = unseen.map(|site| site.meta.name.as_str()).collect();
+    if let (Some(first), Some(last)) = (unseen.first(), unseen.last()) {
+        monitor.warn(&format!(
+            "{} sites from {first} to {last} are rounded to nearest: only images reach them, and calibration is on text",
+            unseen.len()
+        ));
+    }
 }
 
 fn warn_of_fallbacks(stage: &TreatedStage, monitor: &mut dyn Monitor) {
@@ -343,6 +359,63 @@ mod tests {
         assert_eq!(weights, inventory.sites.len());
         let experts = inventory.sites.iter().filter(|site| site.meta.name.contains(".experts."));
         assert_eq!(experts.count(), 2 * 4 * 3);
+    }
+
+    #[test]
+    fn a_tower_is_treated_by_what_images_show_and_left_out_of_plans_on_text() {
+        let part = |kind: &str| {
+            serde_json::json!({
+                "model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 50, "image_size": 8, "patch_size": 4,
+                "max_position_embeddings": 16,
+            })
+        };
+        let config = serde_json::json!({
+            "model_type": "llava", "image_token_index": 49, "text_config": part("llama"),
+            "vision_config": part("clip_vision_model"),
+        });
+        let checkpoint = trimtab_models::init::checkpoint(&config, 1, trimtab_io::Dtype::F32).unwrap();
+        let device = burn::tensor::Device::flex();
+        let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
+        let scheme: Scheme = "int4 g8".parse().unwrap();
+        let assignment: Assignment =
+            inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+        let quantizer = Quantizer::default();
+        let run = |batch: Batch| {
+            let (inventory, assignment, quantizer) = (&inventory, &assignment, &quantizer);
+            let job = Job { model: &model, inventory, assignment, quantizer, form: Form::Packed };
+            let description = "one text".to_string();
+            let data = Calibration { batches: vec![batch], samples: 1, rows: 6, description, rest: None };
+            let (mut treated, mut heard) = (Collected::default(), crate::monitor::Quiet::default());
+            treat(job, Some(&data), &mut treated, &mut heard).unwrap();
+            let reports = treated.0.into_values().flat_map(|stage| stage.reports);
+            // Damping is what GPTQ adds to what it saw.
+            let blind: Vec<String> =
+                reports.filter(|report| report.damping == 0.0).map(|report| report.site).collect();
+            (blind, heard.warnings)
+        };
+        let text = Batch::windows(&[&[7u32, 49, 49, 49, 49, 8][..]], &device);
+        let image = burn::tensor::Tensor::random([1, 3, 8, 8], burn::tensor::Distribution::Default, &device);
+        let both = Batch { input: Flow::both(text.input.clone(), Flow::Image(image)), ..text.clone() };
+        let (plannable, left_out) = inventory.clone().without_optional(&model, Form::Packed).unwrap();
+
+        let (blind, heard) = run(both);
+        assert!(blind.is_empty() && heard.is_empty(), "{blind:?} {heard:?}");
+        let (blind, heard) = run(text);
+        assert_eq!(blind, left_out);
+        assert!(heard[0].contains("only images reach them"), "{heard:?}");
+        // One block of the tower and two of the projector's maps; the other block stands behind the features.
+        assert_eq!(left_out.len(), 6 + 2);
+        assert_eq!(plannable.sites.len() + left_out.len(), inventory.sites.len());
+        assert!(plannable.sites.iter().all(|site| site.meta.name.starts_with("language_model.")));
+        let tower = Selection { include: vec!["vision_tower.*".into()], ..Selection::default() };
+        let none = Inventory::take(&model, &tower, Form::Packed)
+            .unwrap()
+            .without_optional(&model, Form::Packed)
+            .map(drop)
+            .unwrap_err();
+        assert!(none.to_string().contains("--method rtn"), "{none}");
     }
 
     #[test]

@@ -55,12 +55,13 @@ pub fn outlook(model: &Model, prepared: &Prepared, planning: &PlanningSettings) 
     let totals = &prepared.inventory.totals;
     let options: usize = prepared.prices.sites.iter().map(|site| site.options.len()).sum();
     format!(
-        "{}: {} sites with {} weights, {} options\nfile now {}, of which {} are not treated\nbudget {}: {}\n\
+        "{}: {} sites with {} weights, {} options\n{}file now {}, of which {} are not treated\nbudget {}: {}\n\
          nothing was written (--dry-run)\n",
         model.checkpoint().path().display(),
         prepared.inventory.sites.len(),
         totals.treated_weights,
         options,
+        prepared.caution().map_or(String::new(), |caution| format!("{caution}\n")),
         bytes(totals.file_bytes_original),
         bytes(totals.file_bytes_fixed),
         planning.budget,

@@ -40,13 +40,21 @@ pub fn run(args: &Inspect, global: &Global, ui: &mut Ui) -> anyhow::Result<Statu
         rows.push(row);
     }
     let text = format!(
-        "{}: {}, {} parameters in {} sites and what is between them, {}{}\n\n{}",
+        "{}: {}, {} parameters in {} sites and what is between them, {}{}\n{}\n{}",
         facts.model,
         facts.task,
         facts.params,
         facts.sites.len(),
         bytes(facts.bytes),
         if facts.tied { ", tied head" } else { "" },
+        match facts.unread.as_slice() {
+            [] => String::new(),
+            [one] => format!("{one} is read by nothing; it is copied as it is\n"),
+            [first, .., last] => format!(
+                "{} tensors from {first} to {last} are read by nothing; they are copied as they are\n",
+                facts.unread.len()
+            ),
+        },
         table(&rows)
     );
     ui.result(&facts, &text)?;

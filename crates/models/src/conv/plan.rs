@@ -67,6 +67,7 @@ impl Piece {
             sites: self.ops().flat_map(Op::sites).map(|(site, _)| site.clone()).collect(),
             numel: tensors.iter().map(|(_, n)| n).sum(),
             tensors: tensors.into_iter().map(|(name, _)| name).collect(),
+            optional: false,
         }
     }
 }

@@ -50,4 +50,5 @@ specs!(
     "whisper_encoder",
     "whisper_decoder",
     "whisper",
+    "llava",
 );

@@ -7,7 +7,7 @@ use trimtab_nn::rotary::Rotary;
 use super::fields::{Fields, Key};
 use super::layout::{EmbedScale, HeadKind, InputKind, PositionKind};
 use super::rope::{Reach, rotary};
-use super::{Body, ModelSpec, Names};
+use super::{Body, ModelSpec, Names, PartSpec};
 use crate::error::{Error, Result};
 use crate::transformer::{
     Biases, BlockOptions, ExpertOptions, Head, Input, LearnedPositions, NormStyle, Pool, RelativePositions,
@@ -21,12 +21,13 @@ impl ModelSpec {
     /// [`Error::Config`] if a field is missing, of the wrong kind, or says what the family cannot.
     pub fn configure(&self, config: &Value, model: &str) -> Result<(TransformerConfig, Names)> {
         if !self.parts.is_empty() {
+            let parts: Vec<&str> = self.parts.iter().map(PartSpec::label).collect();
             return Err(Error::Config {
                 model: model.into(),
                 message: format!(
                     "{} models have parts ({}), each with options of its own",
                     self.name,
-                    self.parts.join(", ")
+                    parts.join(", ")
                 ),
             });
         }
@@ -86,6 +87,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
         position_form: layout.position_form,
         token_form: layout.token_form,
         input,
+        placeholder: None,
         token_types: fields.optional(&keys.token_types, Fields::count)?,
         embed_projection: layout.embed_projection,
         relative: match layout.positions {

@@ -5,6 +5,7 @@
 //! specification for those whose `config.json` has certain values. A new family is a new file, not new code.
 
 mod built_in;
+mod composite;
 mod configure;
 mod fields;
 mod layout;
@@ -19,6 +20,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::transformer::{MlpKind, QkNorm, QkvKind};
 use built_in::BUILT_IN;
+pub(crate) use composite::Part;
+use composite::{PartSpec, ProjectorSpec};
 use fields::Fields;
 use layout::{HeadKind, InputKind, Keys, Layout, PositionKind};
 pub use names::{CrossNames, ExpertNames, MlpNames, Names, PoolNames};
@@ -33,19 +36,12 @@ pub struct ModelSpec {
     pub model_types: Vec<String>,
     /// The table of `config.json` that describes the transformer, where it is not the whole.
     section: Option<String>,
-    /// Built-in families that a network of two parts is made of: encoder and decoder, or two towers.
-    parts: Vec<String>,
+    /// What a network of two parts is made of: encoder and decoder, two towers, or a vision tower and a decoder.
+    parts: Vec<PartSpec>,
+    /// What stands between the two, where the second reads the features of the first in place of tokens.
+    projector: Option<ProjectorSpec>,
     base: toml::Table,
     variants: Vec<Variant>,
-}
-
-/// A specification that names its parts.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Composite {
-    name: String,
-    model_types: Vec<String>,
-    parts: Vec<String>,
 }
 
 /// What is changed for some models of a family.
@@ -83,13 +79,7 @@ impl ModelSpec {
         let fail = |message: String| Error::Spec { path: path.into(), message };
         let mut base: toml::Table = toml::from_str(text).map_err(|e| fail(e.to_string()))?;
         if base.contains_key("parts") {
-            let Composite { name, model_types, parts } =
-                toml::from_str(text).map_err(|e| fail(e.to_string()))?;
-            let known = |part: &String| BUILT_IN.iter().any(|(name, _)| name == part);
-            if parts.len() != 2 || !parts.iter().all(known) {
-                return Err(fail(format!("parts are two built-in families, not {}", parts.join(", "))));
-            }
-            return Ok(Self { name, model_types, section: None, parts, base, variants: Vec::new() });
+            return composite::parse(text, base).map_err(fail);
         }
         let variants = base.remove("variants").map(|list| list.try_into::<Vec<Variant>>());
         let variants = variants.transpose().map_err(|e| fail(format!("variants: {e}")))?.unwrap_or_default();
@@ -107,7 +97,7 @@ impl ModelSpec {
             settled.map_err(|e| fail(format!("variant for {}: {e}", Value::from(variant.when.clone()))))?;
         }
         let Body { name, model_types, section, .. } = body;
-        Ok(Self { name, model_types, section, parts: Vec::new(), base, variants })
+        Ok(Self { name, model_types, section, parts: Vec::new(), projector: None, base, variants })
     }
 
     /// The built-in specification for a `model_type`.
@@ -119,15 +109,6 @@ impl ModelSpec {
             }
         }
         Ok(None)
-    }
-
-    /// The specifications of the parts of a network; one that has no parts is its own.
-    pub fn parts(&self) -> Result<Vec<Self>> {
-        if self.parts.is_empty() {
-            return Ok(vec![self.clone()]);
-        }
-        let texts = self.parts.iter().filter_map(|part| BUILT_IN.iter().find(|(name, _)| name == part));
-        texts.map(|(name, text)| Self::parse(text, name)).collect()
     }
 
     /// Names of the built-in families.

@@ -218,7 +218,8 @@ impl<'a> Unknown<'a> {
                 return fit;
             }
         };
-        let blueprint = Blueprint::new(options, names, |name| self.shapes.contains_key(name));
+        let blueprint =
+            Blueprint::new(options, names, &[String::new()], |name| self.shapes.contains_key(name));
         let expected: BTreeMap<String, Vec<usize>> = blueprint
             .parts()
             .into_iter()

@@ -24,6 +24,9 @@ pub struct Embed {
     norm: Option<Norm>,
     #[module(skip)]
     input: Input,
+    /// Id of the tokens in whose place features stand.
+    #[module(skip)]
+    placeholder: Option<usize>,
     #[module(skip)]
     learned: Option<LearnedPositions>,
     #[module(skip)]
@@ -49,6 +52,7 @@ impl Embed {
             token_types: embed.token_types.as_ref().map(|table| loader.table(table)).transpose()?,
             norm: embed.norm.as_ref().map(|norm| loader.norm(norm)).transpose()?,
             input: c.input,
+            placeholder: c.placeholder,
             learned: c.positions,
             projected: c.embed_projection,
             scale: c.embed_scale,
@@ -84,13 +88,50 @@ impl Embed {
         self.tokens.iter().chain(&self.positions).chain(&self.token_types)
     }
 
+    /// Rows of the text with the features of images, in order, in place of the tokens that stand for them.
+    fn put_features(
+        &self,
+        x: Tensor<3>,
+        ids: &Tensor<2, Int>,
+        token: usize,
+        features: Tensor<3>,
+    ) -> Result<Tensor<3>> {
+        let [b, t, width] = x.dims();
+        let [images, rows, _] = features.dims();
+        let mut places = 0;
+        let row = |(i, id): (usize, i64)| {
+            let is_place = id == token as i64;
+            places += usize::from(is_place);
+            (if is_place { b * t + places - 1 } else { i }) as i64
+        };
+        let order: Vec<i64> = ids.clone().into_data().iter::<i64>().enumerate().map(row).collect();
+        if places != images * rows {
+            let stage = self.site.name().into();
+            return Err(Error::Features { stage, token, places, features: images * rows });
+        }
+        let all = Tensor::cat(vec![x.reshape([b * t, width]), features.reshape([images * rows, width])], 0);
+        let order = Tensor::<1, Int>::from_data(TensorData::new(order, [b * t]), &ids.device());
+        Ok(all.select(0, order).reshape([b, t, width]))
+    }
+
     /// Rows of the input before anything is added: tokens looked up, or patches after the tokens of the model's own.
     fn enter(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<(Tensor<3>, Option<Tensor<2, Int>>)> {
         let expected = match self.input {
             Input::Tokens { .. } => {
+                let (flow, features) = match (flow, self.placeholder) {
+                    (Flow::Pair(both), Some(token)) => {
+                        (both.0, Some((token, both.1.hidden(self.site.name())?)))
+                    }
+                    (flow, _) => (flow, None),
+                };
                 let ids = flow.tokens(self.site.name())?;
                 let owner = ctx.tied.as_ref().filter(|_| self.borrowed).unwrap_or(&self.site);
-                return Ok((owner.lookup(ids.clone()), Some(ids)));
+                let x = owner.lookup(ids.clone());
+                let x = match features {
+                    Some((token, features)) => self.put_features(x, &ids, token, features)?,
+                    None => x,
+                };
+                return Ok((x, Some(ids)));
             }
             Input::Patches { image, channels, .. } => [channels, image, image],
             Input::Audio { mels, frames } => [mels, 1, frames],

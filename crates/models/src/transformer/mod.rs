@@ -5,12 +5,14 @@ mod block;
 mod embed;
 mod experts;
 mod mlp;
+mod network;
 mod options;
 mod parts;
 mod plan;
 mod plan_embed;
 mod plan_feed;
 mod pool;
+mod projector;
 mod read_out;
 mod relative;
 mod stage_plan;
@@ -21,12 +23,14 @@ pub use block::{Block, Transformer};
 pub use embed::Embed;
 pub use experts::Experts;
 pub use mlp::{Feed, Mlp};
+pub(crate) use network::NetworkPlan;
 pub use options::{
     Biases, BlockOptions, EmbedProjection, ExpertOptions, Head, Input, LearnedPositions, MlpKind, NormPlace,
-    NormStyle, Pool, QkNorm, QkvKind, RelativePositions, TableForm, TransformerConfig,
+    NormStyle, Pool, ProjectorOptions, QkNorm, QkvKind, RelativePositions, TableForm, TransformerConfig,
 };
 pub(crate) use parts::{Blank, NormPlan, Parts, SitePlan, Start, TablePlan};
 pub(crate) use plan::Blueprint;
 pub use pool::AttentionPool;
+pub use projector::Projector;
 pub use read_out::ReadOut;
 pub use tensors::{Named, Table};

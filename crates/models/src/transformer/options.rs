@@ -245,6 +245,8 @@ pub struct TransformerConfig {
     pub hidden: usize,
     /// What enters.
     pub input: Input,
+    /// Id of the tokens in whose place the rows of a second input stand: the features of images beside a text.
+    pub placeholder: Option<usize>,
     /// Channels of the pooled vector after its linear map.
     pub projection: usize,
     /// The norms.
@@ -297,4 +299,25 @@ pub struct TransformerConfig {
     pub logit_cap: Option<f32>,
     /// What reads the last hidden state.
     pub head: Head,
+}
+
+/// What stands between a vision tower and the decoder that reads its features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProjectorOptions {
+    /// What may stand before the names.
+    pub roots: Vec<String>,
+    /// Name of the map from the tower to the decoder.
+    pub up: String,
+    /// Name of the second map.
+    pub down: String,
+    /// Activation between them.
+    pub activation: Activation,
+    /// Whether both have a bias.
+    pub bias: bool,
+    /// Blocks of the tower that are run: what leaves the last of them are the features.
+    pub blocks: usize,
+    /// Whether the first row, the class token, is left out.
+    pub drop_first: bool,
+    /// Id of the tokens in whose place features stand.
+    pub token: usize,
 }

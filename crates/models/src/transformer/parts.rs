@@ -94,6 +94,7 @@ impl Parts {
             sites: self.sites.iter().map(|site| site.meta.clone()).collect(),
             numel: tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum(),
             tensors: tensors.into_iter().map(|tensor| tensor.name).collect(),
+            optional: false,
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-use trimtab_nn::{Axis, Role, SiteKind, SiteMeta, StageInfo};
+use trimtab_nn::{Axis, Role, SiteKind, SiteMeta, Stage};
 
 use super::stage_plan::{AttentionPlan, BlockPlan};
-use super::{Head, NormPlan, Parts, QkNorm, QkvKind, SitePlan, Start, TablePlan, TransformerConfig};
-use crate::error::Error;
-use crate::spec::{CrossNames, ModelSpec, Names};
+use super::{
+    Block, Embed, Head, NormPlan, Parts, QkNorm, QkvKind, ReadOut, SitePlan, Start, TablePlan,
+    TransformerConfig,
+};
+use crate::load::Loader;
+use crate::spec::{CrossNames, Names};
 
 /// Everything that is known of a transformer before its weights are read.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub(crate) struct Blueprint {
     pub config: Arc<TransformerConfig>,
     pub names: Names,
     pub prefix: String,
+    /// What stands in place of the `/` of a root name: nothing, unless the transformer is part of another network.
+    pub root: String,
     /// Whether there is a stage after the blocks, and the checkpoint has its tensors.
     pub has_head: bool,
     /// Whether the checkpoint has the linear map of the head.
@@ -27,23 +31,44 @@ pub(crate) struct Blueprint {
 }
 
 impl Blueprint {
-    pub fn new(config: TransformerConfig, names: Names, has: impl Fn(&str) -> bool) -> Self {
+    /// Settles names and head; `roots` may stand before the prefixes of the family, `has` tells whether the checkpoint
+    /// has a tensor.
+    pub fn new(
+        config: TransformerConfig,
+        names: Names,
+        roots: &[String],
+        has: impl Fn(&str) -> bool,
+    ) -> Self {
         // A root name says nothing about the prefix: then the first block decides.
         let first = match names.embed.starts_with('/') {
             true => format!("{}.{}", names.block.replace("{i}", "0"), names.o),
             false => names.embed.clone(),
         };
-        let dense = |prefix: &String| has(&format!("{prefix}{first}.weight"));
-        let packed = |prefix: &String| has(&format!("{prefix}{first}.weight_packed"));
-        let prefix = names.prefixes.iter().find(|p| dense(p) || packed(p)).or(names.prefixes.first());
-        let prefix = prefix.cloned().unwrap_or_default();
+        let places: Vec<(&String, String)> = roots
+            .iter()
+            .flat_map(|root| names.prefixes.iter().map(move |prefix| (root, format!("{root}{prefix}"))))
+            .collect();
+        let place = places.iter().find(|(_, prefix)| has_module(&has, &format!("{prefix}{first}")));
+        let (root, prefix) = place.or(places.first()).cloned().unzip();
+        let prefix = prefix.unwrap_or_default();
+        // What stands at the root of a model stands at the root of the part, or of the whole.
+        let root = root.cloned().unwrap_or_default();
+        let head = names.head.as_deref().and_then(|head| head.strip_prefix('/'));
+        let at_part = head.is_some_and(|head| has_module(&has, &format!("{root}{head}")));
+        let root = if at_part { root } else { String::new() };
         let config = Arc::new(config);
-        let mut blueprint =
-            Self { config, names, prefix, has_head: true, has_head_site: true, lends: false, scope: "" };
+        let mut blueprint = Self {
+            config,
+            names,
+            prefix,
+            root,
+            has_head: true,
+            has_head_site: true,
+            lends: false,
+            scope: "",
+        };
         let head = blueprint.head();
-        blueprint.has_head_site = head.site.as_ref().is_none_or(|site| {
-            has(&site.meta.weight_name()) || has(&format!("{}.weight_packed", site.meta.name))
-        });
+        blueprint.has_head_site = head.site.as_ref().is_none_or(|site| has_module(&has, &site.meta.name));
         blueprint.has_head = match blueprint.config.head {
             Head::Pooler => blueprint.has_head_site || head.norm.is_some(),
             Head::None => head.norm.is_some(),
@@ -52,42 +77,10 @@ impl Blueprint {
         blueprint
     }
 
-    /// The plans of a network: of `specs`, which are one, or two parts. `has` tells whether the checkpoint has a tensor.
-    pub fn all(
-        specs: Vec<ModelSpec>,
-        config: &Value,
-        model: &str,
-        has: impl Fn(&str) -> bool,
-    ) -> crate::Result<Vec<Self>> {
-        let mut plans = Vec::new();
-        for spec in specs {
-            let (options, names) = spec.configure(config, model)?;
-            plans.push(Self::new(options, names, &has));
-        }
-        if let [first, second] = plans.as_mut_slice() {
-            if second.names.cross.is_some() && second.config.width != first.config.width {
-                let (a, b) = (first.config.width, second.config.width);
-                let message = format!("a decoder of width {b} cannot read an encoder of width {a}");
-                return Err(Error::Config { model: model.into(), message });
-            }
-            first.lends = second.config.borrows_embedding;
-            if second.names.cross.is_none() {
-                (first.scope, second.scope) = ("first.", "second.");
-            }
-            // A checkpoint of the encoder alone.
-            let output = second.attention(0).o.meta;
-            let packed = format!("{}.weight_packed", output.name);
-            if !has(&output.weight_name()) && !has(&packed) {
-                plans.truncate(1);
-            }
-        }
-        Ok(plans)
-    }
-
     /// Full name of a module.
     pub fn module(&self, name: &str) -> String {
         match name.strip_prefix('/') {
-            Some(root) => root.to_string(),
+            Some(name) => format!("{}{name}", self.root),
             None => format!("{}{name}", self.prefix),
         }
     }
@@ -158,7 +151,7 @@ impl Blueprint {
         meta
     }
 
-    fn attention(&self, i: usize) -> AttentionPlan {
+    pub(super) fn attention(&self, i: usize) -> AttentionPlan {
         let (c, names, block) = (&self.config, &self.names, self.block_name(i));
         let residual = self.residual();
         let heads = |name: &str, n: usize| {
@@ -251,10 +244,24 @@ impl Blueprint {
         stages
     }
 
-    /// What is known of every stage before it is loaded.
-    pub fn stages(&self) -> Vec<StageInfo> {
-        self.parts().into_iter().map(|(role, name, parts)| parts.info(role, name)).collect()
+    /// Number of stages.
+    pub fn len(&self) -> usize {
+        1 + self.config.blocks.len() + usize::from(self.has_head)
     }
+
+    /// Loads one stage.
+    pub fn load(&self, index: usize, loader: &Loader<'_>) -> crate::Result<Box<dyn Stage>> {
+        Ok(match index.checked_sub(1) {
+            None => Box::new(Embed::load(self, loader)?),
+            Some(block) if block < self.config.blocks.len() => Box::new(Block::load(self, block, loader)?),
+            Some(_) => Box::new(ReadOut::load(self, loader)?),
+        })
+    }
+}
+
+/// Whether a checkpoint has the weight of a module, as numbers or packed.
+pub(super) fn has_module(has: &impl Fn(&str) -> bool, name: &str) -> bool {
+    has(&format!("{name}.weight")) || has(&format!("{name}.weight_packed"))
 }
 
 pub(super) fn linear(name: String, reads: &str, input: &Axis, output: &Axis) -> SiteMeta {

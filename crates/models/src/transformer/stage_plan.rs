@@ -141,7 +141,7 @@ impl FeedPlan {
 }
 
 impl MlpPlan {
-    fn sites(&self) -> impl Iterator<Item = &SitePlan> {
+    pub fn sites(&self) -> impl Iterator<Item = &SitePlan> {
         self.up.iter().chain([&self.down])
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::conv_parity;
-use crate::fixture::{DECODERS, ENCODERS, Fixture, PAIRS, TEXT_TOWERS, TOWERS};
+use crate::fixture::{DECODERS, ENCODERS, Fixture, MULTIMODAL, PAIRS, TEXT_TOWERS, TOWERS};
 use crate::parity::{DECODE, PARITY};
 
 const HEAD: &str = "\
@@ -79,7 +79,13 @@ fn rows() -> Vec<Row> {
         let numbers = [Some(hidden), Some(head), decode];
         Row { family: fixture.model.family().into(), fixture: name.to_string(), numbers }
     });
-    decoders.chain(encoders.map(|name| row(name, false))).chain(pairs).collect()
+    let multimodal = MULTIMODAL.iter().map(|name| {
+        let fixture = Fixture::open(name);
+        let (hidden, logits) = fixture.multimodal_differences();
+        let numbers = [Some(hidden), Some(logits), Some(fixture.multimodal_decode_difference())];
+        Row { family: fixture.model.family().into(), fixture: name.to_string(), numbers }
+    });
+    decoders.chain(encoders.map(|name| row(name, false))).chain(pairs).chain(multimodal).collect()
 }
 
 fn render(rows: &[Row], convolutional: &[(&str, &str, [f32; 2])]) -> String {

@@ -56,6 +56,9 @@ pub const TEXT_TOWERS: &[&str] = &["clip_text", "siglip_text"];
 /// Folders of networks of two parts.
 pub const PAIRS: &[&str] = &["t5", "t5_gated", "whisper", "clip", "siglip"];
 
+/// Folders of decoders that read images.
+pub const MULTIMODAL: &[&str] = &["llava", "llava_siglip"];
+
 pub fn folder(fixture: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture)
 }
@@ -73,14 +76,32 @@ impl Fixture {
 
     /// The fixture under another specification or configuration.
     pub fn with(name: &str, spec: Option<ModelSpec>, change: impl Fn(&mut serde_json::Value)) -> Self {
-        let folder = folder(name);
         // The folder also holds the expected numbers: the model is opened by its own file names.
-        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-        let mut config = serde_json::from_slice(&read("config.json")).unwrap();
+        let weights = std::fs::read(folder(name).join("model.safetensors")).unwrap();
+        Self::of(name, weights, spec, change)
+    }
+
+    /// The fixture with its tensors under other names.
+    pub fn renamed(name: &str, rename: impl Fn(&str) -> String) -> Self {
+        let source = Checkpoint::open(folder(name).join("model.safetensors")).unwrap();
+        let tensors: Vec<_> =
+            source.names().map(|name| (rename(name), source.tensor(name).unwrap())).collect();
+        let weights = trimtab_io::to_safetensors(&tensors, &Default::default()).unwrap();
+        Self::of(name, weights, None, |_| {})
+    }
+
+    fn of(
+        name: &str,
+        weights: Vec<u8>,
+        spec: Option<ModelSpec>,
+        change: impl Fn(&mut serde_json::Value),
+    ) -> Self {
+        let folder = folder(name);
+        let mut config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
         change(&mut config);
         let checkpoint = Checkpoint::from_bytes(vec![
             ("config.json".to_string(), config.to_string().into_bytes().into()),
-            ("model.safetensors".to_string(), read("model.safetensors").into()),
+            ("model.safetensors".to_string(), weights.into()),
         ]);
         let spec = spec.map(|spec| Spec::Transformer(Box::new(spec)));
         let model = Model::from_checkpoint(checkpoint.unwrap(), spec, Device::flex());
@@ -178,6 +199,42 @@ impl Fixture {
         largest
     }
 
+    /// A text and the images beside it.
+    pub fn text_and_images(&self) -> Flow {
+        Flow::both(Flow::Tokens(self.ids()), self.input())
+    }
+
+    /// Largest differences of a decoder that reads images: hidden states of tower and decoder and the projected
+    /// features, and the logits.
+    pub fn multimodal_differences(&self) -> (f32, f32) {
+        let network = self.network();
+        let (mut flow, mut hidden) = (self.text_and_images(), 0.0f32);
+        let (mut beside, mut read) = (0, 0);
+        let stages = self.model.stages();
+        for (stage, info) in stages.iter().enumerate() {
+            flow = network.forward_range(stage, stage + 1, flow, &mut Ctx::default()).unwrap();
+            let projects = info.optional && !stages[stage + 1].optional;
+            let (found, name) = match flow.clone() {
+                Flow::Pair(both) if projects => (both.1, "first_output".to_string()),
+                Flow::Pair(both) => {
+                    beside += 1;
+                    (both.1, format!("first_hidden_{}", beside - 1))
+                }
+                single if info.role == Role::Head => {
+                    let logits = numbers(single);
+                    return (hidden, largest_difference(&logits, &self.expected("second_output")));
+                }
+                single => {
+                    read += 1;
+                    (single, format!("second_hidden_{}", read - 1))
+                }
+            };
+            hidden = hidden.max(largest_difference(&numbers(found), &self.expected(&name)));
+            assert_eq!(info.optional, matches!(flow, Flow::Pair(_)), "{}", info.name);
+        }
+        panic!("{}: no head", self.name)
+    }
+
     /// Tokens or images.
     pub fn input(&self) -> Flow {
         if self.has("input_features") {
@@ -230,18 +287,30 @@ impl Fixture {
 
     /// Largest difference between a full pass and a prompt of five tokens, then one token at a time.
     pub fn decode_difference(&self) -> f32 {
+        self.decoded_after(5, Flow::Tokens)
+    }
+
+    /// The same for a decoder that reads images: all of them stand in the prompt of eleven tokens.
+    pub fn multimodal_decode_difference(&self) -> f32 {
+        self.decoded_after(11, |ids| Flow::both(Flow::Tokens(ids), self.input()))
+    }
+
+    /// Largest difference between a full pass and a prompt of some tokens, then one token at a time; `whole` makes the
+    /// input of a pass that begins at the first token.
+    fn decoded_after(&self, prompt: usize, whole: impl Fn(Tensor<2, Int>) -> Flow) -> f32 {
         let network = self.network();
         let ids = self.ids();
         let [b, t] = ids.dims();
-        let full = network.forward(Flow::Tokens(ids.clone()), &mut Ctx::default()).unwrap();
+        let full = network.forward(whole(ids.clone()), &mut Ctx::default()).unwrap();
         let Flow::Hidden(full) = full else { panic!("logits") };
         let [_, _, vocab] = full.dims();
         let mut cache = KvCache::new();
         let mut largest = 0.0f32;
-        for (from, to) in std::iter::once((0, 5)).chain((5..t).map(|i| (i, i + 1))) {
+        for (from, to) in std::iter::once((0, prompt)).chain((prompt..t).map(|i| (i, i + 1))) {
             let part = ids.clone().slice([0..b, from..to]);
+            let part = if from == 0 { whole(part) } else { Flow::Tokens(part) };
             let mut ctx = Ctx { cache: Some(&mut cache), ..Ctx::default() };
-            let step = numbers(network.forward(Flow::Tokens(part), &mut ctx).unwrap());
+            let step = numbers(network.forward(part, &mut ctx).unwrap());
             cache.advance(to - from);
             let expected = host(full.clone().slice([0..b, from..to, 0..vocab]));
             largest = largest.max(largest_difference(&step, &expected));

@@ -150,8 +150,28 @@ fn a_proposal_says_what_it_leaves_open() {
 }
 
 #[test]
-fn the_example_in_the_guide_is_a_specification() {
+fn the_examples_in_the_guide_are_specifications() {
     let guide = std::fs::read_to_string(folder("../../../../docs/new-family.md")).unwrap();
-    let example = guide.split("```toml\n").map(|part| part.split("```").next().unwrap()).last().unwrap();
-    assert_eq!(ModelSpec::parse(example, "guide").unwrap().name, "mix");
+    let blocks = guide.split("```toml\n").map(|part| part.split("```").next().unwrap());
+    let names = blocks.filter(|block| block.starts_with("name = ")).map(|example| {
+        let spec = trimtab_models::Spec::parse(example, "guide").unwrap_or_else(|e| panic!("{e}\n{example}"));
+        match spec {
+            trimtab_models::Spec::Transformer(spec) => spec.name,
+            trimtab_models::Spec::Conv(spec) => spec.name,
+        }
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["t5", "llava", "resnet_cifar", "mix"]);
+}
+
+#[test]
+fn mistakes_in_parts_are_named() {
+    let bad = |parts: &str, expected: &str| {
+        let text = format!("name = \"x\"\nmodel_types = [\"x\"]\n{parts}");
+        let message = ModelSpec::parse(&text, "x.toml").unwrap_err().to_string();
+        assert!(message.contains("x.toml") && message.contains(expected), "{message}");
+    };
+    bad("parts = [\"clip_vision\"]", "not clip_vision");
+    bad("parts = [\"clip_vision\", \"clip_txt\"]", "clip_txt");
+    bad("parts = [\"clip_vision\", { section = \"text_config\" }]", "section and roots");
+    bad("parts = [\"clip_vision\", { section = \"text_config\", roots = [\"text\"] }]", "end with a dot");
 }
