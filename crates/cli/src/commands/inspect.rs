@@ -51,7 +51,7 @@ pub fn run(args: &Inspect, global: &Global, ui: &mut Ui) -> anyhow::Result<Statu
             [] => String::new(),
             [one] => format!("{one} is read by nothing; it is copied as it is\n"),
             [first, .., last] => format!(
-                "{} tensors from {first} to {last} are read by nothing; they are copied as they are\n",
+                "{} tensors are read by nothing and copied as they are:\n  {first}\n  to {last}\n",
                 facts.unread.len()
             ),
         },

@@ -23,10 +23,13 @@ pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn M
         sites.iter().filter(|site| !ty.fits(site.cols)).map(|site| site.name.as_str()).collect();
     if let Some(first) = misfits.first() {
         let message = format!(
-            "rows are no multiple of the {} numbers of a {ty} block, here and in {} other sites\nhint: a type with \
-             smaller blocks, for example --to gguf:q8_0, or with none, gguf:f16",
+            "rows are no multiple of the {} numbers of a {ty} block, here and in {} other sites\nhint: {}",
             ty.block_len(),
-            misfits.len() - 1
+            misfits.len() - 1,
+            match ty.block_len() > GgufType::Q8_0.block_len() {
+                true => "a type with smaller blocks, for example --to gguf:q8_0, or with none, gguf:f16",
+                false => "a type without blocks, --to gguf:f16",
+            }
         );
         return Err(Error::Site { site: (*first).into(), message });
     }
