@@ -41,7 +41,7 @@ pub struct Global {
     /// Say nothing but the result.
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Everywhere")]
     pub quiet: bool,
-    /// Say more.
+    /// Say more; with --json, tell of the progress in JSON lines on stderr.
     #[arg(short, long, global = true, help_heading = "Everywhere")]
     pub verbose: bool,
 }
@@ -93,6 +93,31 @@ pub enum Verb {
     Reproduce(Reproduce),
     /// Measure the kernels on this machine.
     Bench(Bench),
+    /// Print a script that completes this command line in a shell.
+    Completions(Completions),
+    /// Write manual pages.
+    Man(Man),
+}
+
+/// `trimtab completions`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab completions bash > ~/.local/share/bash-completion/completions/trimtab\n  \
+trimtab completions zsh > ~/.zfunc/_trimtab"
+)]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `trimtab man`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  trimtab man -o ~/.local/share/man/man1")]
+pub struct Man {
+    /// The folder that the pages go to.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
 }
 
 /// A model and how to read it.

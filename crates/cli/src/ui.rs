@@ -3,8 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use console::style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use serde_json::{Value, json};
 use trimtab::monitor::Monitor;
 
 use crate::args::Global;
@@ -71,7 +73,21 @@ impl Ui {
                 messages.push(cause);
             }
         }
-        self.say(&format!("error: {}", messages.join(": ")));
+        let message = messages.join(": ");
+        match self.lines() {
+            true => self.event("error", json!({ "message": message })),
+            false => self.say(&format!("{} {message}", style("error:").for_stderr().red().bold())),
+        }
+    }
+
+    /// Whether progress goes to stderr in JSON lines.
+    fn lines(&self) -> bool {
+        self.json && self.verbose
+    }
+
+    fn event(&self, name: &str, mut fields: Value) {
+        fields["event"] = name.into();
+        self.say(&fields.to_string());
     }
 
     fn say(&self, text: &str) {
@@ -85,7 +101,9 @@ impl Ui {
     fn end_step(&mut self) {
         if let Some((name, begun)) = self.step.take() {
             self.bar.finish_and_clear();
-            if self.verbose {
+            if self.lines() {
+                self.event("end", json!({ "step": name, "seconds": begun.elapsed().as_secs_f64() }));
+            } else if self.verbose {
                 self.say(&format!("{name}: {}", seconds(begun.elapsed())));
             }
         }
@@ -96,6 +114,9 @@ impl Monitor for Ui {
     fn begin(&mut self, name: &str, total: usize) {
         self.end_step();
         self.step = Some((name.into(), Instant::now()));
+        if self.lines() {
+            self.event("begin", json!({ "step": name, "total": total }));
+        }
         if !self.live {
             return;
         }
@@ -109,19 +130,27 @@ impl Monitor for Ui {
 
     fn advance(&mut self, done: usize, detail: &str) {
         self.bar.set_position(done as u64);
-        if !detail.is_empty() && (self.live || self.verbose) {
+        if self.lines() {
+            let step = self.step.as_ref().map(|(name, _)| name);
+            self.event("progress", json!({ "step": step, "done": done, "detail": detail }));
+        } else if !detail.is_empty() && (self.live || self.verbose) {
             self.say(&format!("  {detail}"));
         }
     }
 
     fn note(&mut self, text: &str) {
-        if !self.quiet && !self.json {
+        if self.lines() {
+            self.event("note", json!({ "message": text.trim() }));
+        } else if !self.quiet && !self.json {
             self.say(text);
         }
     }
 
     fn warn(&mut self, text: &str) {
-        self.say(&format!("warning: {text}"));
+        match self.lines() {
+            true => self.event("warning", json!({ "message": text })),
+            false => self.say(&format!("{} {text}", style("warning:").for_stderr().yellow().bold())),
+        }
     }
 
     fn interrupted(&self) -> bool {

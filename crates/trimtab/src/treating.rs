@@ -5,6 +5,7 @@
 //! produce.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -139,10 +140,11 @@ pub fn treat(
         if let Some(stage) = sink.finished(block.index())? {
             return run.restore(block, &stage);
         }
+        let begun = Instant::now();
         let stage = run.block(block, !batches.is_empty())?;
         if !stage.reports.is_empty() {
             done += 1;
-            monitor.advance(done, &summary(&block.info().name, &stage));
+            monitor.advance(done, &summary(&block.info().name, &stage, begun.elapsed()));
             warn_of_fallbacks(&stage, monitor);
         }
         sink.keep(block.index(), stage)?;
@@ -151,12 +153,16 @@ pub fn treat(
     })
 }
 
-/// One line a block: its damage beside that of round-to-nearest.
-fn summary(block: &str, stage: &TreatedStage) -> String {
+/// One line a block: its damage beside that of round-to-nearest, and its time.
+fn summary(block: &str, stage: &TreatedStage, took: Duration) -> String {
     let sum = |f: fn(&SiteReport) -> f64| stage.reports.iter().map(f).sum::<f64>();
     let (damage, rtn) = (sum(|r| r.damage), sum(|r| r.rtn_damage));
     let share = if rtn > 0.0 { 100.0 * damage / rtn } else { 100.0 };
-    format!("{block}: {} sites, damage {damage:.4e}, {share:.0} % of round-to-nearest", stage.reports.len())
+    format!(
+        "{block}: {} sites, damage {damage:.3e}, {share:.0} % of round-to-nearest, {:.1} s",
+        stage.reports.len(),
+        took.as_secs_f64()
+    )
 }
 
 /// Sites that only a second input reaches, where the data have none.

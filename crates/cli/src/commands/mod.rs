@@ -10,6 +10,7 @@ mod inspect;
 mod plan;
 mod reproduce;
 mod settings;
+mod shell;
 mod train;
 mod verify;
 
@@ -40,6 +41,8 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
         Verb::Train(args) => train::run(args, global, ui),
         Verb::Reproduce(args) => reproduce::run(args, ui),
         Verb::Bench(args) => bench::run(args, global, ui),
+        Verb::Completions(args) => shell::completions(args, ui),
+        Verb::Man(args) => shell::man(args, ui),
     }
 }
 

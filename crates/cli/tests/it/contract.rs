@@ -207,6 +207,42 @@ fn written_models_are_held_against_the_rules_of_engines() {
 }
 
 #[test]
+fn shells_and_manuals_know_every_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = run(&["completions", shell]);
+        assert_eq!(script.code, Some(0), "{}", script.stderr);
+        assert!(script.stdout.contains("verify") && script.stdout.contains("budget"), "{shell}");
+    }
+    let pages = json(&["man", "-o", text(folder.path())]);
+    assert!(pages.as_array().unwrap().iter().any(|page| page == "trimtab-fit.1"), "{pages}");
+    let page = std::fs::read_to_string(folder.path().join("trimtab-fit.1")).unwrap();
+    assert!(page.contains("budget") && page.contains("Examples"), "{page}");
+}
+
+#[test]
+fn progress_comes_in_json_lines_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let told = run(&["apply", "int4 g64", "--method", "rtn", "-o", text(&out), "--json", "--verbose"]);
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
+    let events: Vec<serde_json::Value> = told
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let count = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+    assert!(
+        count("begin") >= 1 && count("progress") >= 6 && count("end") == count("begin"),
+        "{}",
+        told.stderr
+    );
+    let wrong = run(&["apply", "int9", "-o", text(&out), "--json", "--verbose"]);
+    let error: serde_json::Value = serde_json::from_str(wrong.stderr.trim()).unwrap();
+    assert!(wrong.code == Some(2) && error["message"].as_str().unwrap().contains("int9"), "{error}");
+}
+
+#[test]
 fn a_plan_for_llama_cpp_is_of_blocks_and_becomes_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, out) = (folder.path().join("plan.toml"), folder.path().join("out"));
