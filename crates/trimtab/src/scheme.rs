@@ -186,4 +186,24 @@ mod tests {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn damaged_labels_are_refused_or_round_trip() {
+        use trimtab_hostile::{Draws, INPUTS, change_text, storm};
+        let whole = ["int4 g128", "int3 row sym", "int8 g32 asym", "dense"];
+        let make = |draws: &mut Draws| change_text(whole[draws.below(whole.len())], draws);
+        let accepted = storm(INPUTS, 1, make, |text| {
+            let Ok(scheme) = text.parse::<Scheme>() else { return false };
+            assert_eq!(scheme.to_string().parse::<Scheme>().unwrap(), scheme, "{text}");
+            assert_eq!(Scheme::from_settings(&scheme.settings()).unwrap(), scheme, "{text}");
+            true
+        });
+        assert!((100..INPUTS - 100).contains(&accepted), "{accepted} of {INPUTS} accepted");
+        // The settings of a plan file are edited by hand, too.
+        let whole = b"bits = 4\ngroup_size = 128\nsymmetric = true\n";
+        trimtab_hostile::storm_of(whole, 2, |text| {
+            let settings = std::str::from_utf8(text).ok().and_then(|text| toml::from_str::<Settings>(text).ok());
+            settings.is_some_and(|settings| Scheme::from_settings(&settings).is_ok())
+        });
+    }
 }
