@@ -96,8 +96,10 @@ fn safetensors() -> AnyResult {
     let (second, _) = halves(&vec![("b".into(), floats(&[4], Dtype::F16))])?;
     let index = br#"{"metadata":{"total_size":16},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#;
     seed("safetensors", "shards", &[&first, &data, index, &second])?;
-    let images =
-        vec![("test.images".into(), bytes(&[2, 1, 2, 2], Dtype::U8)), ("test.labels".into(), bytes(&[2], Dtype::U8))];
+    let images = vec![
+        ("test.images".into(), bytes(&[2, 1, 2, 2], Dtype::U8)),
+        ("test.labels".into(), bytes(&[2], Dtype::U8)),
+    ];
     let (header, data) = halves(&images)?;
     seed("safetensors", "images", &[&header, &data])
 }
@@ -137,7 +139,8 @@ fn tokenizers() -> Vec<(&'static str, Value, usize)> {
     let words = |words: &[&str]| -> Vec<String> { words.iter().map(|word| word.to_string()).collect() };
     let level = [words(&["<s>", "</s>"]), letters, words(&["th", "the"])].concat();
     let bytes: Vec<String> = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
-    let pieces = [words(&["<unk>", "<s>", "</s>"]), bytes, words(&["▁", "t", "h", "e", "▁t", "he", "▁the"])].concat();
+    let pieces =
+        [words(&["<unk>", "<s>", "</s>"]), bytes, words(&["▁", "t", "h", "e", "▁t", "he", "▁the"])].concat();
     let short = words(&["[UNK]", "[CLS]", "the", "cat", "##s", "sat", ",", "h", "##ello"]);
     let bpe = |vocab: Map<String, Value>, merges: Value, fallback: bool| {
         json!({"type": "BPE", "dropout": null, "unk_token": fallback.then_some("<unk>"), "fuse_unk": fallback,
@@ -158,13 +161,19 @@ fn tokenizers() -> Vec<(&'static str, Value, usize)> {
     let piece_merges = json!([["▁", "t"], ["h", "e"], ["▁t", "he"]]);
     let unigram = json!({"type": "Unigram", "unk_id": 0, "byte_fallback": false,
         "vocab": [["<unk>", 0.0], ["<s>", 0.0], ["▁", -1.0], ["t", -2.0], ["he", -1.5], ["▁the", -0.5]]});
-    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let (level_len, piece_len) = (level.len(), pieces.len());
     vec![
         (
             "byte_level",
-            of(bpe(vocab(&level), level_merges.clone(), false), byte_level.clone(), Value::Null, byte_level.clone(),
-                &["<s>", "</s>"]),
+            of(
+                bpe(vocab(&level), level_merges.clone(), false),
+                byte_level.clone(),
+                Value::Null,
+                byte_level.clone(),
+                &["<s>", "</s>"],
+            ),
             level_len,
         ),
         (
@@ -174,7 +183,13 @@ fn tokenizers() -> Vec<(&'static str, Value, usize)> {
         ),
         (
             "pieces",
-            of(bpe(vocab(&pieces), piece_merges, true), Value::Null, prepend, Value::Null, &["<unk>", "<s>", "</s>"]),
+            of(
+                bpe(vocab(&pieces), piece_merges, true),
+                Value::Null,
+                prepend,
+                Value::Null,
+                &["<unk>", "<s>", "</s>"],
+            ),
             piece_len,
         ),
         (
@@ -191,8 +206,13 @@ fn tokenizers() -> Vec<(&'static str, Value, usize)> {
         ),
         (
             "word_level",
-            of(json!({"type": "WordLevel", "vocab": vocab(&short), "unk_token": "[UNK]"}),
-                json!({"type": "Whitespace"}), json!({"type": "Lowercase"}), Value::Null, &["[UNK]"]),
+            of(
+                json!({"type": "WordLevel", "vocab": vocab(&short), "unk_token": "[UNK]"}),
+                json!({"type": "Whitespace"}),
+                json!({"type": "Lowercase"}),
+                Value::Null,
+                &["[UNK]"],
+            ),
             short.len(),
         ),
         ("unigram", of(unigram, metaspace.clone(), Value::Null, metaspace, &["<unk>", "<s>"]), 6),
@@ -277,7 +297,11 @@ fn quantized() -> AnyResult {
             compressed(&plain).in_format(CompressedFormat::IntQuantized, None).to_json(),
         ),
         ("gptq", gptq_tensors(MODULE, &plain, GptqFormat::V1)?, gptq(GptqFormat::V1, &plain)?.to_json()),
-        ("gptq_v2", gptq_tensors(MODULE, &ordered, GptqFormat::V2)?, gptq(GptqFormat::V2, &ordered)?.to_json()),
+        (
+            "gptq_v2",
+            gptq_tensors(MODULE, &ordered, GptqFormat::V2)?,
+            gptq(GptqFormat::V2, &ordered)?.to_json(),
+        ),
         ("awq", awq_tensors(MODULE, &plain)?, json!({"quant_method": "awq", "bits": 4, "group_size": 32})),
         (
             "bnb4",
@@ -333,7 +357,9 @@ fn quantized() -> AnyResult {
 
 fn adapter() -> AnyResult {
     let fixtures = repository().join("crates/io/tests/fixtures/peft");
-    for name in ["small.lora", "small.dora", "llama.lora", "llama.rslora", "llama.saved", "gpt2.lora", "gpt2.dora"] {
+    for name in
+        ["small.lora", "small.dora", "llama.lora", "llama.rslora", "llama.saved", "gpt2.lora", "gpt2.dora"]
+    {
         let config = fs::read(fixtures.join(name).join("adapter_config.json"))?;
         let (adapter, data) = describe(&all(fixtures.join(name).join("adapter_model.safetensors"))?);
         let base = name.split('.').next().unwrap_or(name);
@@ -356,14 +382,21 @@ fn plan() -> AnyResult {
     up.options[1].costs.latency_s = Some(2e-3);
     let mut down = SitePrices::new("layers.0.down", 64, options(0.50));
     down.group = Some("g".into());
-    for (name, sites) in [("plain", vec![SitePrices::new("a", 64, options(0.1)), down]), ("costs", vec![up])] {
+    for (name, sites) in [("plain", vec![SitePrices::new("a", 64, options(0.1)), down]), ("costs", vec![up])]
+    {
         let prices = PriceList::new("kl", sites)?;
         let totals = Totals { treated_weights: prices.weights(), ..Totals::default() };
-        for (i, budget) in ["8bpw", "90%", "200kB, latency=12ms", "macs=1M,params=50%"].into_iter().enumerate() {
+        for (i, budget) in
+            ["8bpw", "90%", "200kB, latency=12ms", "macs=1M,params=50%"].into_iter().enumerate()
+        {
             let limits = "8bpw".parse::<trimtab_plan::Budget>()?.limits(&totals)?;
             let found = solve(&prices, &limits, &SolveOptions::default())?;
-            let header =
-                PlanHeader { model: "m".into(), budget: Some(budget.parse()?), totals: totals.clone(), ..PlanHeader::default() };
+            let header = PlanHeader {
+                model: "m".into(),
+                budget: Some(budget.parse()?),
+                totals: totals.clone(),
+                ..PlanHeader::default()
+            };
             let text = Plan::new(header, prices.clone(), &found)?.to_toml()?;
             let rest: [&[u8]; 3] = [budget.as_bytes(), b"*.down=int8 row", b"model.{a,layers}.[0-9]*.up"];
             seed("plan", &format!("{name}-{i}"), &[text.as_bytes(), rest[0], rest[1], rest[2]])?;
@@ -375,7 +408,8 @@ fn plan() -> AnyResult {
 fn journal() -> AnyResult {
     let (first, data) = halves(&vec![("a".into(), floats(&[2], Dtype::F32))])?;
     let (second, _) = halves(&vec![("b".into(), floats(&[4], Dtype::F16))])?;
-    let file = |i: usize| format!(r##"{{"name":"{}.safetensors","bytes":%{i},"sha256":"#{i}"}}"##, ["a", "b"][i]);
+    let file =
+        |i: usize| format!(r##"{{"name":"{}.safetensors","bytes":%{i},"sha256":"#{i}"}}"##, ["a", "b"][i]);
     let unit = |i: usize| {
         format!(r#"{{"unit":{{"key":"block.{i}","file":{},"tensors":["{}"]}}}}"#, file(i), ["a", "b"][i])
     };
@@ -402,7 +436,8 @@ fn spec() -> AnyResult {
                 continue;
             }
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let fixture = folder.join(if name == "t5_encoder" || name == "t5_decoder" { "t5" } else { &name });
+            let fixture =
+                folder.join(if name == "t5_encoder" || name == "t5_decoder" { "t5" } else { &name });
             let fixture = match fixture.is_dir() {
                 true => fixture,
                 false => folder.join(name.split('_').next().unwrap_or(&name)),

@@ -8,7 +8,8 @@ use trimtab_io::{Adapter, Checkpoint};
 fuzz_target!(|input: &[u8]| {
     let [config, adapter, model, data] = parts(input);
     let base = folder(&[("model.safetensors", &described(model, data))]);
-    let over = folder(&[("adapter_config.json", config), ("adapter_model.safetensors", &described(adapter, data))]);
+    let over =
+        folder(&[("adapter_config.json", config), ("adapter_model.safetensors", &described(adapter, data))]);
     if let Ok(adapter) = Adapter::open(over.path()) {
         for module in adapter.modules() {
             if let Ok(Some(delta)) = adapter.delta(module)

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trimtab_fuzz::{exhaust, folder};
+use trimtab_fuzz::{exhaust, folder, quiet_about_caught_panics};
 use trimtab_io::{Checkpoint, Tokenizer, gguf};
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: quiet_about_caught_panics(), |input: &[u8]| {
     let dir = folder(&[("model.gguf", input)]);
     let path = dir.path().join("model.gguf");
     if let Ok(file) = gguf::open(&path) {

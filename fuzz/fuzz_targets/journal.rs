@@ -24,14 +24,18 @@ fuzz_target!(|input: &[u8]| {
     for (i, (name, bytes)) in UNITS.iter().zip(&files).enumerate() {
         std::fs::write(partial.join("units").join(name), bytes).expect("a file can be written");
         std::fs::write(partial.join("tree").join(name), bytes).expect("a file can be written");
-        text = text.replace(&format!("#{i}"), &sha256(bytes)).replace(&format!("%{i}"), &bytes.len().to_string());
+        text = text
+            .replace(&format!("#{i}"), &sha256(bytes))
+            .replace(&format!("%{i}"), &bytes.len().to_string());
     }
     std::fs::write(partial.join("lock"), b"").expect("a file can be written");
     std::fs::write(partial.join("journal.jsonl"), text).expect("a file can be written");
     let Ok(mut dir) = OutDir::create(&out, "job", false) else { return };
     for key in dir.units().map(String::from).collect::<Vec<_>>() {
         if let Ok(tensors) = dir.read_unit(&key) {
-            assert!(tensors.iter().all(|(_, tensor)| tensor.bytes.len() == tensor.numel() * tensor.dtype.size()));
+            assert!(
+                tensors.iter().all(|(_, tensor)| tensor.bytes.len() == tensor.numel() * tensor.dtype.size())
+            );
         }
     }
     if dir.finish_shards(64, &BTreeMap::new()).is_ok() {

@@ -7,7 +7,8 @@ use trimtab_plan::{Budget, Pin, Plan, Selection, SolveOptions, solve};
 
 fuzz_target!(|input: &[u8]| {
     let Ok(input) = std::str::from_utf8(input) else { return };
-    let [plan, budget, pin, pattern] = parts(input.as_bytes()).map(|part| std::str::from_utf8(part).unwrap_or(""));
+    let [plan, budget, pin, pattern] =
+        parts(input.as_bytes()).map(|part| std::str::from_utf8(part).unwrap_or(""));
     let budget = budget.parse::<Budget>();
     if let Ok(budget) = &budget {
         assert_eq!(&budget.to_string().parse::<Budget>().expect("it was written"), budget);

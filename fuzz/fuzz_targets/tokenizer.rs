@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trimtab_fuzz::{folder, parts};
+use trimtab_fuzz::{folder, parts, quiet_about_caught_panics};
 use trimtab_io::Tokenizer;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: quiet_about_caught_panics(), |input: &[u8]| {
     let [json, text] = parts(input);
     let dir = folder(&[("tokenizer.json", json)]);
     let Ok(tokenizer) = Tokenizer::from_file(dir.path().join("tokenizer.json")) else { return };

@@ -19,7 +19,12 @@ pub const INPUTS: usize = 10_000;
 ///
 /// # Panics
 /// If `parse` panics, or an input costs more than that.
-pub fn storm<I>(count: usize, seed: u64, make: impl Fn(&mut Draws) -> I, parse: impl Fn(&I) -> bool) -> usize {
+pub fn storm<I>(
+    count: usize,
+    seed: u64,
+    make: impl Fn(&mut Draws) -> I,
+    parse: impl Fn(&I) -> bool,
+) -> usize {
     let mut draws = Draws(seed);
     let mut taken = 0;
     for number in 0..count {

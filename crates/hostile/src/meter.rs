@@ -122,7 +122,8 @@ impl Limits {
         let (mut result, mut took) = cost(&call);
         if took.time > self.time {
             let (again, second) = cost(&call);
-            (result, took) = (again, Cost { time: took.time.min(second.time), bytes: took.bytes.max(second.bytes) });
+            (result, took) =
+                (again, Cost { time: took.time.min(second.time), bytes: took.bytes.max(second.bytes) });
         }
         match took {
             Cost { bytes, .. } if bytes > self.bytes => Err(Excess::Large { bytes, limit: self.bytes }),

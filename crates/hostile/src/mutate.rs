@@ -35,7 +35,9 @@ pub fn mutate(bytes: &[u8], draws: &mut Draws) -> Vec<u8> {
             }
             _ => {
                 // In digits, in place of those that are there.
-                let Some(start) = out[i..].iter().position(u8::is_ascii_digit).map(|at| i + at) else { continue };
+                let Some(start) = out[i..].iter().position(u8::is_ascii_digit).map(|at| i + at) else {
+                    continue;
+                };
                 let len = out[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
                 let number = EDGES[draws.below(EDGES.len())].to_string();
                 out.splice(start..start + len, number.into_bytes());

@@ -128,7 +128,9 @@ mod tests {
             assert!(is_commit(&listing.commit));
             let inside = |name: &str| !name.starts_with('/') && name.split('/').all(|part| part != "..");
             assert!(listing.files.iter().all(|file| inside(&file.name)));
-            assert!(listing.files.iter().all(|file| file.etag.as_deref().is_none_or(|etag| !etag.contains('/'))));
+            assert!(
+                listing.files.iter().all(|file| file.etag.as_deref().is_none_or(|etag| !etag.contains('/')))
+            );
             true
         });
     }

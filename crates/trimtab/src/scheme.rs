@@ -202,7 +202,8 @@ mod tests {
         // The settings of a plan file are edited by hand, too.
         let whole = b"bits = 4\ngroup_size = 128\nsymmetric = true\n";
         trimtab_hostile::storm_of(whole, 2, |text| {
-            let settings = std::str::from_utf8(text).ok().and_then(|text| toml::from_str::<Settings>(text).ok());
+            let settings =
+                std::str::from_utf8(text).ok().and_then(|text| toml::from_str::<Settings>(text).ok());
             settings.is_some_and(|settings| Scheme::from_settings(&settings).is_ok())
         });
     }

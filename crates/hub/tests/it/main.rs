@@ -102,11 +102,8 @@ fn damaged_caches_do_no_harm() {
     let (reference, index_path) = (folder.join("refs/main"), snapshot.join("model.safetensors.index.json"));
     std::fs::write(snapshot.join("m-1.safetensors"), b"").unwrap();
     std::fs::write(snapshot.join("m-2.safetensors"), b"").unwrap();
-    let settings = Settings {
-        offline: true,
-        cache: cache.path().into(),
-        ..Settings::from_variables(|_| None)
-    };
+    let settings =
+        Settings { offline: true, cache: cache.path().into(), ..Settings::from_variables(|_| None) };
     let hub = Hub::new(settings);
     let name = HubName::parse("o/n").unwrap();
     let found = |bytes: &[u8], path: &Path| {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use trimtab_io::{Adapter, Bytes, Checkpoint, Dtype, RawTensor};
+use trimtab_io::{Adapter, Checkpoint, Dtype, RawTensor};
 
 use super::{file, memory, tensor};
 

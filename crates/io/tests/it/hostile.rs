@@ -87,7 +87,8 @@ fn mutated_indices_do_no_harm() {
 
 #[test]
 fn mutated_configurations_do_no_harm() {
-    let config = br#"{"model_type": "llama", "hidden_size": 64, "rope_scaling": {"factor": 8.0}, "bos": [1, 2]}"#;
+    let config =
+        br#"{"model_type": "llama", "hidden_size": 64, "rope_scaling": {"factor": 8.0}, "bos": [1, 2]}"#;
     let whole = weights();
     storm_of(config, 3, |config| {
         exhaust(memory(&[("model.safetensors", whole.clone()), ("config.json", config.to_vec())]))

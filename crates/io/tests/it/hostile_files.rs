@@ -35,7 +35,8 @@ fn mutated_directories_do_no_harm() {
     let dir = folder();
     let put = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
     let whole = file(&[("a", tensor(&[2, 3], 1.0, Dtype::F32)), ("b", tensor(&[4], 1.0, Dtype::BF16))]);
-    let index = br#"{"metadata":{"total_size":32},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#;
+    let index =
+        br#"{"metadata":{"total_size":32},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#;
     put("m-1.safetensors", &file(&[("a", tensor(&[2, 3], 1.0, Dtype::F32))]));
     put("m-2.safetensors", &file(&[("b", tensor(&[4], 1.0, Dtype::BF16))]));
     storm_of(index, 21, |index| {
@@ -101,7 +102,8 @@ fn mutated_tokenizers_do_no_harm() {
         }
         true
     };
-    let made = [byte_level(), sentence_piece(), word_piece()].map(|files| files.tokenizer.unwrap().to_string());
+    let made =
+        [byte_level(), sentence_piece(), word_piece()].map(|files| files.tokenizer.unwrap().to_string());
     for (k, json) in made.iter().map(String::as_str).chain([SMALL]).enumerate() {
         storm_of(json.as_bytes(), 30 + k as u64, use_it);
     }
@@ -120,7 +122,10 @@ fn mutated_data_sets_do_no_harm() {
         std::fs::write(&images, set).unwrap();
         let Ok(set) = ImageSet::read(&images, "test") else { return false };
         let all: Vec<usize> = (0..set.len().min(1000)).collect();
-        assert_eq!(set.select(&all).pixels(0..all.len()).len(), all.len() * set.shape[1..].iter().product::<usize>());
+        assert_eq!(
+            set.select(&all).pixels(0..all.len()).len(),
+            all.len() * set.shape[1..].iter().product::<usize>()
+        );
         true
     });
     let rows = "first,second,score\n\"a, b\",c,2.5\nd,\"e \"\"f\"\"\",0\nh\u{e9},i,5\n";
@@ -138,7 +143,8 @@ fn labels_of_images_that_take_no_bytes_are_not_believed() {
     let dir = folder();
     let path = dir.path().join("set.safetensors");
     let empty = |shape: &[usize]| RawTensor::new(Dtype::U8, shape.to_vec(), Vec::new().into()).unwrap();
-    std::fs::write(&path, file(&[("t.images", empty(&[1 << 40, 0, 0, 0])), ("t.labels", empty(&[0]))])).unwrap();
+    std::fs::write(&path, file(&[("t.images", empty(&[1 << 40, 0, 0, 0])), ("t.labels", empty(&[0]))]))
+        .unwrap();
     assert!(ImageSet::read(&path, "t").unwrap_err().to_string().contains("one label an image"));
 }
 
@@ -146,7 +152,10 @@ fn labels_of_images_that_take_no_bytes_are_not_believed() {
 fn unfinished() -> (Vec<(&'static str, Vec<u8>)>, String) {
     let units = vec![
         ("a.safetensors", file(&[("a", tensor(&[3], 1.0, Dtype::F32))])),
-        ("b.safetensors", file(&[("b", tensor(&[2, 2], 1.0, Dtype::BF16)), ("c", tensor(&[], 1.0, Dtype::F32))])),
+        (
+            "b.safetensors",
+            file(&[("b", tensor(&[2, 2], 1.0, Dtype::BF16)), ("c", tensor(&[], 1.0, Dtype::F32))]),
+        ),
     ];
     let mut journal = "{\"job\":\"job\"}\n".to_owned();
     for (i, (name, bytes)) in units.iter().enumerate() {

@@ -19,7 +19,8 @@ fn wholes(specs: &str, fixtures: &str, names: &[&str]) -> Vec<Whole> {
     let read = |name: &&str| {
         let fixture = folder(fixtures).join(name);
         Whole {
-            spec: std::fs::read_to_string(folder("../../specs").join(specs).join(format!("{name}.toml"))).unwrap(),
+            spec: std::fs::read_to_string(folder("../../specs").join(specs).join(format!("{name}.toml")))
+                .unwrap(),
             config: std::fs::read_to_string(fixture.join("config.json")).ok(),
             weights: Bytes::from(std::fs::read(fixture.join("model.safetensors")).unwrap()),
         }
@@ -96,7 +97,10 @@ fn proposals_for_damaged_configurations_do_no_harm() {
         .map(|whole| {
             let files = vec![("model.safetensors".to_owned(), whole.weights.clone())];
             let checkpoint = Checkpoint::from_bytes(files).unwrap();
-            checkpoint.names().map(|name| (name.into(), checkpoint.info(name).unwrap().shape.clone())).collect()
+            checkpoint
+                .names()
+                .map(|name| (name.into(), checkpoint.info(name).unwrap().shape.clone()))
+                .collect()
         })
         .collect();
     let make = |draws: &mut Draws| {

@@ -18,7 +18,8 @@ fn exhaust(bytes: &[u8]) -> bool {
             }
         }
         if let Ok(tokenizer) = Tokenizer::of(&checkpoint) {
-            let _ = tokenizer.encode("the cat  sat, h\u{e9} 12", true).map(|ids| tokenizer.decode(&ids, false));
+            let _ =
+                tokenizer.encode("the cat  sat, h\u{e9} 12", true).map(|ids| tokenizer.decode(&ids, false));
         }
     }
     let Ok(file) = gguf::parse(&Bytes::from(bytes.to_vec())) else { return false };
