@@ -94,8 +94,9 @@ impl FromStr for Scheme {
         let group_size = match words.next() {
             None | Some("row") => None,
             Some(group) => {
-                let size = group.strip_prefix('g').and_then(|g| g.parse().ok()).filter(|&g| g > 0);
-                Some(size.ok_or_else(fail)?)
+                let size = group.strip_prefix('g').and_then(|g| g.parse::<u32>().ok()).filter(|&g| g > 0);
+                // No longer than a plan file can say.
+                Some(size.ok_or_else(fail)? as usize)
             }
         };
         let symmetric = match words.next() {
@@ -182,7 +183,7 @@ mod tests {
             assert_eq!(scheme.to_string(), text);
             assert_eq!(Scheme::from_settings(&scheme.settings()).unwrap(), scheme);
         }
-        for text in ["", "int9 g4", "int4 128", "int4 g0", "int4 g8 sym x", "float8"] {
+        for text in ["", "int9 g4", "int4 g5000000000", "int4 128", "int4 g0", "int4 g8 sym x", "float8"] {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
     }
