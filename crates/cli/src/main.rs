@@ -32,6 +32,12 @@ fn main() -> ExitCode {
         }
     };
     trimtab::system::watch_memory();
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !trimtab::floors::io::panic_becomes_error() {
+            tell(panic);
+        }
+    }));
     let mut ui = Ui::new(&cli.global);
     match commands::run(&cli, &mut ui) {
         Ok(Status::Done) => ExitCode::SUCCESS,

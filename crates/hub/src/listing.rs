@@ -116,6 +116,26 @@ mod tests {
     }
 
     #[test]
+    fn damaged_answers_are_refused_or_stay_inside_the_cache() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let text = format!(
+            r#"{{"id":"o/n","sha":"{commit}","siblings":[{{"rfilename":"a/c.json","size":12,"blobId":"f2ba8f84"}},
+                {{"rfilename":"m.bin","size":3,"blobId":"aa","lfs":{{"sha256":"{sha256}","size":3}}}}]}}"#
+        );
+        trimtab_hostile::storm_of(text.as_bytes(), 1, |answer| {
+            let Ok(listing) = parse("u", answer) else { return false };
+            assert!(is_commit(&listing.commit));
+            let inside = |name: &str| !name.starts_with('/') && name.split('/').all(|part| part != "..");
+            assert!(listing.files.iter().all(|file| inside(&file.name)));
+            assert!(
+                listing.files.iter().all(|file| file.etag.as_deref().is_none_or(|etag| !etag.contains('/')))
+            );
+            true
+        });
+    }
+
+    #[test]
     fn addresses() {
         let at = |name: &str| address("http://h", &HubName::parse(name).unwrap());
         assert_eq!(at("o/n"), "http://h/api/models/o/n/revision/main?blobs=true");

@@ -73,7 +73,7 @@ pub use float::{
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
 pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, panic_becomes_error};
 pub use write::{
     OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, to_safetensors, write_atomic,
 };

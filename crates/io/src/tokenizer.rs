@@ -1,7 +1,12 @@
 //! Text to token ids and back.
 
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationDirection};
 
 use crate::checkpoint::Checkpoint;
@@ -21,13 +26,15 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if it is no tokenizer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let parse = || {
+        let action = "read tokenizer.json";
+        // The library panics where the JSON of a decoder ends early, so that the text is looked through first.
+        let Outline { .. } = serde_json::from_slice(bytes).map_err(|e| failed(action)(e.into()))?;
+        guarded(action, || {
             let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
             inner.with_padding(None);
             inner.with_truncation(None)?;
             Ok(Self { inner })
-        };
-        parse().map_err(failed("read tokenizer.json"))
+        })
     }
 
     /// Reads a `tokenizer.json`.
@@ -58,7 +65,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the model of the tokenizer cannot express the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(failed("encode"))?;
+        let encoding = guarded("encode", || self.inner.encode_fast(text, add_special_tokens))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -81,14 +88,14 @@ impl Tokenizer {
             let message = format!("{max_len} ids have no room for {special} special tokens");
             return Err(Error::Tokenizer { action: "cut", message });
         };
-        let bare = self.inner.encode_batch_fast(texts.to_vec(), false).map_err(failed("encode"))?;
-        bare.into_iter()
-            .map(|mut encoding| {
+        guarded("encode", || {
+            let bare = self.inner.encode_batch_fast(texts.to_vec(), false)?;
+            let cut = |mut encoding: tokenizers::Encoding| {
                 encoding.truncate(room, 0, TruncationDirection::Right);
-                let whole = self.inner.post_process(encoding, None, add_special_tokens);
-                Ok(whole.map_err(failed("encode"))?.get_ids().to_vec())
-            })
-            .collect()
+                Ok(self.inner.post_process(encoding, None, add_special_tokens)?.get_ids().to_vec())
+            };
+            bare.into_iter().map(cut).collect()
+        })
     }
 
     /// The text of token ids.
@@ -96,7 +103,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special_tokens).map_err(failed("decode"))
+        guarded("decode", || self.inner.decode(ids, skip_special_tokens))
     }
 
     /// Number of tokens, special ones included.
@@ -107,6 +114,45 @@ impl Tokenizer {
     /// Id of a token by its text (`</s>`); `None` if there is no such token.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+}
+
+/// A `tokenizer.json` as far as it is looked through before the library reads it: what the library reads through a
+/// `Value` is one here, too, because such a value has more rules than JSON that is skipped.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default, rename = "decoder")]
+    _decoder: Option<Value>,
+    #[serde(default, rename = "model")]
+    _model: IgnoredAny,
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread now is one that becomes an error: a program's panic hook need not tell of it.
+pub fn panic_becomes_error() -> bool {
+    GUARDED.get()
+}
+
+/// Runs the library. Of some files that no program writes, but a person or an accident may, it says so with a panic: a
+/// template without its special token, a decoder that strips more than there is. To the caller that is an error like any
+/// other. A caught panic leaves nothing half done: the library's tokenizer is not changed by its use.
+fn guarded<T>(action: &'static str, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    GUARDED.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(false);
+    match outcome {
+        Ok(result) => result.map_err(failed(action)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            let message = format!(
+                "the tokenizers library gave up: {text}\nhint: the file contradicts itself; compare it with that of the original model"
+            );
+            Err(Error::Tokenizer { action, message })
+        }
     }
 }
 
@@ -148,6 +194,34 @@ mod tests {
             (tokenizer.vocab_size(), tokenizer.token_id("[S]"), tokenizer.token_id("x")),
             (7, Some(2), None)
         );
+    }
+
+    #[test]
+    fn where_the_library_panics_there_is_an_error() {
+        let with = |from: &str, to: &str| {
+            let text = WORDS.replace(from, to);
+            assert_ne!(text, WORDS, "{from}");
+            Tokenizer::from_bytes(text.as_bytes())
+        };
+        // JSON that ends inside a decoder.
+        let cut = with("\"decoder\": null", "\"decoder\": {\"type\": \"Fuse\"").unwrap_err();
+        assert!(matches!(cut, Error::Tokenizer { .. }), "{cut}");
+        // More is stripped than there is.
+        let strip = r#""decoder": {"type": "Strip", "content": "a", "start": 0, "stop": 9}"#;
+        let error = with("\"decoder\": null", strip).unwrap().decode(&[3], false).unwrap_err().to_string();
+        assert!(error.contains("decode") && error.contains("gave up") && error.contains("hint: "), "{error}");
+        // A template that names a token which it does not describe, and one that wants a second text.
+        for single in
+            [r#"{"SpecialToken": {"id": "[X]", "type_id": 0}}"#, r#"{"Sequence": {"id": "B", "type_id": 0}}"#]
+        {
+            let template = format!(
+                r#"{{"type": "TemplateProcessing", "single": [{single}], "pair": [{single}], "special_tokens": {{}}}}"#
+            );
+            let old = r#"{"type": "BertProcessing", "sep": ["[S]", 2], "cls": ["[C]", 1]}"#;
+            if let Ok(tokenizer) = with(old, &template) {
+                assert!(matches!(tokenizer.encode("a", true), Err(Error::Tokenizer { .. })), "{single}");
+            }
+        }
     }
 
     #[test]

@@ -152,8 +152,9 @@ impl FromStr for Scheme {
         let group_size = match words.next() {
             None | Some("row") => None,
             Some(group) => {
-                let size = group.strip_prefix('g').and_then(|g| g.parse().ok()).filter(|&g| g > 0);
-                Some(size.ok_or_else(fail)?)
+                let size = group.strip_prefix('g').and_then(|g| g.parse::<u32>().ok()).filter(|&g| g > 0);
+                // No longer than a plan file can say.
+                Some(size.ok_or_else(fail)? as usize)
             }
         };
         let symmetric = match words.next() {
@@ -266,8 +267,40 @@ mod tests {
             assert_eq!(scheme.to_string(), text);
             assert_eq!(Scheme::from_settings(&scheme.settings()).unwrap(), scheme);
         }
-        for text in ["", "int9 g4", "int4 128", "int4 g0", "int4 g8 sym x", "float8", "f16", "q9_k"] {
+        for text in [
+            "",
+            "int9 g4",
+            "int4 g5000000000",
+            "int4 128",
+            "int4 g0",
+            "int4 g8 sym x",
+            "float8",
+            "f16",
+            "q9_k",
+        ] {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn damaged_labels_are_refused_or_round_trip() {
+        use trimtab_hostile::{Draws, INPUTS, change_text, storm};
+        let whole =
+            ["int4 g128", "int3 row sym", "int8 g32 asym", "dense", "nvfp4", "fp8 block128 bf16", "q4_k"];
+        let make = |draws: &mut Draws| change_text(whole[draws.below(whole.len())], draws);
+        let accepted = storm(INPUTS, 1, make, |text| {
+            let Ok(scheme) = text.parse::<Scheme>() else { return false };
+            assert_eq!(scheme.to_string().parse::<Scheme>().unwrap(), scheme, "{text}");
+            assert_eq!(Scheme::from_settings(&scheme.settings()).unwrap(), scheme, "{text}");
+            true
+        });
+        assert!((100..INPUTS - 100).contains(&accepted), "{accepted} of {INPUTS} accepted");
+        // The settings of a plan file are edited by hand, too.
+        let whole = b"bits = 4\ngroup_size = 128\nsymmetric = true\n";
+        trimtab_hostile::storm_of(whole, 2, |text| {
+            let settings =
+                std::str::from_utf8(text).ok().and_then(|text| toml::from_str::<Settings>(text).ok());
+            settings.is_some_and(|settings| Scheme::from_settings(&settings).is_ok())
+        });
     }
 }

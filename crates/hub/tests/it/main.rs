@@ -92,6 +92,37 @@ fn a_model_arrives_in_the_layout_of_huggingface_hub() {
 }
 
 #[test]
+fn damaged_caches_do_no_harm() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("models--o--n");
+    let snapshot = folder.join("snapshots").join(COMMIT);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(folder.join("refs")).unwrap();
+    let index = br#"{"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}"#;
+    let (reference, index_path) = (folder.join("refs/main"), snapshot.join("model.safetensors.index.json"));
+    std::fs::write(snapshot.join("m-1.safetensors"), b"").unwrap();
+    std::fs::write(snapshot.join("m-2.safetensors"), b"").unwrap();
+    let settings =
+        Settings { offline: true, cache: cache.path().into(), ..Settings::from_variables(|_| None) };
+    let hub = Hub::new(settings);
+    let name = HubName::parse("o/n").unwrap();
+    let found = |bytes: &[u8], path: &Path| {
+        std::fs::write(path, bytes).unwrap();
+        hub.fetch(&name, &mut |_| {}).is_ok_and(|found| found.dir == snapshot)
+    };
+    std::fs::write(&index_path, index).unwrap();
+    trimtab_hostile::storm_of(COMMIT.as_bytes(), 1, |commit| found(commit, &reference));
+    std::fs::write(&reference, COMMIT).unwrap();
+    trimtab_hostile::storm_of(index, 2, |index| found(index, &index_path));
+    let make = |draws: &mut trimtab_hostile::Draws| {
+        trimtab_hostile::change_text("Qwen/Qwen2.5-0.5B@refs/pr/1", draws)
+    };
+    trimtab_hostile::storm(trimtab_hostile::INPUTS, 3, make, |text| {
+        HubName::parse(text).is_some_and(|name| !name.to_string().contains(".."))
+    });
+}
+
+#[test]
 fn cut_connections_go_on_where_they_stopped() {
     let (server, cache) = (Server::start(&model()), tempfile::tempdir().unwrap());
     server.site().cuts = vec![150_000, 100_000];

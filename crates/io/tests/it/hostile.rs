@@ -1,10 +1,9 @@
 //! Files that are damaged, or made to do damage: an error or sound tensors, never a panic.
 
+use trimtab_hostile::{INPUTS, mutate, storm, storm_of};
 use trimtab_io::{Checkpoint, Dtype};
 
-use super::{Draws, file, memory, tensor};
-
-const MUTATIONS: usize = 4000;
+use super::{file, memory, tensor};
 
 /// Reads whatever an opened checkpoint offers; returns whether it opened.
 fn exhaust(result: trimtab_io::Result<Checkpoint>) -> bool {
@@ -28,30 +27,6 @@ fn weights() -> Vec<u8> {
     ])
 }
 
-/// One to four changes: a bit, a byte, a digit, a deletion, an insertion, a doubled stretch.
-pub fn mutate(bytes: &[u8], draws: &mut Draws) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    for _ in 0..=draws.below(4) {
-        if out.is_empty() {
-            break;
-        }
-        let i = draws.below(out.len());
-        match draws.below(6) {
-            0 => out[i] ^= 1 << draws.below(8),
-            1 => out[i] = draws.below(256) as u8,
-            2 => out[i] = b"0123456789-\"[]{},:"[draws.below(18)],
-            3 => drop(out.remove(i)),
-            4 => out.insert(i, draws.below(256) as u8),
-            _ => {
-                let end = (i + 1 + draws.below(12)).min(out.len());
-                let part = out[i..end].to_vec();
-                out.splice(i..i, part);
-            }
-        }
-    }
-    out
-}
-
 #[test]
 fn every_truncation_is_refused() {
     let whole = weights();
@@ -69,23 +44,25 @@ fn every_truncation_is_refused() {
 fn mutated_files_do_no_harm() {
     let whole = weights();
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-    let mut draws = Draws(1);
-    let mut opened = 0;
-    for _ in 0..MUTATIONS {
-        // Mostly the header: changes of the data are always sound.
-        let mut changed = mutate(&whole[8..8 + header], &mut draws);
-        let length = if draws.below(4) == 0 {
-            mutate(&whole[..8], &mut draws)
-        } else {
-            (changed.len() as u64).to_le_bytes().to_vec()
-        };
-        let mut bytes = length;
-        bytes.append(&mut changed);
-        bytes.extend_from_slice(&whole[8 + header..]);
-        opened += usize::from(exhaust(memory(&[("model.safetensors", bytes)])));
-    }
+    let opened = storm(
+        INPUTS,
+        1,
+        |draws| {
+            // Mostly the header: changes of the data are always sound.
+            let mut changed = mutate(&whole[8..8 + header], draws);
+            let length = match draws.below(4) {
+                0 => mutate(&whole[..8], draws),
+                _ => (changed.len() as u64).to_le_bytes().to_vec(),
+            };
+            let mut bytes = length;
+            bytes.append(&mut changed);
+            bytes.extend_from_slice(&whole[8 + header..]);
+            bytes
+        },
+        |bytes| exhaust(memory(&[("model.safetensors", bytes.clone())])),
+    );
     // Changed letters of a name leave a file sound; most other changes do not.
-    assert!((1..MUTATIONS / 2).contains(&opened), "{opened} of {MUTATIONS} opened");
+    assert!((1..INPUTS / 2).contains(&opened), "{opened} of {INPUTS} opened");
 }
 
 #[test]
@@ -105,9 +82,17 @@ fn mutated_indices_do_no_harm() {
     for len in 0..index.len() {
         assert!(!exhaust(open(index[..len].to_vec())), "{len} bytes");
     }
-    let mut draws = Draws(2);
-    let opened = (0..MUTATIONS).filter(|_| exhaust(open(mutate(index, &mut draws)))).count();
-    assert!((1..MUTATIONS / 2).contains(&opened), "{opened} of {MUTATIONS} opened");
+    storm_of(index, 2, |index| exhaust(open(index.to_vec())));
+}
+
+#[test]
+fn mutated_configurations_do_no_harm() {
+    let config =
+        br#"{"model_type": "llama", "hidden_size": 64, "rope_scaling": {"factor": 8.0}, "bos": [1, 2]}"#;
+    let whole = weights();
+    storm_of(config, 3, |config| {
+        exhaust(memory(&[("model.safetensors", whole.clone()), ("config.json", config.to_vec())]))
+    });
 }
 
 #[test]

@@ -1,17 +1,16 @@
 //! Quantized checkpoints that are damaged: an error or sound numbers, never a panic.
 
 use serde_json::{Value, json};
+use trimtab_hostile::{Draws, INPUTS, mutate, storm};
 use trimtab_io::{
     AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat, Quantization,
     QuantizationConfig, RawTensor, awq_tensors, gptq_tensors, int_tensors, to_tensors,
 };
 
 use super::affine::shaped;
-use super::hostile::mutate;
-use super::{Draws, file, memory};
+use super::{file, memory};
 
 const MODULE: &str = "m.proj";
-const MUTATIONS: usize = 2000;
 
 fn matrix(symmetric: bool, ordered: bool) -> AffineTensor {
     let scheme = AffineScheme { bits: 4, group_size: Some(32), symmetric };
@@ -112,16 +111,14 @@ fn mutated_checkpoints_do_no_harm() {
         let (whole, config) = (bytes(&tensors), config.to_string().into_bytes());
         assert!(exhaust(whole.clone(), &config), "kind {k} is sound");
         let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-        let mut draws = Draws(10 + k as u64);
-        let mut read = 0;
-        for i in 0..MUTATIONS {
+        let damage = |draws: &mut Draws| {
             let mut weights = whole.clone();
             let mut object = config.clone();
-            match i % 4 {
-                0 => object = mutate(&config, &mut draws),
+            match draws.below(5) {
+                0 => object = mutate(&config, draws),
                 1 => {
                     // The header: shapes, types and names.
-                    let mut changed = mutate(&whole[8..8 + header], &mut draws);
+                    let mut changed = mutate(&whole[8..8 + header], draws);
                     weights = (changed.len() as u64).to_le_bytes().to_vec();
                     weights.append(&mut changed);
                     weights.extend_from_slice(&whole[8 + header..]);
@@ -133,11 +130,13 @@ fn mutated_checkpoints_do_no_harm() {
                         weights[place] = draws.below(256) as u8;
                     }
                 }
-                _ => swap(&tensors, &mut weights, &mut draws),
+                3 => weights.truncate(draws.below(whole.len())),
+                _ => swap(&tensors, &mut weights, draws),
             }
-            read += usize::from(exhaust(weights, &object));
-        }
-        assert!((1..MUTATIONS).contains(&read), "kind {k}: {read} of {MUTATIONS} read");
+            (weights, object)
+        };
+        let read = storm(INPUTS, 10 + k as u64, damage, |(weights, object)| exhaust(weights.clone(), object));
+        assert!((1..INPUTS).contains(&read), "kind {k}: {read} of {INPUTS} read");
     }
 }
 
@@ -149,11 +148,14 @@ fn swap(tensors: &[(String, RawTensor)], weights: &mut Vec<u8>, draws: &mut Draw
     let n = tensor.bytes.len();
     let dtype = Dtype::ALL[draws.below(Dtype::ALL.len())];
     let count = n / dtype.size();
-    let shape = match draws.below(4) {
+    let shape = match draws.below(6) {
         0 => vec![count],
         1 => vec![1, count],
         2 => vec![count, 1],
-        _ => vec![0, 1 << 40],
+        // No bytes at all, and yet a length to believe.
+        3 => vec![0, 1 << 40],
+        4 => vec![1 << 40, 0],
+        _ => vec![1 << 20, 0, 1 << 30],
     };
     let kept = shape.iter().product::<usize>() * dtype.size();
     tensors[place].1 = RawTensor::new(dtype, shape, tensor.bytes.slice(0..kept).unwrap()).unwrap();

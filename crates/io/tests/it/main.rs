@@ -13,6 +13,7 @@ mod gguf;
 mod gptq;
 mod hostile;
 mod hostile_codes;
+mod hostile_files;
 mod images;
 mod int_formats;
 mod out_dir;
@@ -24,6 +25,7 @@ mod torch;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use trimtab_hostile::Draws;
 use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors};
 
 /// A float tensor with numbers that tell where they are.
@@ -61,19 +63,4 @@ fn tree(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
-}
-
-/// Numbers for tests: the same for the same seed.
-struct Draws(u64);
-
-impl Draws {
-    /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
-        // The step and mix of SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) % n as u64) as usize
-    }
 }

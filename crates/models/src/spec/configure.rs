@@ -215,10 +215,13 @@ fn positions(body: &Body, fields: &Fields<'_>, input: Input) -> Result<Option<Le
     Ok(Some(LearnedPositions { rows, offset, padding }))
 }
 
+/// Blocks, and experts of a block, at most: more than any network has, few enough to list.
+const MOST: usize = 10_000;
+
 /// Windows, rotations and mixtures of every block.
 fn blocks(body: &Body, fields: &Fields<'_>, head_width: usize) -> Result<Vec<BlockOptions>> {
     let (layout, keys) = (&body.layout, &body.keys);
-    let n = fields.count(&keys.blocks)?;
+    let n = fields.bounded(&keys.blocks, MOST)?;
     let windowed = fields.optional(&keys.use_window, Fields::flag)?.unwrap_or(true);
     let window = if windowed { fields.optional(&keys.window, Fields::count)? } else { None };
     let full = fields.optional(&keys.full_attention_blocks, Fields::index)?.unwrap_or(0);
@@ -268,7 +271,7 @@ fn experts(body: &Body, fields: &Fields<'_>) -> Result<Option<ExpertOptions>> {
     let keys = &body.keys;
     let (Some(count), Some(per_token)) = (&keys.experts, &keys.experts_per_token) else { return Ok(None) };
     let options = ExpertOptions {
-        count: fields.count(count)?,
+        count: fields.bounded(count, MOST)?,
         per_token: fields.count(per_token)?,
         hidden: match fields.optional(&keys.expert_hidden, Fields::count)? {
             Some(hidden) => hidden,

@@ -100,6 +100,15 @@ impl<'a> Fields<'a> {
         count.map(|n| n as usize).ok_or_else(|| self.wrong(key, value, "a positive whole number"))
     }
 
+    /// A positive whole number that decides how much memory a plan of the network takes, and is bounded for that.
+    pub fn bounded(&self, key: &Key, most: usize) -> Result<usize> {
+        let count = self.count(key)?;
+        match count <= most {
+            true => Ok(count),
+            false => Err(self.wrong(key, self.need(key)?, &format!("at most {most}"))),
+        }
+    }
+
     /// A whole number, 0 included.
     pub fn index(&self, key: &Key) -> Result<usize> {
         let value = self.need(key)?;

@@ -5,6 +5,7 @@ mod conv_specs;
 mod experts;
 mod families;
 mod fixture;
+mod hostile;
 mod multimodal;
 mod packed;
 mod parity;

@@ -1,6 +1,7 @@
 //! Arbitrary and damaged input: errors, never panics; and what is accepted means what it says.
 
 use proptest::prelude::*;
+use trimtab_hostile::{INPUTS, change_text, storm, storm_of};
 use trimtab_plan::{Budget, Pin, Plan, PlanHeader, Selection, SolveOptions, Totals, solve};
 
 use crate::support::{Random, quantization_list};
@@ -66,9 +67,50 @@ fn check_plan(text: &str) -> bool {
 fn damaged_plan_files_are_refused_or_consistent() {
     let text = plan_text();
     assert!(check_plan(&text));
-    let accepted = (0..4000).filter(|seed| check_plan(&damage(&text, *seed))).count();
+    let lines = |draws: &mut trimtab_hostile::Draws| damage(&text, draws.below(usize::MAX) as u64);
+    let accepted = storm(INPUTS, 1, lines, |text| check_plan(text));
     // Both outcomes occur, or the test would say nothing.
-    assert!(accepted > 100 && accepted < 3900, "{accepted} of 4000 accepted");
+    assert!(accepted > INPUTS / 40 && accepted < INPUTS - INPUTS / 40, "{accepted} of {INPUTS} accepted");
+    storm_of(text.as_bytes(), 2, |text| std::str::from_utf8(text).is_ok_and(check_plan));
+}
+
+/// Totals at which sums and products overflow where they can.
+fn huge() -> Totals {
+    Totals {
+        treated_weights: u64::MAX,
+        file_bytes_original: u64::MAX,
+        macs_total: Some(u64::MAX),
+        params_total: Some(1),
+        latency_total_s: Some(f64::MAX),
+        ..Totals::default()
+    }
+}
+
+#[test]
+fn damaged_budgets_are_refused_or_consistent() {
+    let whole = ["3.5bpw", "90%", "200kB, latency=12ms", "macs=1.5M,params=50%", "bytes=3GiB, latency=80%"];
+    let make = |draws: &mut trimtab_hostile::Draws| change_text(whole[draws.below(whole.len())], draws);
+    let accepted = storm(INPUTS, 3, make, |text| {
+        let Ok(budget) = text.parse::<Budget>() else { return false };
+        assert_eq!(budget.to_string().parse::<Budget>().unwrap(), budget, "{text}");
+        let _ = (budget.limits(&huge()), budget.limits(&Totals::default()));
+        true
+    });
+    assert!((100..INPUTS - 100).contains(&accepted), "{accepted} of {INPUTS} accepted");
+}
+
+#[test]
+fn damaged_pins_and_patterns_are_refused_or_used() {
+    let whole = ["model.layers.{0,1}.*=int4 g64", "**.[a-f]?.up=dense", "*=int8 row"];
+    let make = |draws: &mut trimtab_hostile::Draws| change_text(whole[draws.below(whole.len())], draws);
+    let accepted = storm(INPUTS, 4, make, |text| {
+        let selection = Selection { include: vec![text.clone()], ..Selection::default() };
+        let _ = selection.treated(&["model.layers.0.up", "a.b", "\u{6f22}", ""]);
+        let Ok(pin) = text.parse::<Pin>() else { return false };
+        let mut prices = quantization_list(1, 2);
+        Selection { pins: vec![pin], ..Selection::default() }.pin(&mut prices).is_ok()
+    });
+    assert!((1..INPUTS).contains(&accepted), "{accepted} of {INPUTS} accepted");
 }
 
 proptest! {
@@ -83,15 +125,7 @@ proptest! {
     fn likely_budget_text(text in "(latency=|macs=|params=|bytes=)?[0-9]{1,17}(\\.[0-9]{0,17})?(bpw|%|[kMGT]i?B|ms|us|M|)(,[0-9]%)?") {
         if let Ok(budget) = text.parse::<Budget>() {
             prop_assert_eq!(budget.to_string().parse::<Budget>().unwrap(), budget.clone());
-            let huge = Totals {
-                treated_weights: u64::MAX,
-                file_bytes_original: u64::MAX,
-                macs_total: Some(u64::MAX),
-                params_total: Some(1),
-                latency_total_s: Some(f64::MAX),
-                ..Totals::default()
-            };
-            let _ = budget.limits(&huge);
+            let _ = budget.limits(&huge());
         }
     }
 

@@ -4,7 +4,7 @@ mod blocks;
 mod file;
 mod hostile;
 mod models;
-mod tokenizers;
+pub mod tokenizers;
 
 use std::path::PathBuf;
 

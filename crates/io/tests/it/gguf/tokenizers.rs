@@ -57,7 +57,7 @@ fn added(id: usize, text: &str) -> Value {
 }
 
 /// A SentencePiece-like tokenizer: pieces, bytes, and merges in the order of their ranks.
-fn sentence_piece() -> TokenizerFiles {
+pub fn sentence_piece() -> TokenizerFiles {
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
     tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
     let merges = [["\u{2581}", "t"], ["h", "e"], ["\u{2581}t", "he"], ["c", "a"], ["ca", "t"]];
@@ -84,7 +84,7 @@ fn sentence_piece() -> TokenizerFiles {
     TokenizerFiles { tokenizer: Some(tokenizer), config: Some(config), ..TokenizerFiles::default() }
 }
 
-fn word_piece() -> TokenizerFiles {
+pub fn word_piece() -> TokenizerFiles {
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "##s", "sat", ",", "h", "##ello"];
     let vocab: Map<String, Value> =
         words.iter().enumerate().map(|(id, w)| (w.to_string(), json!(id))).collect();
