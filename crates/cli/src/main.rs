@@ -1,51 +1,5 @@
-//! The command line of Trimtab.
+//! The program.
 
-mod args;
-mod commands;
-mod interrupt;
-mod ui;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-use args::Cli;
-use ui::Ui;
-
-/// How a run that was not stopped ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// Done.
-    Done,
-    /// Done, but a stated condition was missed (budget, quality, verification).
-    Missed,
-}
-
-fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; clap prints either way.
-            let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
-    };
-    trimtab::system::watch_memory();
-    let mut ui = Ui::new(&cli.global);
-    match commands::run(&cli, &mut ui) {
-        Ok(Status::Done) => ExitCode::SUCCESS,
-        Ok(Status::Missed) => ExitCode::from(1),
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            ui.error(&error);
-            ExitCode::from(2)
-        }
-    }
-}
-
-/// Whether whoever read our output has gone: no failure of ours.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.map(std::io::Error::kind).any(|kind| kind == std::io::ErrorKind::BrokenPipe)
+fn main() -> std::process::ExitCode {
+    trimtab_cli::main()
 }

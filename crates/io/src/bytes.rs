@@ -11,6 +11,7 @@ use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
+use crate::fs;
 
 /// A range of bytes in memory or in a mapped file. Clones share the memory.
 ///
@@ -59,7 +60,7 @@ impl Bytes {
         }
         // SAFETY: the mapping is read-only and private to this value. Nothing in this crate writes in place to a file
         // that it maps (output goes to new files that are renamed), and the documentation asks the same of others.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        let map = fs::map(path, || unsafe { Mmap::map(&file) }).map_err(|e| Error::io("map", path, e))?;
         let map = Arc::new(map);
         Ok(Self { len: map.len(), owner: map.clone(), map: Some(map), start: 0 })
     }

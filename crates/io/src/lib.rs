@@ -17,6 +17,7 @@
 //! | [`convert()`], [`fidelity`] | the same codes in another format, and what that loses |
 //! | [`gguf`] | GGUF files: reading, block types, writing |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
+//! | [`fs`] | the calls by which everything is written, and where tests let them fail |
 //! | [`read_text`], [`read_pairs`], [`ImageSet`], [`Tokenizer`] | data |
 
 #[cfg(target_endian = "big")]
@@ -38,6 +39,7 @@ mod dtype;
 mod error;
 mod fields;
 mod float;
+pub mod fs;
 pub mod gguf;
 mod gptq;
 mod header;
@@ -75,5 +77,6 @@ pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::Tokenizer;
 pub use write::{
-    OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, to_safetensors, write_atomic,
+    OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, remove, to_safetensors,
+    write_atomic,
 };
