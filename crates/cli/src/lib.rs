@@ -33,6 +33,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    trimtab::floors::io::report_lost_pages();
     trimtab::system::watch_memory();
     let mut ui = Ui::new(&cli.global);
     match commands::run(&cli, &mut ui) {

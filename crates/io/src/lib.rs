@@ -28,6 +28,7 @@ mod affine;
 mod awq;
 pub mod bits;
 mod bitsandbytes;
+#[allow(unsafe_code)] // Maps files.
 mod bytes;
 mod checkpoint;
 mod coded;
@@ -43,6 +44,8 @@ pub mod fs;
 pub mod gguf;
 mod gptq;
 mod header;
+#[allow(unsafe_code)] // A signal handler, and the system calls in it.
+mod lost_pages;
 mod module;
 mod nearest;
 mod quantization;
@@ -73,6 +76,7 @@ pub use float::{
     ScaleGrid, decode_e8m0, encode_e8m0, read_fine_grained, read_gpt_oss,
 };
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
+pub use lost_pages::report_lost_pages;
 pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::Tokenizer;

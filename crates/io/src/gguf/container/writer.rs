@@ -164,7 +164,9 @@ impl GgufWriter {
         header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
         let digest = write_file(&self.path, |file| {
             file.write(&header)?;
-            self.tensors.iter().try_for_each(|piece| self.copy(piece, file))
+            self.tensors.iter().try_for_each(|piece| self.copy(piece, file))?;
+            // Before the output is there: after a kill the same command would find both, and touch neither.
+            remove(&self.data_path)
         })?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(WrittenFile { name, bytes: digest.bytes, sha256: digest.sha256 })
