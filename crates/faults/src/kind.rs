@@ -13,7 +13,8 @@ pub enum Kind {
     Broken,
     /// The disk can only be read from here on.
     ReadOnly,
-    /// A signal interrupts the call before it does anything; the caller is to try again.
+    /// A signal interrupts a write before it does anything; the caller is to try again. Of the other calls, the standard
+    /// library does so itself.
     Interrupted,
     /// A write takes half of its bytes; the caller is to go on.
     Short,
@@ -64,8 +65,7 @@ impl Kind {
         match self {
             Self::Full => matches!(operation, Create | Open | Write | Sync | CreateDir | Link),
             Self::ReadOnly => !matches!(operation, Read | Map | Lock | Sync | SyncDir),
-            Self::Interrupted => matches!(operation, Read | Write),
-            Self::Short => operation == Write,
+            Self::Interrupted | Self::Short => operation == Write,
             _ => true,
         }
     }

@@ -77,7 +77,9 @@ extern "C" fn lost(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *m
     // SAFETY: the system passes a valid description to a handler that was installed with SA_SIGINFO.
     let address = unsafe { (*info).si_addr() } as usize;
     let holds = |place: &&Place| {
-        (place.start.load(Ordering::SeqCst)..place.end.load(Ordering::SeqCst)).contains(&address)
+        let start = place.start.load(Ordering::SeqCst);
+        // A free place has the end of the range before.
+        start != 0 && (start..place.end.load(Ordering::SeqCst)).contains(&address)
     };
     let say = |text: &[u8]| {
         // SAFETY: pointer and length are those of a slice. A message that cannot be written is lost; the code tells.

@@ -171,7 +171,7 @@ impl Bench {
             Verb { name, arguments, out, before: Files::new() }
         };
         let (m, q, recipe, story) = (&at("m"), &at("q"), &at("tiny.toml"), &at("story.txt"));
-        let plan = ["--budget", "5bpw", "--samples", "4", "--bits", "4,8", "--groups", "32"];
+        let plan = ["--budget", "7bpw", "--samples", "4", "--bits", "4,8", "--groups", "32"];
         let short = ["--metric", "output-error", "--calibration", story, "--window", "32"];
         let planned = |head: &[&str], tail: &[&str]| -> Vec<String> {
             let all = head.iter().chain(&plan).chain(&short).chain(tail);

@@ -44,7 +44,6 @@ fn ending(expected: Expected) -> &'static str {
 }
 
 fn row(verb: &str, what: &str, tally: &Tally, expected: Expected) -> String {
-    // Links in the cache are long, and other columns are to be seen too.
     let seen = tally.seen.as_deref().map_or(ending(expected).into(), |seen| format!("`{seen}`"));
     format!("| {verb} | {what} | {} | {} | {seen} |", tally.injected, tally.survived)
 }

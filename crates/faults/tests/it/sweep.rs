@@ -60,8 +60,8 @@ pub const FAULTS: [Fault; 9] = [
     },
     Fault {
         kind: "interrupted",
-        what: "call interrupted (EINTR)",
-        strikes: |call| ["Write", "Read"].contains(&call),
+        what: "a write is interrupted (EINTR)",
+        strikes: |call| call == "Write",
         expected: Expected::Nothing,
     },
     Fault {

@@ -101,7 +101,7 @@ fn too_little_memory_loses_nothing() {
     let mut short = 0;
     for verb in named(&bench, &["fit", "convert (GGUF)", "train"]) {
         let (_, expected) = bench.undisturbed(&verb);
-        for megabytes in [24, 48, 64, 80, 96, 128] {
+        for megabytes in [64, 160, 256, 320, 384, 512] {
             let folder = bench.folder(&format!("{} {megabytes}", verb.name), &Files::new());
             let limited = format!("ulimit -v {} && exec \"$0\" \"$@\"", megabytes * 1024);
             let mut command = Command::new("sh");
@@ -155,7 +155,13 @@ fn a_small_disk_that_is_really_full_loses_nothing() {
             if !ended.stdout.starts_with("first") {
                 return skipped("this user may not mount a file system");
             }
-            assert!(ended.stdout.ends_with("second 0\n"), "{} with {files} files: {ended:?}", verb.name);
+            // Large enough: then the second run finds the output there.
+            let enough = ended.stdout.starts_with("first 0\n");
+            assert!(
+                enough || ended.stdout.ends_with("second 0\n"),
+                "{} with {files} files: {ended:?}",
+                verb.name
+            );
             if ended.stdout.starts_with("first 2\n") {
                 full += 1;
                 assert!(ended.stderr.contains("not enough space left"), "{ended:?}");
