@@ -44,7 +44,7 @@ fn ending(expected: Expected) -> &'static str {
 }
 
 fn row(verb: &str, what: &str, tally: &Tally, expected: Expected) -> String {
-    let seen = tally.seen.as_deref().map_or(ending(expected).into(), |seen| format!("`{seen}`"));
+    let seen = tally.seen.as_ref().map_or(ending(expected).into(), |(_, seen)| format!("`{seen}`"));
     format!("| {verb} | {what} | {} | {} | {seen} |", tally.injected, tally.survived)
 }
 
@@ -70,7 +70,8 @@ fn faults_at_every_call_lose_nothing_and_the_page_in_docs_is_up_to_date() {
     page.push_str("| verb | fault | injected | survived | what the user saw |\n|---|---|---:|---:|---|\n");
     for ((v, f), tally) in &tallies {
         let folder = bench.input();
-        let shown = |seen: &String| seen.replace(&format!("{}/", folder.parent().unwrap().display()), "");
+        let root = format!("{}/", folder.parent().unwrap().display());
+        let shown = |(call, seen): &(usize, String)| (*call, seen.replace(&root, ""));
         let tally = Tally { seen: tally.seen.as_ref().map(shown), ..tally.clone() };
         writeln!(page, "{}", row(verbs[*v].name, FAULTS[*f].what, &tally, FAULTS[*f].expected)).unwrap();
     }

@@ -101,8 +101,8 @@ pub const FAULTS: [Fault; 9] = [
 pub struct Tally {
     pub injected: usize,
     pub survived: usize,
-    /// The message of one of them.
-    pub seen: Option<String>,
+    /// The message of the first that had one, with the call that was struck.
+    pub seen: Option<(usize, String)>,
     pub failures: Vec<String>,
 }
 
@@ -135,7 +135,7 @@ pub fn sweep(bench: &Bench, verbs: &[Verb]) -> BTreeMap<(usize, usize), Tally> {
             match done {
                 Ok(seen) => {
                     tally.survived += 1;
-                    tally.seen = tally.seen.take().or(seen);
+                    tally.seen = tally.seen.take().into_iter().chain(seen.map(|seen| (call, seen))).min();
                 }
                 Err(message) => {
                     let (verb, kind, operation) = (verbs[v].name, FAULTS[f].kind, &runs[v].0[call - 1]);
