@@ -439,7 +439,7 @@ fn remove_strangers(dir: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
     for entry in dir.read_dir().map_err(|e| Error::io("list", dir, e))? {
         let entry = entry.map_err(|e| Error::io("list", dir, e))?;
         if !keep(&entry.file_name().to_string_lossy()) {
-            remove(&entry.path())?;
+            remove(entry.path())?;
         }
     }
     Ok(())
