@@ -1,10 +1,10 @@
 //! Hidden states of the calibration set, in memory up to a limit and in a temporary file beyond it.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use trimtab_io::fs::File;
 use trimtab_nn::{Flow, host};
 
 use crate::error::{Error, Result};
@@ -116,7 +116,11 @@ impl HiddenStore {
         let (shape, values) = match &self.slots[index] {
             Slot::Empty => return Ok(None),
             Slot::Memory(shape, values) => (shape.clone(), values.clone()),
-            Slot::Disk(shape, offset) => (shape.clone(), self.read(*offset, shape.numel())?),
+            Slot::Disk(shape, offset) => {
+                let (shape, offset) = (shape.clone(), *offset);
+                let values = self.read(offset, shape.numel())?;
+                (shape, values)
+            }
         };
         Ok(Some(shape.build(values, device)))
     }
@@ -125,7 +129,8 @@ impl HiddenStore {
         let fail = |folder: &Path, source| Error::Spill { path: folder.display().to_string(), source };
         if self.spill.is_none() {
             // An unlinked file: it vanishes with the process, however that ends.
-            self.spill = Some(tempfile::tempfile_in(&self.folder).map_err(|e| fail(&self.folder, e))?);
+            let file = File::nameless(&self.folder, || tempfile::tempfile_in(&self.folder));
+            self.spill = Some(file.map_err(|e| fail(&self.folder, e))?);
         }
         let Some(file) = self.spill.as_mut() else { unreachable!("opened above") };
         let place = offset.map_or(SeekFrom::End(0), SeekFrom::Start);
@@ -134,9 +139,10 @@ impl HiddenStore {
         Ok(at)
     }
 
-    fn read(&self, offset: u64, numel: usize) -> Result<Vec<f32>> {
-        let fail = |source| Error::Spill { path: self.folder.display().to_string(), source };
-        let Some(mut file) = self.spill.as_ref() else { unreachable!("a slot on disk has a file") };
+    fn read(&mut self, offset: u64, numel: usize) -> Result<Vec<f32>> {
+        let folder = &self.folder;
+        let fail = |source| Error::Spill { path: folder.display().to_string(), source };
+        let Some(file) = self.spill.as_mut() else { unreachable!("a slot on disk has a file") };
         let mut values = vec![0.0f32; numel];
         file.seek(SeekFrom::Start(offset)).map_err(fail)?;
         file.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(fail)?;

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use console::style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -44,23 +45,17 @@ impl Ui {
     /// Prints the result: the document under `--json`, the text otherwise.
     pub fn result(&mut self, document: &impl Serialize, text: &str) -> anyhow::Result<()> {
         self.end_step();
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            serde_json::to_writer_pretty(&mut out, document)?;
-            writeln!(out)?;
-        } else {
-            write!(out, "{text}")?;
-        }
-        out.flush()?;
-        Ok(())
+        let document =
+            if self.json { format!("{}\n", serde_json::to_string_pretty(document)?) } else { text.into() };
+        self.stream(&document)
     }
 
     /// Writes a piece of a result as soon as it is there (`generate`).
     pub fn stream(&mut self, piece: &str) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
-        out.write_all(piece.as_bytes())?;
-        out.flush()?;
-        Ok(())
+        out.write_all(piece.as_bytes())
+            .and_then(|()| out.flush())
+            .context("cannot write to the standard output")
     }
 
     /// Prints an error, its causes, and the hints among them.

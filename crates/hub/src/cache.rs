@@ -1,8 +1,9 @@
 //! The cache on disk, laid out as `huggingface_hub` does.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+
+use trimtab_io::fs::{self, File};
 
 use crate::error::{Error, Result};
 use crate::name::{HubName, is_commit};
@@ -31,7 +32,7 @@ impl RepoCache {
         if is_commit(revision) {
             return Some(revision.into());
         }
-        let text = fs::read_to_string(self.folder().join("refs").join(revision)).ok()?;
+        let text = std::fs::read_to_string(self.folder().join("refs").join(revision)).ok()?;
         Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
@@ -41,7 +42,9 @@ impl RepoCache {
             return Ok(());
         }
         let path = self.folder().join("refs").join(self.name.revision());
-        self.places.create_ref(commit).map_err(|e| Error::io("write", &path, e))
+        let dir = path.parent().unwrap_or(&path);
+        fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+        Ok(trimtab_io::write_atomic(&path, commit.as_bytes())?)
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {
@@ -65,7 +68,7 @@ impl RepoCache {
         let dir = self.root.join(".locks").join(self.name.repo().folder_name());
         fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
         let path = dir.join(format!("{etag}.lock"));
-        let file = File::options().create(true).append(true).open(&path);
+        let file = File::append(&path);
         let locked = file.and_then(|file| file.lock().map(|()| file));
         locked.map_err(|e| Error::io("lock", &path, e))
     }
@@ -76,7 +79,7 @@ impl RepoCache {
         let dir = path.parent().unwrap_or(&path);
         fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let blob = self.blob(etag);
-        match fs::symlink_metadata(&path) {
+        match path.symlink_metadata() {
             Ok(_)
                 if path
                     .canonicalize()
@@ -91,12 +94,12 @@ impl RepoCache {
         let made = {
             // Relative, so that the cache can be moved: out of the file's folders, the commit and `snapshots`.
             let up = "../".repeat(file.split('/').count() + 1);
-            std::os::unix::fs::symlink(format!("{up}blobs/{etag}"), &path)
+            fs::symlink(Path::new(&format!("{up}blobs/{etag}")), &path)
         };
         // Links need a privilege on Windows.
         #[cfg(not(unix))]
-        let made = fs::copy(&blob, &path).map(drop);
-        made.map_err(|e| Error::io("create", &path, e))
+        let made = fs::copy(&blob, &path);
+        made.and_then(|()| fs::sync_dir(dir)).map_err(|e| Error::io("create", &path, e))
     }
 
     /// The snapshot of the revision, if it has all that a model needs; otherwise what is missing.
@@ -104,7 +107,7 @@ impl RepoCache {
         let revision = self.name.revision();
         let commit = self.commit().ok_or_else(|| format!("revision {revision} was never downloaded"))?;
         let dir = self.snapshot(&commit);
-        let listing = fs::read_dir(&dir).map_err(|_| format!("commit {commit} was never downloaded"))?;
+        let listing = dir.read_dir().map_err(|_| format!("commit {commit} was never downloaded"))?;
         // A link to a blob that was deleted is no file.
         let names: Vec<String> = listing
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())

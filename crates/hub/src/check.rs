@@ -1,11 +1,11 @@
 //! Whether a downloaded file is the one that the hub listed.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+use trimtab_io::fs::File;
 
 use crate::error::{Error, Result};
 

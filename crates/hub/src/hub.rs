@@ -1,7 +1,8 @@
 //! From a name to a directory with a model.
 
-use std::fs;
 use std::path::PathBuf;
+
+use trimtab_io::fs;
 
 use crate::cache::{RepoCache, shards};
 use crate::error::{Error, Result};
@@ -157,7 +158,7 @@ impl Hub {
         let planned: Vec<Planned> = wanted.iter().map(find).collect::<Result<_>>()?;
         let blob = |file: &Planned| cache.blob(&file.etag);
         let is_there = |file: &Planned| {
-            fs::metadata(blob(file)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size)
+            blob(file).metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size)
         };
         let part = |file: &Planned| blob(file).with_added_extension(INCOMPLETE);
         let missing = planned.iter().filter(|file| !is_there(file));
@@ -176,7 +177,10 @@ impl Hub {
                     };
                     let wanted = Wanted { url: &url, part: &part, size: file.size, etag: &file.etag };
                     self.client.download(&wanted, &mut on)?;
-                    fs::rename(&part, blob(file)).map_err(|e| Error::io("rename", &part, e))?;
+                    let blob = blob(file);
+                    fs::rename(&part, &blob).map_err(|e| Error::io("rename", &part, e))?;
+                    let blobs = blob.parent().unwrap_or(&blob);
+                    fs::sync_dir(blobs).map_err(|e| Error::io("sync", blobs, e))?;
                     tally.downloaded += file.size;
                 }
             }

@@ -1,11 +1,11 @@
 //! Requests: answers in memory, and files that grow on disk, cut or not, until they are whole and right.
 
-use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use trimtab_io::fs::{self, File};
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -154,7 +154,7 @@ impl Client {
     fn attempt(&self, wanted: &Wanted, on: &mut dyn FnMut(u64)) -> Result<(), Failure> {
         let Wanted { url, part, size, etag } = *wanted;
         let io = |action| move |e| Failure::Final(Error::io(action, part, e));
-        let mut file = File::options().create(true).append(true).open(part).map_err(io("open"))?;
+        let mut file = File::append(part).map_err(io("open"))?;
         let mut start = length(part);
         if start > size {
             file.set_len(0).map_err(io("shorten"))?;
@@ -222,7 +222,7 @@ impl Client {
             fs::remove_file(part).map_err(io("remove"))?;
             return Err(Failure::Content(found));
         }
-        file.sync_all().map_err(io("sync"))?;
+        file.sync().map_err(io("sync"))?;
         Ok(())
     }
 
@@ -275,5 +275,5 @@ fn content_range(response: &Response<Body>) -> Option<(u64, Option<u64>)> {
 
 /// Length of a file, 0 if there is none.
 pub fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
+    path.metadata().map_or(0, |metadata| metadata.len())
 }

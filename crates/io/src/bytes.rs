@@ -11,6 +11,8 @@ use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::{Error, Result};
+use crate::fs;
+use crate::lost_pages::{self, Registered};
 
 /// A range of bytes in memory or in a mapped file. Clones share the memory.
 ///
@@ -19,9 +21,21 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    map: Option<Arc<Mmap>>,
+    map: Option<Arc<Mapped>>,
     start: usize,
     len: usize,
+}
+
+/// A mapped file that has a name if its pages get lost. Fields are dropped in this order.
+struct Mapped {
+    _name: Option<Registered>,
+    map: Mmap,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
 }
 
 /// Numbers that own their memory, seen as bytes.
@@ -46,8 +60,9 @@ impl Bytes {
 
     /// Maps a whole file for reading.
     ///
-    /// The file must not be shortened or rewritten in place while it is in use: a shortened file ends the process with a
-    /// bus error, as with every program that maps files.
+    /// The file must not be shortened or rewritten in place while it is in use: pages that are gone end the process with a
+    /// bus error, as with every program that maps files. [`report_lost_pages`](crate::report_lost_pages) makes that a
+    /// message with the name of the file.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be opened or mapped.
@@ -59,9 +74,9 @@ impl Bytes {
         }
         // SAFETY: the mapping is read-only and private to this value. Nothing in this crate writes in place to a file
         // that it maps (output goes to new files that are renamed), and the documentation asks the same of others.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-        let map = Arc::new(map);
-        Ok(Self { len: map.len(), owner: map.clone(), map: Some(map), start: 0 })
+        let map = fs::map(path, || unsafe { Mmap::map(&file) }).map_err(|e| Error::io("map", path, e))?;
+        let map = Arc::new(Mapped { _name: lost_pages::register(&map, path), map });
+        Ok(Self { len: map.map.len(), owner: map.clone(), map: Some(map), start: 0 })
     }
 
     /// A part of these bytes, sharing the memory; `None` if `range` reaches past the end.
@@ -78,7 +93,7 @@ impl Bytes {
         if let Some(map) = &self.map {
             // SAFETY: the mapping is read-only and backed by a file, so that dropping its pages loses nothing: the next
             // access brings the same bytes back. A failure only means that the pages stay.
-            let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+            let _ = unsafe { map.map.unchecked_advise(UncheckedAdvice::DontNeed) };
         }
     }
 

@@ -1,12 +1,12 @@
 //! SHA-256 of files, without mapping them.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::fs::File;
 
 /// Bytes read or written at once.
 pub(crate) const CHUNK: usize = 1 << 20;

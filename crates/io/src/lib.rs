@@ -17,6 +17,7 @@
 //! | [`convert()`], [`fidelity`] | the same codes in another format, and what that loses |
 //! | [`gguf`] | GGUF files: reading, block types, writing |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
+//! | [`fs`] | the calls by which everything is written, and where tests let them fail |
 //! | [`read_text`], [`read_pairs`], [`ImageSet`], [`Tokenizer`] | data |
 
 #[cfg(target_endian = "big")]
@@ -27,6 +28,7 @@ mod affine;
 mod awq;
 pub mod bits;
 mod bitsandbytes;
+#[allow(unsafe_code)] // Maps files.
 mod bytes;
 mod checkpoint;
 mod coded;
@@ -38,9 +40,12 @@ mod dtype;
 mod error;
 mod fields;
 mod float;
+pub mod fs;
 pub mod gguf;
 mod gptq;
 mod header;
+#[allow(unsafe_code)] // A signal handler, and the system calls in it.
+mod lost_pages;
 mod module;
 mod nearest;
 mod quantization;
@@ -71,9 +76,11 @@ pub use float::{
     ScaleGrid, decode_e8m0, encode_e8m0, read_fine_grained, read_gpt_oss,
 };
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
+pub use lost_pages::report_lost_pages;
 pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::{Tokenizer, panic_becomes_error};
 pub use write::{
-    OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, to_safetensors, write_atomic,
+    OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, remove, to_safetensors,
+    write_atomic,
 };

@@ -43,7 +43,7 @@ impl Tokenizer {
     /// As [`Self::from_bytes`], and [`Error::Io`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_bytes(&std::fs::read(path).map_err(|e| Error::io("read", path, e))?)
+        Self::from_bytes(&crate::fs::read(path).map_err(|e| Error::io("read", path, e))?)
     }
 
     /// The tokenizer beside the weights of a checkpoint.

@@ -11,7 +11,9 @@ use std::path::Path;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use serde_json::Value;
-use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, ShardWriter, WrittenFile, to_safetensors};
+use trimtab_io::{
+    Bytes, Checkpoint, Dtype, RawTensor, ShardWriter, WrittenFile, to_safetensors, write_atomic,
+};
 use trimtab_math::random::Stream;
 
 use crate::error::{Error, Result};
@@ -56,11 +58,7 @@ pub fn write_synthetic(config: &Value, dir: &Path, seed: u64, dtype: Dtype) -> R
     }
     let files = writer.finish()?;
     let path = dir.join("config.json");
-    std::fs::write(&path, format!("{config:#}\n")).map_err(|source| trimtab_io::Error::Io {
-        action: "write",
-        path,
-        source,
-    })?;
+    write_atomic(&path, format!("{config:#}\n").as_bytes())?;
     Ok(files)
 }
 

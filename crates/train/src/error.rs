@@ -80,15 +80,7 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// A saved state could not be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Reading a saved state failed.
+    /// A saved state could not be read or written.
     #[error(transparent)]
     Io(#[from] trimtab_io::Error),
     /// The network refused its input.

@@ -1,13 +1,11 @@
 //! Saved training state: one safetensors file with parameters, optimizer state and position, all by name.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
-use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors};
+use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors, write_atomic};
 
 use crate::error::{Error, Result};
 use crate::optimizer::SavedState;
@@ -74,7 +72,7 @@ impl State {
             tensors.push((format!("{COUNTER}{name}"), tensor));
         }
         let metadata = BTreeMap::from([(KEY.to_string(), position)]);
-        write_whole(path, &to_safetensors(&tensors, &metadata)?)
+        Ok(write_atomic(path, &to_safetensors(&tensors, &metadata)?)?)
     }
 
     /// Reads what [`State::write`] wrote, if there is such a file, and checks that it belongs to this run.
@@ -114,15 +112,4 @@ impl State {
         }
         Ok(Some(state))
     }
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = PathBuf::from(format!("{}.tmp", path.display()));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|source| Error::Write { path: path.into(), source })
 }

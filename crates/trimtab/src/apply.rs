@@ -79,7 +79,8 @@ pub struct OutputSettings {
 impl OutputSettings {
     /// Checks place and space before any long work.
     pub fn check(&self, needed: u64) -> Result<()> {
-        let taken = self.output.exists() && !is_empty_dir(&self.output);
+        let taken =
+            self.output.exists() && !is_empty_dir(&self.output) && !OutDir::is_published(&self.output)?;
         if taken && !self.force {
             return Err(trimtab_io::Error::OutputExists { path: self.output.clone() }.into());
         }
@@ -94,6 +95,13 @@ fn is_empty_dir(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
+/// The hash of a file of data, if there is one.
+pub(crate) fn content(file: Option<&Path>) -> Result<Option<String>> {
+    let read = |path: &Path| trimtab_io::fs::read(path).map(|bytes| trimtab_io::sha256(&bytes));
+    let failed = |path: &Path, source| trimtab_io::Error::Io { action: "read", path: path.into(), source };
+    Ok(file.map(|path| read(path).map_err(|e| failed(path, e))).transpose()?)
+}
+
 /// Identifies a job: everything that determines its bytes.
 pub fn job_hash(job: &Job<'_>, calibration: Option<&CalibrationSettings>) -> Result<String> {
     let source = calibration.and_then(|settings| settings.source.as_ref());
@@ -104,7 +112,7 @@ pub fn job_hash(job: &Job<'_>, calibration: Option<&CalibrationSettings>) -> Res
         "quantizer": job.quantizer,
         "form": job.form,
         "calibration": calibration,
-        "calibration_bytes": source.map(|path| std::fs::read(path).map(|bytes| trimtab_io::sha256(&bytes)).unwrap_or_default()),
+        "calibration_bytes": content(source.map(PathBuf::as_path))?,
     });
     Ok(trimtab_io::sha256(text.to_string().as_bytes()))
 }
@@ -117,6 +125,20 @@ pub fn apply(
     out: &OutputSettings,
     monitor: &mut dyn Monitor,
 ) -> Result<Applied> {
+    let (applied, dir) = publish(job, calibration, plan, out, monitor)?;
+    dir.clear(&[])?;
+    Ok(applied)
+}
+
+/// [`apply`] without clearing away what stands for the finished output: a caller with more to do clears it last, so that
+/// the same call goes on where that was stopped.
+pub(crate) fn publish(
+    job: Job<'_>,
+    calibration: Option<(&Calibration, &CalibrationSettings)>,
+    plan: Option<&Plan>,
+    out: &OutputSettings,
+    monitor: &mut dyn Monitor,
+) -> Result<(Applied, OutDir)> {
     check_format(&job)?;
     let hash = job_hash(&job, calibration.map(|(_, settings)| settings))?;
     let dir = OutDir::create(&out.output, &hash, out.force)?;
@@ -129,12 +151,10 @@ pub fn apply(
     }
     let kept = dir.partial().display().to_string();
     let mut sink = Writer::new(job, calibration.map(|(data, _)| data.description.clone()), dir)?;
-    let done = treat(job, calibration.map(|(data, _)| data), &mut sink, monitor);
-    match done {
-        Err(Error::Calibrate(trimtab_calibrate::Error::Interrupted)) => {
-            return Err(Error::Interrupted { kept });
-        }
-        other => other?,
+    // Once the weights are assembled there is nothing left to treat.
+    if sink.dir.files().is_none() {
+        treat(job, calibration.map(|(data, _)| data), &mut sink, monitor)
+            .map_err(|error| error.interrupted(Some(kept)))?;
     }
     sink.finish(plan)
 }
@@ -180,7 +200,11 @@ impl<'a> Writer<'a> {
             sites: Vec::new(),
         };
         let manifest = match dir.get_file(MANIFEST)? {
-            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or(fresh),
+            // It is written whole or not at all: what cannot be read was changed by somebody else.
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| Error::Data {
+                what: dir.partial().display().to_string(),
+                message: format!("{MANIFEST}: {e}\nhint: pass --force to begin anew"),
+            })?,
             None => fresh,
         };
         let config = quantization(job.assignment, job.inventory)?;
@@ -252,23 +276,21 @@ impl<'a> Writer<'a> {
     }
 
     /// Everything that is not a treated stage; then the whole appears.
-    fn finish(mut self, plan: Option<&Plan>) -> Result<Applied> {
-        let bytes = match self.job.form {
-            Form::Gguf => {
-                self.put_manifest()?;
-                self.put_plan(plan)?;
-                self.finish_gguf()?
-            }
+    fn finish(mut self, plan: Option<&Plan>) -> Result<(Applied, OutDir)> {
+        match self.job.form {
+            Form::Gguf => self.finish_gguf(plan)?,
             Form::Packed | Form::Dense => self.finish_directory(plan)?,
-        };
+        }
+        let weights = self.dir.files().unwrap_or_default().iter();
+        let bytes = weights.filter(|file| !file.name.ends_with(".json")).map(|file| file.bytes).sum();
         let treated: u64 = self.manifest.sites.iter().map(|site| site.bytes).sum();
-        let output = self.dir.finish()?;
+        let output = self.dir.publish()?;
         let bits_per_weight = self.job.inventory.totals.bits_per_weight(treated).unwrap_or(f64::NAN);
-        Ok(Applied { output, bytes, bits_per_weight, sites: self.manifest.sites })
+        Ok((Applied { output, bytes, bits_per_weight, sites: self.manifest.sites }, self.dir))
     }
 
-    /// Shards of safetensors and all that lies beside them; returns the bytes of the shards.
-    fn finish_directory(&mut self, plan: Option<&Plan>) -> Result<u64> {
+    /// Shards of safetensors and all that lies beside them.
+    fn finish_directory(&mut self, plan: Option<&Plan>) -> Result<()> {
         let model = self.job.model;
         for (stage, info) in model.stages().iter().enumerate() {
             if !self.dir.unit_done(&Self::key(stage)) {
@@ -296,12 +318,17 @@ impl<'a> Writer<'a> {
             .into_iter()
             .chain([("format".into(), "pt".into())])
             .collect();
-        let files = self.dir.finish_shards(SHARD_BYTES, &metadata)?;
-        Ok(files.iter().filter(|f| f.name.ends_with(".safetensors")).map(|file| file.bytes).sum())
+        self.dir.finish_shards(SHARD_BYTES, &metadata)?;
+        Ok(())
     }
 
-    /// One file from the blocks of the treated stages and the numbers of the rest; returns its bytes.
-    fn finish_gguf(&self) -> Result<u64> {
+    /// One file from the blocks of the treated stages and the numbers of the rest.
+    fn finish_gguf(&mut self, plan: Option<&Plan>) -> Result<()> {
+        if self.dir.files().is_some() {
+            return Ok(());
+        }
+        self.put_plan(plan)?;
+        self.put_manifest()?;
         let Job { model, inventory, assignment, .. } = self.job;
         let mut writer = convert::gguf::begin(model, &self.dir.place(GGUF), self.dir.path())?;
         let mut taken = BTreeSet::new();
@@ -323,7 +350,7 @@ impl<'a> Writer<'a> {
             }
             model.checkpoint().release();
         }
-        Ok(writer.finish()?.bytes)
+        Ok(self.dir.finish_file(writer.finish()?)?)
     }
 
     fn put_side_files(&self) -> Result<()> {

@@ -113,5 +113,18 @@ pub enum Error {
     Quantize(#[from] trimtab_quantize::Error),
 }
 
+impl Error {
+    /// Says of an interruption in the middle of a pass what is kept, if anything is; other errors stay as they are.
+    pub fn interrupted(self, kept: Option<String>) -> Self {
+        match (self, kept) {
+            (Self::Calibrate(trimtab_calibrate::Error::Interrupted), Some(kept)) => {
+                Self::Interrupted { kept }
+            }
+            (Self::Calibrate(trimtab_calibrate::Error::Interrupted), None) => Self::Stopped,
+            (other, _) => other,
+        }
+    }
+}
+
 /// Result of the pipeline.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
+use serde_json::json;
 use trimtab_io::AffineScheme;
 use trimtab_models::Model;
 use trimtab_nn::Network;
 use trimtab_plan::Plan;
 
-use crate::apply::{Applied, OutputSettings, apply};
+use crate::apply::{Applied, OutputSettings, content, publish};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
 use crate::form::Form;
@@ -99,20 +100,24 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
     let calibration = Calibration::load(model, &settings.planning.calibration)?;
     monitor.note(&format!("calibrating on {}", calibration.description));
-    let planned = plan_or_resume(model, &prepared, &calibration, settings, monitor)?;
+    let planned = plan_or_resume(model, &prepared, &calibration, settings, monitor)
+        .map_err(|error| error.interrupted(None))?;
     let assignment = assignment_of(&planned.plan, model, &prepared.inventory)?;
     let quantizer = &settings.planning.quantizer;
     let form = settings.output.form;
     let job = Job { model, inventory: &prepared.inventory, assignment: &assignment, quantizer, form };
-    let applied = apply(
+    let (applied, finished) = publish(
         job,
         Some((&calibration, &settings.planning.calibration)),
         Some(&planned.plan),
         &settings.output,
         monitor,
     )?;
-    let _ = std::fs::remove_file(pending_plan(settings));
-    let rows = prove(model, &prepared, &calibration, settings, &applied, monitor)?;
+    let rows = prove(model, &prepared, &calibration, settings, &applied, monitor)
+        .map_err(|error| error.interrupted(Some(applied.output.display().to_string())))?;
+    // Only now: until here the same command finds its plan and its output, and goes on with the proof.
+    trimtab_io::remove(pending_plan(settings))?;
+    finished.clear(&[])?;
     let limit = prepared.limits.bytes;
     let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
     Ok(FitReport {
@@ -143,6 +148,22 @@ fn pending_plan(settings: &FitSettings) -> PathBuf {
     name.into()
 }
 
+/// What a pending plan begins with: the rest of the line tells what it was made for.
+const MADE_FOR: &str = "# made for ";
+
+/// Identifies a plan: everything that determines it, and the version that made it.
+fn asked_hash(model: &Model, calibration: &Calibration, asked: &PlanningSettings) -> Result<String> {
+    let text = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": model.checkpoint().fingerprint(),
+        "calibration": calibration.description,
+        "calibration_bytes": content(asked.calibration.source.as_deref())?,
+        // Every field, also those that are added later.
+        "asked": format!("{asked:?}"),
+    });
+    Ok(trimtab_io::sha256(text.to_string().as_bytes()))
+}
+
 /// Makes the plan, or takes the one that an earlier run of the same command left.
 fn plan_or_resume(
     model: &Model,
@@ -153,21 +174,26 @@ fn plan_or_resume(
 ) -> Result<Planned> {
     let path = pending_plan(settings);
     let asked = &settings.planning;
-    if path.exists() && !settings.output.force {
-        let plan = crate::planning::read_plan(&path)?;
-        let header = &plan.header;
-        let same = header.fingerprint == model.checkpoint().fingerprint()
-            && header.budget.as_ref() == Some(&asked.budget)
-            && header.seed == asked.calibration.seed
-            && header.calibration == calibration.description
-            && plan.prices.metric == asked.metric.name();
-        if same {
+    let head = format!("{MADE_FOR}{}\n", asked_hash(model, calibration, asked)?);
+    if path.exists() {
+        let text = trimtab_io::read_text(&path)?;
+        if text.starts_with(&head) {
             monitor.note(&format!("going on with the plan in {}", path.display()));
+            let plan = Plan::parse(&text, &path.display().to_string())?;
             return Ok(Planned { plan, measured: None, history: Vec::new() });
+        }
+        if !text.starts_with(MADE_FOR) && !settings.output.force {
+            return Err(trimtab_io::Error::Output {
+                path,
+                message:
+                    "is in the way of the plan\nhint: choose another output, or pass --force to replace it"
+                        .into(),
+            }
+            .into());
         }
     }
     let planned = plan(model, prepared, calibration, asked, monitor)?;
-    write_plan(&planned.plan, &path)?;
+    trimtab_io::write_atomic(&path, (head + &planned.plan.to_toml()?).as_bytes())?;
     Ok(planned)
 }
 

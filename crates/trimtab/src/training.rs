@@ -236,9 +236,8 @@ pub fn train(
         None => trainer.heldout_loss(&outcome.module, &heldout)?,
     };
     let params = write(&mut out, recipe, &outcome, &config, &json)?;
-    let state = out.partial().join(STATE);
-    let output = out.finish()?;
-    forget(&state)?;
+    let output = out.publish()?;
+    out.clear(&[STATE])?;
     Ok(Summary {
         output,
         params,
@@ -249,16 +248,6 @@ pub fn train(
         perplexity: heldout_loss.exp(),
         window: recipe.window,
     })
-}
-
-/// Removes the saved state of a finished run and the directory that it alone kept.
-fn forget(state: &Path) -> Result<()> {
-    if state.exists() {
-        let failed = |source| trimtab_io::Error::Io { action: "remove", path: state.into(), source };
-        std::fs::remove_file(state).map_err(failed)?;
-        state.parent().map_or(Ok(()), std::fs::remove_dir).map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn logits(model: &Transformer, ids: Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>> {
@@ -297,7 +286,9 @@ fn write(
         params += values.len();
         tensors.push((name, RawTensor::from_f32(shape, &values, recipe.dtype.dtype())?));
     }
-    out.commit_unit("model", &tensors)?;
+    if !out.unit_done("model") {
+        out.commit_unit("model", &tensors)?;
+    }
     out.finish_shards(SHARD_BYTES, &BTreeMap::new())?;
     let generation = json!({"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]});
     for (name, value) in [

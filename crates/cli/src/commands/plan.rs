@@ -59,7 +59,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         return Ok(Status::Done);
     }
     let calibration = Calibration::load(&model, &asked.calibration)?;
-    let planned = plan(&model, &prepared, &calibration, &asked, ui)?;
+    let planned = plan(&model, &prepared, &calibration, &asked, ui).map_err(|e| e.interrupted(None))?;
     write_plan(&planned.plan, &args.output)?;
     let found = &planned.plan;
     let report = Report {

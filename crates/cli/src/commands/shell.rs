@@ -1,6 +1,5 @@
 //! `trimtab completions` and `trimtab man`: what shells and readers of manuals want to know of the command line.
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
@@ -20,7 +19,7 @@ pub fn completions(args: &Completions, ui: &mut Ui) -> anyhow::Result<Status> {
 
 /// Writes `trimtab.1` and a page for each verb.
 pub fn man(args: &Man, ui: &mut Ui) -> anyhow::Result<Status> {
-    std::fs::create_dir_all(&args.output)
+    trimtab::floors::io::fs::create_dir_all(&args.output)
         .with_context(|| format!("cannot create {}", args.output.display()))?;
     let mut command = Cli::command();
     command.build();
@@ -38,8 +37,6 @@ fn page(folder: &Path, command: &clap::Command, name: &str) -> anyhow::Result<St
     let mut roff = Vec::new();
     clap_mangen::Man::new(command.clone()).title(name).render(&mut roff)?;
     let path = folder.join(&file);
-    let mut out =
-        std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    out.write_all(&roff).with_context(|| format!("cannot write {}", path.display()))?;
+    trimtab::floors::io::write_atomic(&path, &roff)?;
     Ok(file)
 }

@@ -23,7 +23,7 @@ pub struct Pair {
 /// [`Error::Io`].
 pub fn read_pairs(path: impl AsRef<Path>) -> Result<Vec<Pair>> {
     let path = path.as_ref();
-    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let file = crate::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(file);
     let mut pairs = Vec::new();
     for (index, record) in reader.records().enumerate() {

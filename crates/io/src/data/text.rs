@@ -23,7 +23,7 @@ pub fn read_latin1(path: impl AsRef<Path>) -> Result<String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::io("read", path, e))
+    crate::fs::read(path).map_err(|e| Error::io("read", path, e))
 }
 
 #[cfg(test)]

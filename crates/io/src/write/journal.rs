@@ -1,6 +1,5 @@
 //! What an unfinished run has finished, one line each.
 
-use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WrittenFile;
 use crate::error::{Error, Result};
+use crate::fs::{self, File};
 
 /// A line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub(super) enum Line {
     Unit(UnitRecord),
     /// All units are merged into these files.
     Shards(Vec<WrittenFile>),
+    /// The finished tree is about to become the output; it has, where it is no longer there.
+    Publishing,
 }
 
 /// A unit of work that is on disk.
@@ -41,14 +43,8 @@ impl Journal {
     /// Opens or creates the journal, and returns the lines in it. A line that is cut off or unreadable, and whatever
     /// follows it, is dropped: the work that it stood for is done again.
     pub fn open(path: &Path) -> Result<(Self, Vec<Line>)> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|e| Error::io("open", path, e))?;
-        let text = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let mut file = File::open_or_create(path).map_err(|e| Error::io("open", path, e))?;
+        let text = fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let (lines, end) = parse(&text);
         let end = end as u64;
         if end < text.len() as u64 {
@@ -62,7 +58,7 @@ impl Journal {
     pub fn append(&mut self, line: &Line) -> Result<()> {
         let mut text = serde_json::to_vec(line).map_err(|e| Error::invalid("journal", e.to_string()))?;
         text.push(b'\n');
-        let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all(&text).and_then(|()| self.file.sync());
         if let Err(error) = written {
             // Half a line would be dropped when the journal is opened again, but not by the next line of this run.
             let _ = self.file.set_len(self.end).and_then(|()| self.file.seek(SeekFrom::Start(self.end)));
@@ -78,6 +74,15 @@ impl Journal {
         self.file.seek(SeekFrom::Start(0)).map_err(|e| Error::io("shorten", &self.path, e))?;
         self.end = 0;
         Ok(())
+    }
+}
+
+/// The lines of a journal that may not be there.
+pub(super) fn lines(path: &Path) -> Result<Vec<Line>> {
+    match fs::read(path) {
+        Ok(text) => Ok(parse(&text).0),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io("read", path, e)),
     }
 }
 
@@ -101,7 +106,7 @@ mod tests {
     fn lines() -> Vec<Line> {
         let file = WrittenFile { name: "u".into(), bytes: 3, sha256: "ab".into() };
         let unit = UnitRecord { key: "block \"0\"\n".into(), file: file.clone(), tensors: vec!["t".into()] };
-        vec![Line::Job("j".into()), Line::Unit(unit), Line::Shards(vec![file])]
+        vec![Line::Job("j".into()), Line::Unit(unit), Line::Shards(vec![file]), Line::Publishing]
     }
 
     #[test]

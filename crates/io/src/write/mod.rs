@@ -9,8 +9,9 @@ mod shards;
 mod space;
 mod unit;
 
-pub use atomic::write_atomic;
-pub(crate) use atomic::{HashedFile, TEMPORARY, remove, write_file};
+pub(crate) use atomic::{HashedFile, TEMPORARY, write_file};
+pub use atomic::{remove, write_atomic};
+pub(crate) use lock::create as create_locked;
 pub use out_dir::OutDir;
 pub(crate) use shards::copy;
 pub use shards::{ShardWriter, to_safetensors};

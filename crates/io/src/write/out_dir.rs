@@ -5,21 +5,37 @@
 //! | name | content |
 //! |---|---|
 //! | `lock` | held while a process works here |
-//! | `journal.jsonl` | the job, then one line for each finished unit, then the assembled shards |
+//! | `journal.jsonl` | the job, then one line for each finished unit, then the assembled shards, then the publication |
 //! | `units/` | one safetensors file a unit; removed once all are in the shards |
 //! | `tree/` | what becomes `OUT`, by one rename |
 //! | `replaced/` | the old `OUT`, for the moment of its replacement |
+//!
+//! A journal whose last line is the publication, without a `tree/`, stands for an `OUT` that is finished: the same job
+//! taken up again has nothing to write, and clears away what is left.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 
 use super::atomic::{TEMPORARY, remove, sync_dir, write_file};
-use super::journal::{Journal, Line, UnitRecord};
+use super::journal::{self, Journal, Line, UnitRecord};
 use super::shards::{INDEX, write_shards};
 use super::{WrittenFile, lock, unit};
 use crate::error::{Error, Result};
+use crate::fs::{self, File, parent_of};
 use crate::tensor::RawTensor;
+
+/// Name of the journal inside a directory of unfinished work.
+const JOURNAL: &str = "journal.jsonl";
+
+/// How far an output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Making,
+    /// About to appear.
+    Publishing,
+    /// It is there.
+    Published,
+}
 
 /// An output in the making.
 ///
@@ -34,6 +50,7 @@ pub struct OutDir {
     journal: Journal,
     units: BTreeMap<String, UnitRecord>,
     shards: Option<Vec<WrittenFile>>,
+    stage: Stage,
     lock: File,
 }
 
@@ -50,18 +67,19 @@ impl OutDir {
         let out = out.as_ref();
         let partial = partial_of(out)?;
         check_place(out, &partial)?;
-        if !force && is_taken(out)? {
-            return Err(Error::OutputExists { path: out.into() });
+        let refuse = |out: &Path| Err(Error::OutputExists { path: out.into() });
+        if !force && is_taken(out)? && !Self::is_published(out)? {
+            return refuse(out);
         }
         let lock = lock::take(&partial)?;
         restore_replaced(out, &partial)?;
-        if !force && is_taken(out)? {
-            return Err(Error::OutputExists { path: out.into() });
-        }
-        let (journal, lines) = Journal::open(&partial.join("journal.jsonl"))?;
-        let mut this =
-            Self { out: out.into(), partial, force, journal, units: BTreeMap::new(), shards: None, lock };
+        let (journal, lines) = Journal::open(&partial.join(JOURNAL))?;
+        let (units, shards, stage) = (BTreeMap::new(), None, Stage::Making);
+        let mut this = Self { out: out.into(), partial, force, journal, units, shards, stage, lock };
         this.resume(job, lines)?;
+        if this.stage == Stage::Published {
+            return Ok(this);
+        }
         for dir in [this.units_dir(), this.tree()].into_iter().filter(|dir| !dir.exists()) {
             fs::create_dir(&dir).map_err(|e| Error::io("create", &dir, e))?;
             sync_dir(&this.partial)?;
@@ -69,8 +87,37 @@ impl OutDir {
         Ok(this)
     }
 
+    /// Whether an earlier run made the output `out` and was stopped before all was done: the same job may be taken up
+    /// again, though `out` is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is a journal that cannot be read.
+    pub fn is_published(out: impl AsRef<Path>) -> Result<bool> {
+        let partial = partial_of(out.as_ref())?;
+        let lines = journal::lines(&partial.join(JOURNAL))?;
+        Ok(lines.last() == Some(&Line::Publishing)
+            && !partial.join("tree").exists()
+            && is_taken(out.as_ref())?)
+    }
+
     /// Takes over what an earlier run of the same job left, or clears it away.
     fn resume(&mut self, job: &str, lines: Vec<Line>) -> Result<()> {
+        let is_ours = matches!(lines.first(), Some(Line::Job(found)) if found == job);
+        if !self.tree().exists() && lines.last() == Some(&Line::Publishing) && is_taken(&self.out)? {
+            self.read(&lines);
+            if is_ours && all_intact(&self.out, self.shards.as_deref().unwrap_or_default())? {
+                self.stage = Stage::Published;
+                return Ok(());
+            }
+            (self.units, self.shards) = (BTreeMap::new(), None);
+            if !self.force {
+                return Err(Error::OutputExists { path: self.out.clone() });
+            }
+            return self.begin(job);
+        }
+        if !self.force && is_taken(&self.out)? {
+            return Err(Error::OutputExists { path: self.out.clone() });
+        }
         match lines.first() {
             Some(Line::Job(found)) if found == job => {}
             Some(Line::Job(found)) if !self.force => {
@@ -80,29 +127,47 @@ impl OutDir {
                     expected: job.into(),
                 });
             }
-            _ => {
-                // Data first: a journal without data is sound, data without a journal would be taken for another's.
-                remove(&self.units_dir())?;
-                remove(&self.tree())?;
-                self.journal.clear()?;
-                return self.journal.append(&Line::Job(job.into()));
-            }
+            _ => return self.begin(job),
         }
-        for line in lines.into_iter().skip(1) {
-            match line {
-                Line::Unit(unit) => drop(self.units.insert(unit.key.clone(), unit)),
-                Line::Shards(files) => self.shards = Some(files),
-                Line::Job(_) => {}
-            }
-        }
+        self.read(&lines);
         let (units_dir, tree) = (self.units_dir(), self.tree());
-        self.shards =
-            self.shards.take().filter(|files| files.iter().all(|file| unit::is_intact(&tree, file)));
+        if let Some(files) = &self.shards
+            && !all_intact(&tree, files)?
+        {
+            self.shards = None;
+        }
         if self.shards.is_none() {
-            self.units.retain(|_, unit| unit::is_intact(&units_dir, &unit.file));
+            let mut intact = BTreeMap::new();
+            for (key, unit) in std::mem::take(&mut self.units) {
+                if unit::is_intact(&units_dir, &unit.file)? {
+                    intact.insert(key, unit);
+                }
+            }
+            self.units = intact;
+        } else if lines.last() == Some(&Line::Publishing) {
+            self.stage = Stage::Publishing;
         }
         remove_strangers(&units_dir, |name| self.units.values().any(|unit| unit.file.name == name))?;
         remove_strangers(&tree, |name| !name.ends_with(TEMPORARY))
+    }
+
+    /// Begins anew.
+    fn begin(&mut self, job: &str) -> Result<()> {
+        // Data first: a journal without data is sound, data without a journal would be taken for another's.
+        remove_strangers(&self.partial, |name| name == lock::LOCK || name == JOURNAL)?;
+        self.journal.clear()?;
+        self.journal.append(&Line::Job(job.into()))
+    }
+
+    /// Takes over the lines after the first.
+    fn read(&mut self, lines: &[Line]) {
+        for line in lines.iter().skip(1) {
+            match line {
+                Line::Unit(unit) => drop(self.units.insert(unit.key.clone(), unit.clone())),
+                Line::Shards(files) => self.shards = Some(files.clone()),
+                Line::Job(_) | Line::Publishing => {}
+            }
+        }
     }
 
     /// The directory where the work is kept until it is finished.
@@ -151,12 +216,13 @@ impl OutDir {
             return Err(Error::Output { path: self.partial.clone(), message });
         };
         match self.shards {
-            Some(_) => unit::read(self.tree(), record),
+            Some(_) => unit::read(self.assembled(), record),
             None => unit::read(self.units_dir().join(&record.file.name), record),
         }
     }
 
-    /// Writes a small file of the output, whole or not at all. `name` may have folders before it.
+    /// Writes a small file of the output, whole or not at all. `name` may have folders before it. In an output that is
+    /// there already ([`Self::is_published`]) the file is in its place, and nothing is done.
     ///
     /// # Errors
     /// [`Error::Output`] if `name` leads out of the output; [`Error::Io`], [`Error::NoSpace`].
@@ -165,8 +231,11 @@ impl OutDir {
         if name.is_empty() || !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(Error::Output { path, message: "the name leads out of the output".into() });
         }
+        if self.stage == Stage::Published {
+            return Ok(());
+        }
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e).keeping(&self.partial))?;
         }
         keeping(&self.partial, write_file(&path, |file| file.write(bytes)).map(drop))
     }
@@ -181,12 +250,28 @@ impl OutDir {
     /// # Errors
     /// [`Error::Io`] if it is there and cannot be read.
     pub fn get_file(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let path = self.tree().join(name);
+        let path = self.assembled().join(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", &path, e)),
         }
+    }
+
+    /// Takes a file that lies at [`Self::place`] for all the weights of the output, and removes the units.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NoSpace`].
+    pub fn finish_file(&mut self, file: WrittenFile) -> Result<()> {
+        let files = vec![file];
+        keeping(&self.partial, self.journal.append(&Line::Shards(files.clone())))?;
+        self.shards = Some(files);
+        remove(self.units_dir())
+    }
+
+    /// The files of the weights, once they are assembled, in this run or an earlier one.
+    pub fn files(&self) -> Option<&[WrittenFile]> {
+        self.shards.as_deref()
     }
 
     /// Assembles the tensors of all units into `model.safetensors`, or several shards and an index, and removes the units.
@@ -220,29 +305,72 @@ impl OutDir {
         Ok(files)
     }
 
-    /// Makes the output appear, by one rename, and clears the rest away. Returns its path.
+    /// Makes the output appear, by one rename, and returns its path. What is left of the work stays until
+    /// [`Self::clear`]: a run that is stopped between the two is taken up again by the same job.
     ///
     /// # Errors
     /// [`Error::OutputExists`] if it has come into being meanwhile; [`Error::Io`].
-    pub fn finish(self) -> Result<PathBuf> {
-        let tree = self.tree();
+    pub fn publish(&mut self) -> Result<PathBuf> {
+        if self.stage == Stage::Published {
+            return Ok(self.out.clone());
+        }
+        let (tree, aside) = (self.tree(), self.partial.join("replaced"));
         sync_dir(&tree)?;
-        if is_taken(&self.out)? {
-            if !self.force {
-                return Err(Error::OutputExists { path: self.out });
-            }
-            let aside = self.partial.join("replaced");
+        let taken = is_taken(&self.out)?;
+        if taken && !self.force {
+            return Err(Error::OutputExists { path: self.out.clone() });
+        }
+        if self.stage == Stage::Making {
+            keeping(&self.partial, self.journal.append(&Line::Publishing))?;
+            self.stage = Stage::Publishing;
+        }
+        if taken {
             fs::rename(&self.out, &aside).map_err(|e| Error::io("move aside", &self.out, e))?;
         }
-        fs::rename(&tree, &self.out).map_err(|e| Error::io("rename the finished output to", &self.out, e))?;
+        if let Err(error) = fs::rename(&tree, &self.out) {
+            if taken {
+                // Where this fails too, the next run of the job puts it back.
+                let _ = fs::rename(&aside, &self.out);
+            }
+            return Err(Error::io("rename the finished output to", &self.out, error));
+        }
+        self.stage = Stage::Published;
         sync_dir(parent_of(&self.out))?;
-        for name in ["replaced", "units", "journal.jsonl", lock::LOCK] {
-            remove(&self.partial.join(name))?;
+        Ok(self.out.clone())
+    }
+
+    /// Clears away what is left of the work, with the files `others` that its user kept in [`Self::partial`].
+    ///
+    /// # Errors
+    /// [`Error::Output`] if the output was not published; [`Error::Io`], after which the same job has only to clear.
+    pub fn clear(self, others: &[&str]) -> Result<()> {
+        if self.stage != Stage::Published {
+            let message = "is to be cleared away before the output is there".into();
+            return Err(Error::Output { path: self.partial, message });
+        }
+        // The journal last: while it is there, this job can be taken up again.
+        for name in ["replaced", "units"].iter().chain(others).chain(&[lock::LOCK, JOURNAL]) {
+            remove(self.partial.join(name))?;
         }
         drop(self.lock);
         // Only if empty: whatever else is in there is not ours.
         let _ = fs::remove_dir(&self.partial);
-        Ok(self.out)
+        Ok(())
+    }
+
+    /// [`Self::publish`] and [`Self::clear`].
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn finish(mut self) -> Result<PathBuf> {
+        let out = self.publish()?;
+        self.clear(&[])?;
+        Ok(out)
+    }
+
+    /// Where the assembled shards and the small files are.
+    fn assembled(&self) -> PathBuf {
+        if self.stage == Stage::Published { self.out.clone() } else { self.tree() }
     }
 
     fn units_dir(&self) -> PathBuf {
@@ -268,8 +396,13 @@ fn partial_of(out: &Path) -> Result<PathBuf> {
     Ok(out.with_file_name(name))
 }
 
-fn parent_of(out: &Path) -> &Path {
-    out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+fn all_intact(dir: &Path, files: &[WrittenFile]) -> Result<bool> {
+    for file in files {
+        if !unit::is_intact(dir, file)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What no `force` can remedy.
@@ -291,8 +424,8 @@ fn check_place(out: &Path, partial: &Path) -> Result<()> {
                 "is a file where unfinished work is to be kept\nhint: choose another output",
             );
         }
-        let empty = fs::read_dir(partial).map_err(|e| Error::io("list", partial, e))?.next().is_none();
-        if !empty && !partial.join(lock::LOCK).exists() {
+        let empty = partial.read_dir().map_err(|e| Error::io("list", partial, e))?.next().is_none();
+        if !empty && ![lock::LOCK, JOURNAL].iter().any(|name| partial.join(name).exists()) {
             return refuse(
                 partial,
                 "is in the way, and no unfinished run of this program\nhint: choose another output",
@@ -307,7 +440,7 @@ fn is_taken(out: &Path) -> Result<bool> {
     if !out.exists() {
         return Ok(false);
     }
-    Ok(fs::read_dir(out).map_err(|e| Error::io("list", out, e))?.next().is_some())
+    Ok(out.read_dir().map_err(|e| Error::io("list", out, e))?.next().is_some())
 }
 
 /// Puts the old output back if a run was killed between moving it aside and moving the new one in.
@@ -324,10 +457,10 @@ fn remove_strangers(dir: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    for entry in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+    for entry in dir.read_dir().map_err(|e| Error::io("list", dir, e))? {
         let entry = entry.map_err(|e| Error::io("list", dir, e))?;
         if !keep(&entry.file_name().to_string_lossy()) {
-            remove(&entry.path())?;
+            remove(entry.path())?;
         }
     }
     Ok(())

@@ -1,15 +1,16 @@
 //! Sharded safetensors, written in pieces and never held in memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::WrittenFile;
 use super::atomic::{HashedFile, TEMPORARY, remove, write_file};
+use super::lock;
 use super::plan::{self, Piece, Source};
 use crate::digest::CHUNK;
 use crate::error::{Error, Result};
+use crate::fs::File;
 use crate::tensor::RawTensor;
 
 /// Name of the index of several shards.
@@ -43,7 +44,7 @@ impl ShardWriter {
     ) -> Result<Self> {
         let dir = dir.into();
         let data_path = dir.join(format!("tensors{TEMPORARY}"));
-        let data = File::create(&data_path).map_err(|e| Error::io("create", &data_path, e))?;
+        let data = lock::create(&data_path, &dir)?;
         let data = BufWriter::with_capacity(CHUNK, data);
         Ok(Self { dir, limit: max_shard_bytes, metadata, data_path, data, end: 0, pieces: Vec::new() })
     }

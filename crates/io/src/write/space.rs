@@ -1,8 +1,10 @@
 //! Room on the device.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::fs;
 
 /// Bytes that can be written to the device of `path`, which exists; `None` where the system does not say.
 pub fn free_space(path: &Path) -> Option<u64> {
@@ -36,10 +38,15 @@ pub fn ensure_space(path: &Path, needed: u64) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] if there is no such folder or nothing may be written there.
 pub fn ensure_writable(dir: &Path) -> Result<()> {
-    let probe = dir.join(format!(".trimtab-{}", std::process::id()));
-    let created = std::fs::File::create(&probe).map(drop);
-    let removed = created.and_then(|()| std::fs::remove_file(&probe));
-    removed.map_err(|e| Error::io("write to the folder", dir, e))
+    // One name for all: what a killed run leaves here, the next one clears away.
+    let probe = dir.join(".trimtab.tmp");
+    let created = fs::File::create(&probe).map(drop);
+    let removed = created.and_then(|()| fs::remove_file(&probe));
+    match removed {
+        // Another run has cleared it away.
+        Err(e) if e.kind() == ErrorKind::NotFound && dir.is_dir() => Ok(()),
+        other => other.map_err(|e| Error::io("write to the folder", dir, e)),
+    }
 }
 
 #[cfg(test)]

@@ -25,11 +25,14 @@ pub(super) fn write(dir: &Path, key: &str, tensors: &[(String, RawTensor)]) -> R
 }
 
 /// Whether the file is there, as it was written.
-pub(super) fn is_intact(dir: &Path, file: &WrittenFile) -> bool {
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) if it is there and cannot be read: to do its work again would hide a failing disk.
+pub(super) fn is_intact(dir: &Path, file: &WrittenFile) -> Result<bool> {
     let path = dir.join(&file.name);
     // The length first, which costs nothing.
-    let same_length = std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.len() == file.bytes);
-    same_length && digest::of_file(&path).is_ok_and(|found| found.sha256 == file.sha256)
+    let same_length = path.metadata().is_ok_and(|m| m.is_file() && m.len() == file.bytes);
+    Ok(same_length && digest::of_file(&path)?.sha256 == file.sha256)
 }
 
 /// The tensors of a unit, in the order in which they were given, from its own file or from the assembled shards.

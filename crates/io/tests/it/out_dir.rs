@@ -272,3 +272,51 @@ fn two_units_with_one_name_are_an_error() {
     let error = dir.finish_shards(SHARD, &BTreeMap::new()).unwrap_err();
     assert!(error.to_string().contains("layers.0.bias\" is given twice"), "{error}");
 }
+
+#[test]
+fn a_journal_cut_anywhere_ends_in_the_same_bytes() {
+    let expected = reference();
+    let root = tempfile::tempdir().unwrap();
+    let (_, partial) = interrupted(root.path());
+    let whole = fs::read(partial.join("journal.jsonl")).unwrap();
+    let ends = (0..whole.len()).filter(|&i| whole[i] == b'\n').flat_map(|i| [i, i + 1]);
+    for cut in ends.chain((0..whole.len()).step_by(97)) {
+        let root = tempfile::tempdir().unwrap();
+        let (out, partial) = interrupted(root.path());
+        fs::write(partial.join("journal.jsonl"), &whole[..cut]).unwrap();
+        assert_eq!(complete(OutDir::create(&out, "job", false).unwrap()), expected, "cut at {cut}");
+        assert!(!partial.exists());
+    }
+}
+
+#[test]
+fn a_published_output_is_taken_up_again_by_its_job_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let (out, partial) = interrupted(root.path());
+    let publish = |mut dir: OutDir| {
+        dir.put_file("config.json", b"{}").unwrap();
+        dir.put_file("1_Pooling/config.json", b"[]").unwrap();
+        dir.finish_shards(SHARD, &BTreeMap::new()).unwrap();
+        dir.publish().unwrap();
+        dir
+    };
+    drop(publish(OutDir::create(&out, "job", false).unwrap()));
+    assert!(partial.exists() && OutDir::is_published(&out).unwrap());
+    assert!(matches!(OutDir::create(&out, "other", false), Err(Error::OutputExists { .. })));
+    let mut again = OutDir::create(&out, "job", false).unwrap();
+    assert_eq!(work(&mut again), 0);
+    assert_eq!(again.get_file("config.json").unwrap().unwrap(), b"{}");
+    assert_eq!(again.read_unit(&key(1)).unwrap().len(), 2);
+    publish(again).clear(&[]).unwrap();
+    assert!(!partial.exists());
+    assert_eq!(tree(&out), reference());
+    // Changed by somebody since: it is theirs.
+    let other = root.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let (out, partial) = interrupted(&other);
+    drop(publish(OutDir::create(&out, "job", false).unwrap()));
+    fs::write(out.join("model-00001-of-00002.safetensors"), b"mine").unwrap();
+    assert!(matches!(OutDir::create(&out, "job", false), Err(Error::OutputExists { .. })));
+    assert!(partial.exists());
+    assert_eq!(complete(OutDir::create(&out, "job", true).unwrap()), reference());
+}

@@ -23,6 +23,7 @@
 
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // Instructions that a processor may lack.
 mod avx2;
 pub mod bench;
 mod conv;

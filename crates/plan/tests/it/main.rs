@@ -3,5 +3,6 @@
 mod hostile;
 mod messages;
 mod oracle;
+mod properties;
 mod speed;
 mod support;

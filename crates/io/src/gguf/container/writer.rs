@@ -1,7 +1,6 @@
 //! Writing a GGUF file from tensors that come one at a time.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
@@ -10,8 +9,9 @@ use super::value::{GgufArray, GgufValue, with_types};
 use super::{MAGIC, MAX_DIMS, MAX_NAME, VERSION};
 use crate::digest::CHUNK;
 use crate::error::{Error, Result};
+use crate::fs::File;
 use crate::gguf::blocks::types::GgufType;
-use crate::write::{HashedFile, TEMPORARY, WrittenFile, copy, remove, write_file};
+use crate::write::{HashedFile, TEMPORARY, WrittenFile, copy, create_locked, remove, write_file};
 
 const ALIGNMENT: usize = DEFAULT_ALIGNMENT as usize;
 
@@ -45,13 +45,13 @@ impl GgufWriter {
     /// Begins the file `path`, which is replaced when all is written.
     ///
     /// # Errors
-    /// [`Error::Io`] if the temporary file cannot be created.
+    /// [`Error::Io`] if the temporary file cannot be created; [`Error::Locked`] while another process writes it.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".data{TEMPORARY}"));
         let data_path = path.with_file_name(name);
-        let data = File::create(&data_path).map_err(|e| Error::io("create", &data_path, e))?;
+        let data = create_locked(&data_path, &path)?;
         let data = BufWriter::with_capacity(CHUNK, data);
         Ok(Self { path, data_path, data, end: 0, tensors: Vec::new(), by_name: BTreeMap::new() })
     }
@@ -164,7 +164,9 @@ impl GgufWriter {
         header.resize(header.len().next_multiple_of(ALIGNMENT), 0);
         let digest = write_file(&self.path, |file| {
             file.write(&header)?;
-            self.tensors.iter().try_for_each(|piece| self.copy(piece, file))
+            self.tensors.iter().try_for_each(|piece| self.copy(piece, file))?;
+            // Before the output is there: after a kill the same command would find both, and touch neither.
+            remove(&self.data_path)
         })?;
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(WrittenFile { name, bytes: digest.bytes, sha256: digest.sha256 })
