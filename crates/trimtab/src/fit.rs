@@ -1,9 +1,7 @@
 //! Fitting: plan, apply, prove.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
-use serde::Serialize;
 use trimtab_io::AffineScheme;
 use trimtab_models::Model;
 use trimtab_nn::Network;
@@ -12,14 +10,15 @@ use trimtab_plan::Plan;
 use crate::apply::{Applied, OutputSettings, apply};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
-use crate::judge::{Judge, Quality};
+use crate::judge::Judge;
 use crate::measure;
+use crate::memory;
 use crate::monitor::Monitor;
-use crate::planning::{CandidateReport, Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
+use crate::planning::{Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
 use crate::quantizer::{Method, Quantizer};
+use crate::report::{Recorder, Report, Row, Verb, moved_pairs, samples};
 use crate::scheme::Scheme;
-use crate::system::peak_memory_bytes;
-use crate::treating::{Assignment, Collected, Form, Job, SiteReport, treat};
+use crate::treating::{Assignment, Collected, Form, Job, treat};
 
 /// What a fit is asked for.
 pub struct FitSettings {
@@ -33,104 +32,42 @@ pub struct FitSettings {
     pub spec: Option<PathBuf>,
 }
 
-/// A model in the table of a report.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
-    /// What it is.
-    pub name: String,
-    /// Bytes of the weight file.
-    pub bytes: u64,
-    /// Bits per weight of the treated sites.
-    pub bits_per_weight: f64,
-    /// How good it is, and how far from the original.
-    #[serde(flatten)]
-    pub quality: Quality,
-}
-
-/// What a fit did and what that cost.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct FitReport {
-    /// The model.
-    pub model: String,
-    /// Its fingerprint.
-    pub fingerprint: String,
-    /// The budget.
-    pub budget: String,
-    /// Seed.
-    pub seed: u64,
-    /// What was calibrated on.
-    pub calibration: String,
-    /// Where the result is.
-    pub output: PathBuf,
-    /// Bytes of its weight files.
-    pub bytes: u64,
-    /// Bytes at most that the budget allows for the whole file, if it bounds the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub budget_bytes: Option<u64>,
-    /// Bits per weight of the treated sites.
-    pub bits_per_weight: f64,
-    /// The original, the baselines, the plan.
-    pub rows: Vec<Row>,
-    /// Damage that the plan predicts, on calibration data.
-    pub damage_predicted: f64,
-    /// Damage of the plan as a whole, measured on the same data.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damage_measured: Option<f64>,
-    /// Candidates that were measured.
-    pub candidates: Vec<CandidateReport>,
-    /// The sites.
-    pub sites: Vec<SiteReport>,
-    /// Largest memory of the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_memory_bytes: Option<u64>,
-    /// Seconds of the run.
-    pub seconds: f64,
-    /// Whether the result keeps the budget.
-    pub within_budget: bool,
-}
-
 /// Plans within the budget, writes the result, and proves it on data that it was not calibrated on.
-pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> Result<FitReport> {
-    let begun = Instant::now();
+pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> Result<Report> {
+    let mut recorder = Recorder::new(monitor, "planning");
     let prepared = prepare(model, &settings.planning)?;
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
     let calibration = Calibration::load(model, &settings.planning.calibration)?;
-    monitor.note(&format!("calibrating on {}", calibration.description));
-    let planned = plan_or_resume(model, &prepared, &calibration, settings, monitor)?;
+    recorder.note(&format!("calibrating on {}", calibration.description));
+    let planned = plan_or_resume(model, &prepared, &calibration, settings, &mut recorder)?;
     let assignment = assignment_of(&planned.plan, model, &prepared.inventory)?;
+    let mut report = Report::begin(Verb::Fit, model, &prepared.inventory, &assignment)?;
+    report.add_plan(&planned.plan, Some(&planned.record))?;
     let quantizer = &settings.planning.quantizer;
     let form = settings.output.form;
     let job = Job { model, inventory: &prepared.inventory, assignment: &assignment, quantizer, form };
+    report.peak_anonymous_bytes_predicted = Some(memory::predict(&job, Some(&calibration)).total());
+    recorder.phase("writing");
     let applied = apply(
         job,
         Some((&calibration, &settings.planning.calibration)),
         Some(&planned.plan),
         &settings.output,
-        monitor,
+        &mut recorder,
     )?;
-    let _ = std::fs::remove_file(pending_plan(settings));
-    let rows = prove(model, &prepared, &calibration, settings, &applied, monitor)?;
+    for pending in [pending_plan(settings), pending_record(settings)] {
+        let _ = std::fs::remove_file(pending);
+    }
+    report.add_applied(&applied);
     let limit = prepared.limits.bytes;
     let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
-    Ok(FitReport {
-        model: model.checkpoint().path().display().to_string(),
-        fingerprint: model.checkpoint().fingerprint().into(),
-        budget: settings.planning.budget.to_string(),
-        seed: settings.planning.calibration.seed,
-        calibration: calibration.description.clone(),
-        output: applied.output.clone(),
-        bytes: applied.bytes,
-        budget_bytes: limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes)),
-        bits_per_weight: applied.bits_per_weight,
-        rows,
-        damage_predicted: planned.plan.predicted.damage,
-        damage_measured: planned.measured,
-        candidates: planned.history,
-        peak_memory_bytes: peak_memory_bytes(),
-        seconds: begun.elapsed().as_secs_f64(),
-        within_budget: limit.is_none_or(|limit| treated <= limit),
-        sites: applied.sites,
-    })
+    report.seed = settings.planning.calibration.seed;
+    report.budget_bytes = limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes));
+    report.within_budget = limit.is_none_or(|limit| treated <= limit);
+    recorder.phase("proof");
+    prove(&mut report, model, &prepared, &calibration, settings, &applied, &mut recorder)?;
+    report.end(recorder);
+    Ok(report)
 }
 
 /// Where a finished plan waits for its model: beside the output, so that a killed run need not plan again.
@@ -138,6 +75,11 @@ fn pending_plan(settings: &FitSettings) -> PathBuf {
     let mut name = settings.output.output.clone().into_os_string();
     name.push(".plan.toml");
     name.into()
+}
+
+/// Where what led to that plan waits.
+fn pending_record(settings: &FitSettings) -> PathBuf {
+    pending_plan(settings).with_extension("json")
 }
 
 /// Makes the plan, or takes the one that an earlier run of the same command left.
@@ -160,10 +102,16 @@ fn plan_or_resume(
             && plan.prices.metric == asked.metric.name();
         if same {
             monitor.note(&format!("going on with the plan in {}", path.display()));
-            return Ok(Planned { plan, measured: None, history: Vec::new() });
+            // Without its record the plan is the same; the report tells less.
+            let record = std::fs::read(pending_record(settings)).ok();
+            let record = record.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+            return Ok(Planned { plan, record });
         }
     }
     let planned = plan(model, prepared, calibration, asked, monitor)?;
+    let record = serde_json::to_vec(&planned.record);
+    let record = record.map_err(|e| Error::Data { what: "plan".into(), message: e.to_string() })?;
+    trimtab_io::write_atomic(pending_record(settings), &record)?;
     write_plan(&planned.plan, &path)?;
     Ok(planned)
 }
@@ -175,17 +123,23 @@ pub fn write_plan(plan: &Plan, path: &std::path::Path) -> Result<()> {
 
 /// The original, plain round-to-nearest and GPTQ at the nearest whole width, and the written model read back.
 fn prove(
+    report: &mut Report,
     model: &Model,
     prepared: &Prepared,
     calibration: &Calibration,
     settings: &FitSettings,
     applied: &Applied,
     monitor: &mut dyn Monitor,
-) -> Result<Vec<Row>> {
+) -> Result<()> {
     let Some(judge) = settings.judge.as_ref().or(calibration.rest.as_ref()) else {
         monitor.warn("there is nothing to prove the result on; pass --text, --pairs or --images");
-        return Ok(Vec::new());
+        return Ok(());
     };
+    // The caller knows the name of what it gave.
+    report.judged_on = settings.judge.is_none().then(|| match settings.planning.calibration.source {
+        None => "stories that neither training nor calibration has seen".into(),
+        Some(_) => "the part of the calibration text that was not calibrated on".into(),
+    });
     let totals = &prepared.inventory.totals;
     let original = model.network()?;
     let bits = (applied.bits_per_weight.round() as u8).clamp(2, 8);
@@ -212,10 +166,16 @@ fn prove(
     let row = |((name, (bytes, treated)), quality)| Row {
         name,
         bytes,
-        bits_per_weight: totals.bits_per_weight(treated).unwrap_or(f64::NAN),
+        bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
         quality,
     };
-    Ok(names.into_iter().zip(sizes).zip(qualities).map(row).collect())
+    report.rows = names.into_iter().zip(sizes).zip(qualities).map(row).collect();
+    if let Some(result) = networks.last() {
+        monitor.begin("samples", 1);
+        report.samples = samples(model, judge, &original, result)?;
+        report.moved_pairs = moved_pairs(model, judge, &original, result)?;
+    }
+    Ok(())
 }
 
 /// The model under a uniform plan, as most people run it, and the bytes of its treated sites.

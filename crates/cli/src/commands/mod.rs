@@ -8,6 +8,7 @@ mod fit;
 mod generate;
 mod inspect;
 mod plan;
+mod report;
 mod reproduce;
 mod settings;
 mod train;
@@ -39,6 +40,7 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
         Verb::Generate(args) => generate::run(args, global, ui),
         Verb::Train(args) => train::run(args, global, ui),
         Verb::Reproduce(args) => reproduce::run(args, ui),
+        Verb::Report(args) => report::run(args, ui),
         Verb::Bench(args) => bench::run(args, global, ui),
     }
 }
