@@ -182,7 +182,11 @@ fn rank_correlation(first: &[(usize, f64)], second: &[(usize, f64)]) -> Option<f
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trimtab_plan::{SiteOption, SitePrices};
+    use crate::calibration::{Calibration, CalibrationSettings};
+    use crate::inventory::Inventory;
+    use trimtab_calibrate::{Batch, Inputs, Stream, StreamSettings};
+    use trimtab_models::Model;
+    use trimtab_plan::{Selection, SiteOption, SitePrices};
 
     fn list(damages: [[f64; 2]; 3]) -> PriceList {
         let site = |(i, [low, high]): (usize, [f64; 2])| {
@@ -224,5 +228,53 @@ mod tests {
         let loud = Square::diagonal_matrix(&[100.0, 0.0, 0.0, 0.0]);
         assert_eq!(spread(&loud), (2.0, 1.0));
         assert_eq!(spread(&Square::diagonal_matrix(&[0.0; 4])), (0.0, 0.0));
+    }
+
+    /// Second moments of the sites of the first treated block, over some batches.
+    fn observe(batches: &[Batch]) -> BTreeMap<String, Moments> {
+        let model = Model::open("@pico", None).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default()).unwrap();
+        let first = inventory.sites[0].stage;
+        let sites: Vec<&SiteMeta> =
+            inventory.sites.iter().filter(|s| s.stage == first).map(|s| &s.meta).collect();
+        let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
+        let mut found = BTreeMap::new();
+        Stream::new(&model, batches, model.device().clone(), settings)
+            .run(|block| -> Result<()> {
+                if block.index() == first {
+                    found = block.second_moments_by_half(&sites)?;
+                    // Taking a copy on the way changes no bit of the whole.
+                    for (name, whole) in block.second_moments(&sites)? {
+                        assert_eq!(found[&name].whole.as_slice(), whole.as_slice());
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        found
+    }
+
+    #[test]
+    fn halves_are_those_of_the_batches() {
+        let model = Model::open("@pico", None).unwrap();
+        let settings = CalibrationSettings { samples: Some(8), ..CalibrationSettings::default() };
+        let batches = Calibration::load(&model, &settings).unwrap().batches;
+        assert_eq!(batches.len(), 4);
+        let all = observe(&batches);
+        let (first, second) = (observe(&batches[..2]), observe(&batches[2..]));
+        for (name, moments) in &all {
+            let half = moments.first.as_ref().unwrap();
+            assert_eq!(half.share, 0.5);
+            assert_eq!(half.moment.as_slice(), first[name].whole.as_slice());
+            let trace = |h: &Square| h.diagonal().iter().sum::<f64>();
+            let found = half.second(trace(&moments.whole), trace(&half.moment));
+            let expected = trace(&second[name].whole);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{name}: {found}, expected {expected}");
+            assert!((found / trace(&half.moment) - 1.0).abs() > 1e-6, "{name}: the halves are not the same");
+        }
+        assert!(
+            observe(&batches[..1]).values().all(|moments| moments.first.is_none()),
+            "one batch has no halves"
+        );
     }
 }
