@@ -165,7 +165,16 @@ impl Plane {
         let places: Vec<(f64, f64)> = points.iter().map(|&point| self.at(point)).collect();
         let list: Vec<String> = places.iter().map(|(x, y)| format!("{},{}", round(*x), round(*y))).collect();
         self.draw(Polyline::new().set("class", class).set("points", list.join(" ")));
-        self.taken.extend(places.iter().map(|(x, y)| [x - 1.0, y - 1.0, x + 1.0, y + 1.0]));
+        // Names must not lie between two points of the line either.
+        for pair in places.windows(2) {
+            let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+            let steps = ((x1 - x0).hypot(y1 - y0) / 4.0).ceil().max(1.0);
+            for i in 0..=steps as usize {
+                let t = i as f64 / steps;
+                let (x, y) = (x0 + t * (x1 - x0), y0 + t * (y1 - y0));
+                self.taken.push([x - 1.0, y - 1.0, x + 1.0, y + 1.0]);
+            }
+        }
     }
 
     /// A disc or ring around a point.
