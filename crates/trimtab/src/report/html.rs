@@ -427,7 +427,7 @@ fn site_row(site: &SiteEntry) -> SiteRow<'_> {
 fn continued(sample: &super::Sample) -> Continued<'_> {
     let common = sample.common();
     Continued {
-        prompt: &sample.prompt,
+        prompt: sample.prompt.trim_start(),
         common: &sample.original[..common],
         original: &sample.original[common..],
         result: &sample.result[common..],

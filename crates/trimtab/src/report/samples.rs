@@ -43,10 +43,17 @@ pub fn samples(model: &Model, judge: &Judge, original: &Network, result: &Networ
     let length = PROMPT.min(window.saturating_sub(1)).max(1);
     let tokenizer = model.tokenizer()?;
     let mut found = Vec::new();
-    // Evenly spread over the text, each at the beginning of a window.
+    // Evenly spread over the text, each at the first beginning of a sentence in a window.
     let windows = tokens.len() / window;
     for i in 0..SAMPLES.min(windows) {
-        let first = i * windows / SAMPLES * window;
+        let mut first = i * windows / SAMPLES * window;
+        for at in first..if first == 0 { 0 } else { first + window - length } {
+            let piece = tokenizer.decode(&tokens[at..=at], true)?;
+            if piece.contains('\n') || piece.trim_end().ends_with(['.', '!', '?']) {
+                first = at + 1;
+                break;
+            }
+        }
         let prompt = &tokens[first..first + length];
         let continued = |network: &Network| -> Result<String> {
             Ok(tokenizer.decode(&greedy(network, prompt, ADDED.min(window - length))?, true)?)
