@@ -95,6 +95,10 @@ fn why(site: &SiteEntry, middle: &Middle, mean_bits: f64) -> String {
     if site.fell_back {
         found.push("GPTQ was worse than round-to-nearest, which was taken".into());
     }
+    if found.is_empty() && site.weight_outlier.is_none() {
+        // Without evidence there is nothing to say.
+        return String::new();
+    }
     let text = if found.is_empty() { "nothing stands out but its size".into() } else { found.join("; ") };
     let mut letters = text.chars();
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
