@@ -9,7 +9,7 @@ use super::text::{bytes, number, shorten};
 use super::{Report, SiteEntry};
 
 /// Room around the plane: left, top, right, bottom.
-const ROOM: [f64; 4] = [64.0, 8.0, 14.0, 44.0];
+const ROOM: [f64; 4] = [70.0, 8.0, 14.0, 44.0];
 
 /// A chart at two widths, with what it is in words.
 pub(super) struct Chart {
@@ -133,8 +133,8 @@ impl Plane {
         plane.line((left, bottom), (right, bottom), "axis");
         plane.text(((left + right) / 2.0, height - 6.0), "middle", x_name.into());
         let middle = (top + bottom) / 2.0;
-        let name = Text::new(y_name).set("class", "middle").set("x", 12).set("y", round(middle));
-        plane.draw(name.set("transform", format!("rotate(-90 12 {})", round(middle))));
+        let name = Text::new(y_name).set("class", "middle").set("x", 11).set("y", round(middle));
+        plane.draw(name.set("transform", format!("rotate(-90 11 {})", round(middle))));
         plane
     }
 

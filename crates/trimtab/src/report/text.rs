@@ -29,11 +29,12 @@ pub fn number(x: f64) -> String {
     }
 }
 
-/// A share as percent: `3.2 %`, `41 %`.
+/// A share as percent: `0.012 %`, `3.2 %`, `41 %`.
 pub fn percent(share: f64) -> String {
     match 100.0 * share {
         p if !p.is_finite() => "–".into(),
-        p if p.abs() < 0.05 => "0 %".into(),
+        0.0 => "0 %".into(),
+        p if p.abs() < 0.1 => format!("{p:.3} %"),
         p if p.abs() < 10.0 => format!("{p:.1} %"),
         p => format!("{p:.0} %"),
     }
@@ -89,6 +90,8 @@ mod tests {
         assert_eq!(number(1.5e-7), "1.50e-7");
         assert_eq!(percent(0.0312), "3.1 %");
         assert_eq!(percent(0.5), "50 %");
+        assert_eq!(percent(0.000123), "0.012 %");
+        assert_eq!(percent(0.0), "0 %");
         assert_eq!(shorten("model.layers.0", 9), "…layers.0");
         assert_eq!(shorten("a\nb", 9), "a b");
     }
