@@ -21,7 +21,7 @@ pub fn number(x: f64) -> String {
     match x.abs() {
         a if !a.is_finite() => "–".into(),
         0.0 => "0".into(),
-        a if a >= 1e6 || a < 1e-5 => format!("{x:.2e}"),
+        a if !(1e-5..1e6).contains(&a) => format!("{x:.2e}"),
         a => {
             let digits = (2 - a.log10().floor() as i32).max(0);
             format!("{x:.*}", digits as usize)
