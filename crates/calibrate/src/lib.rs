@@ -16,5 +16,5 @@ pub use batch::Batch;
 pub use error::{Error, Result};
 pub use memory::MemoryPrediction;
 pub use moment::SecondMoment;
-pub use stream::{BlockRun, Inputs, Stream, StreamSettings};
+pub use stream::{BlockRun, FirstHalf, Inputs, Moments, Stream, StreamSettings};
 pub use treatment::{Outcome, SiteEvidence, Treated, Treatment};

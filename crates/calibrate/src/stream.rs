@@ -95,6 +95,34 @@ impl<'a> Stream<'a> {
     }
 }
 
+/// The second moment of a site's inputs, of all data and of their first half.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// Of all data.
+    pub whole: Arc<Square>,
+    /// Of the first half of the batches; absent where either half has no rows.
+    pub first: Option<Arc<FirstHalf>>,
+}
+
+/// The second moment over the first half of the batches.
+///
+/// What is linear in the second moment (an output error, a power) is known of the second half as well: the whole is the
+/// mean of both, weighted by their rows.
+#[derive(Clone, Debug)]
+pub struct FirstHalf {
+    /// The second moment.
+    pub moment: Square,
+    /// Share of its rows in all, strictly between 0 and 1.
+    pub share: f64,
+}
+
+impl FirstHalf {
+    /// The value on the second half of something linear, from those on the whole and on the first half.
+    pub fn second(&self, whole: f64, first: f64) -> f64 {
+        ((whole - self.share * first) / (1.0 - self.share)).max(0.0)
+    }
+}
+
 /// One block of a stream, with the inputs that reach it.
 pub struct BlockRun<'s> {
     index: usize,
@@ -130,11 +158,27 @@ impl BlockRun<'_> {
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.
     /// Sites that read the same rows share one accumulation; a site that no row of positive weight reached has none.
     pub fn second_moments(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Arc<Square>>> {
+        let found = self.accumulate(sites, None)?;
+        Ok(found.into_iter().map(|(name, moments)| (name, moments.whole)).collect())
+    }
+
+    /// [`Self::second_moments`], and beside each that of the first half of the batches.
+    ///
+    /// The sums of the whole are the same to the last bit: the first half is what they are on the way.
+    pub fn second_moments_by_half(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Moments>> {
+        let half = self.stream.batches.len() / 2;
+        self.accumulate(sites, (half > 0).then_some(half))
+    }
+
+    /// Sums all batches; a copy is taken after `half` of them.
+    fn accumulate(&mut self, sites: &[&SiteMeta], half: Option<usize>) -> Result<BTreeMap<String, Moments>> {
         let mut readers: BTreeMap<&str, (&SiteMeta, SecondMoment)> = BTreeMap::new();
         for site in sites {
             readers.entry(&site.reads).or_insert_with(|| (*site, SecondMoment::new(site.cols)));
         }
         let names: Vec<&str> = readers.values().map(|(site, _)| site.name.as_str()).collect();
+        let mut firsts: BTreeMap<&str, (Square, f64)> = BTreeMap::new();
+        let mut seen_batches = 0;
         for indices in self.rounds() {
             for seen in self.look(indices, &names)? {
                 for ((site, moment), rows) in readers.values_mut().zip(seen) {
@@ -144,16 +188,26 @@ impl BlockRun<'_> {
                         moment.input(site, rows).map_err(failed)?;
                     }
                 }
+                seen_batches += 1;
+                if Some(seen_batches) == half {
+                    for (reads, (_, moment)) in readers.iter().filter(|(_, (_, m))| m.sums().sum_w() > 0.0) {
+                        firsts.insert(reads, (moment.mean()?, moment.sums().sum_w()));
+                    }
+                }
             }
         }
-        let mut means = BTreeMap::new();
+        let mut found = BTreeMap::new();
         // An expert that no token was sent to has no second moment; its sites are treated without one.
         for (reads, (_, moment)) in readers.iter().filter(|(_, (_, moment))| moment.sums().sum_w() > 0.0) {
-            let mean = Arc::new(moment.mean()?);
+            let total = moment.sums().sum_w();
+            // Rows that all lie in one half cannot be held against the other.
+            let first = firsts.remove(reads).filter(|(_, weight)| *weight < total);
+            let first = first.map(|(moment, weight)| FirstHalf { moment, share: weight / total });
+            let moments = Moments { whole: Arc::new(moment.mean()?), first: first.map(Arc::new) };
             let same = sites.iter().filter(|site| site.reads == *reads);
-            means.extend(same.map(|site| (site.name.clone(), Arc::clone(&mean))));
+            found.extend(same.map(|site| (site.name.clone(), moments.clone())));
         }
-        Ok(means)
+        Ok(found)
     }
 
     /// Moves the hidden states on, through the block as it now is.

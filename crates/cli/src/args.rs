@@ -91,6 +91,8 @@ pub enum Verb {
     Train(Train),
     /// Show the experiments on the papers whose methods are built in.
     Reproduce(Reproduce),
+    /// Show the report of an earlier run, or make its page again.
+    Report(Report),
     /// Measure the kernels on this machine.
     Bench(Bench),
     /// Print a script that completes this command line in a shell.
@@ -226,6 +228,36 @@ pub struct OutputArgs {
     pub dry_run: bool,
 }
 
+/// Where the report goes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct ReportArgs {
+    /// The page that says what was done and what it cost; the same as JSON lies beside it [default for fit and apply:
+    /// OUT.report.html beside OUT; none for plan].
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+}
+
+/// `trimtab report`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab report out/                          the summary of the run that wrote out/\n  \
+trimtab report out/ -o report.html           its page again\n  \
+trimtab report plan.report.json --json | jq '.sites[0]'\n\n\
+fit and apply write OUT.report.html and OUT.report.json beside OUT, not into it: times and memory differ from run to\n\
+run, the files of OUT do not."
+)]
+pub struct Report {
+    /// The output of a run, or a report in JSON.
+    pub run: PathBuf,
+    /// The page to write: one file that needs no other.
+    #[arg(short, long, value_name = "FILE.html")]
+    pub output: Option<PathBuf>,
+    /// Replace an existing page.
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// `trimtab inspect`.
 #[derive(Debug, Args)]
 #[command(
@@ -329,6 +361,7 @@ pub struct Eval {
 #[command(
     after_help = "Examples:\n  trimtab plan model/ --budget 3.5bpw --calibration notes.txt -o plan.toml\n  \
 trimtab plan model/ --budget 900MB --fused --metric output-error -o plan.toml\n  \
+trimtab plan model/ --budget 40% -o plan.toml --report plan.html\n  \
 trimtab plan --diff old.toml new.toml"
 )]
 pub struct Plan {
@@ -350,6 +383,9 @@ pub struct Plan {
     /// Format of the checkpoint that the plan is for: what it cannot hold is no option.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
+    /// Report.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// Replace an existing plan.
     #[arg(long)]
     pub force: bool,
@@ -369,7 +405,8 @@ pub struct Plan {
 #[command(after_help = "Examples:\n  trimtab apply plan.toml model/ -o out/ --calibration notes.txt\n  \
 trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all sites, no data)\n  \
 trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
-trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)")]
+trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n\n\
+A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.")]
 pub struct Apply {
     /// A plan file, or one scheme for all sites, such as 'int4 g128'.
     pub plan: String,
@@ -397,6 +434,9 @@ pub struct Apply {
     /// Output.
     #[command(flatten)]
     pub out: OutputArgs,
+    /// Report.
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// Methods that choose codes.
@@ -439,6 +479,7 @@ pub enum Range {
 trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  \
 trimtab fit minilm/ --budget 4.5bpw --calibration dev.csv --pairs test.csv -o out/\n  \
 trimtab fit model/ --budget 3.5bpw --for llama.cpp -o out/ (out/model.gguf, a type for each matrix)\n\n\
+A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.\n\
 A run that was interrupted goes on where it stopped when the same command is given again."
 )]
 pub struct Fit {
@@ -472,6 +513,9 @@ pub struct Fit {
     /// Output.
     #[command(flatten)]
     pub out: OutputArgs,
+    /// Report.
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// `trimtab generate`.

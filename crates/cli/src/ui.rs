@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 use trimtab::monitor::Monitor;
+use trimtab::report::text::seconds;
+pub use trimtab::report::text::{bytes, table};
 
 use crate::args::Global;
 use crate::interrupt;
@@ -99,7 +101,7 @@ impl Ui {
             if self.lines() {
                 self.event("end", json!({ "step": name, "seconds": begun.elapsed().as_secs_f64() }));
             } else if self.verbose {
-                self.say(&format!("{name}: {}", seconds(begun.elapsed())));
+                self.say(&format!("{name}: {}", seconds(begun.elapsed().as_secs_f64())));
             }
         }
     }
@@ -150,59 +152,5 @@ impl Monitor for Ui {
 
     fn interrupted(&self) -> bool {
         interrupt::asked()
-    }
-}
-
-/// `1.2 s`, `3 min 20 s`.
-pub fn seconds(duration: Duration) -> String {
-    let s = duration.as_secs_f64();
-    if s < 100.0 { format!("{s:.1} s") } else { format!("{} min {} s", s as u64 / 60, s as u64 % 60) }
-}
-
-/// `1.23 MB` in powers of ten, as disks are sold.
-pub fn bytes(n: u64) -> String {
-    let value = n as f64;
-    match n {
-        0..1_000 => format!("{n} B"),
-        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.2} MB", value / 1e6),
-        _ => format!("{:.2} GB", value / 1e9),
-    }
-}
-
-/// Lines up columns: the first to the left, the others to the right.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| {
-        rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, &w))| match c {
-            0 => format!("{cell:<w$}"),
-            _ => format!("{cell:>w$}"),
-        });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_line_up() {
-        let rows = vec![vec!["a".into(), "bytes".into()], vec!["long name".into(), "7".into()]];
-        assert_eq!(table(&rows), "a          bytes\nlong name      7\n");
-    }
-
-    #[test]
-    fn units_are_readable() {
-        assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1_234_567), "1.23 MB");
-        assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
     }
 }

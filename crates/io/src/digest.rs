@@ -24,6 +24,14 @@ pub fn sha256(bytes: &[u8]) -> String {
     of_bytes(bytes).sha256
 }
 
+/// Length and SHA-256 of a file, in lower-case hexadecimal.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn file_sha256(path: &Path) -> Result<(u64, String)> {
+    of_file(path).map(|digest| (digest.bytes, digest.sha256))
+}
+
 pub(crate) fn of_bytes(bytes: &[u8]) -> Digest {
     Digest { bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) }
 }

@@ -68,7 +68,7 @@ pub use compressed::{
 };
 pub use convert::{AffineFormat, Fidelity, convert, fidelity};
 pub use data::{ImageSet, Pair, read_latin1, read_pairs, read_text};
-pub use digest::sha256;
+pub use digest::{file_sha256, sha256};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use float::{

@@ -117,6 +117,32 @@ pub fn job_hash(job: &Job<'_>, calibration: Option<&CalibrationSettings>) -> Res
     Ok(trimtab_io::sha256(text.to_string().as_bytes()))
 }
 
+/// What stands for an output that is there, until its maker has nothing more to do (a proof, a report): if it is stopped
+/// before [`Self::clear`], the same call goes on where that was.
+#[derive(Debug)]
+#[must_use = "clear it when all is done"]
+pub struct Finished {
+    dir: OutDir,
+    pending: Vec<PathBuf>,
+}
+
+impl Finished {
+    /// With further files that are cleared away.
+    pub(crate) fn with(mut self, pending: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.pending.extend(pending);
+        self
+    }
+
+    /// Clears it away.
+    ///
+    /// # Errors
+    /// [`trimtab_io::Error::Io`], after which the same call has only to clear.
+    pub fn clear(self) -> Result<()> {
+        self.pending.into_iter().try_for_each(trimtab_io::remove)?;
+        Ok(self.dir.clear(&[])?)
+    }
+}
+
 /// Treats the model and writes it.
 pub fn apply(
     job: Job<'_>,
@@ -124,21 +150,7 @@ pub fn apply(
     plan: Option<&Plan>,
     out: &OutputSettings,
     monitor: &mut dyn Monitor,
-) -> Result<Applied> {
-    let (applied, dir) = publish(job, calibration, plan, out, monitor)?;
-    dir.clear(&[])?;
-    Ok(applied)
-}
-
-/// [`apply`] without clearing away what stands for the finished output: a caller with more to do clears it last, so that
-/// the same call goes on where that was stopped.
-pub(crate) fn publish(
-    job: Job<'_>,
-    calibration: Option<(&Calibration, &CalibrationSettings)>,
-    plan: Option<&Plan>,
-    out: &OutputSettings,
-    monitor: &mut dyn Monitor,
-) -> Result<(Applied, OutDir)> {
+) -> Result<(Applied, Finished)> {
     check_format(&job)?;
     let hash = job_hash(&job, calibration.map(|(_, settings)| settings))?;
     let dir = OutDir::create(&out.output, &hash, out.force)?;
@@ -276,7 +288,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Everything that is not a treated stage; then the whole appears.
-    fn finish(mut self, plan: Option<&Plan>) -> Result<(Applied, OutDir)> {
+    fn finish(mut self, plan: Option<&Plan>) -> Result<(Applied, Finished)> {
         match self.job.form {
             Form::Gguf => self.finish_gguf(plan)?,
             Form::Packed | Form::Dense => self.finish_directory(plan)?,
@@ -286,7 +298,8 @@ impl<'a> Writer<'a> {
         let treated: u64 = self.manifest.sites.iter().map(|site| site.bytes).sum();
         let output = self.dir.publish()?;
         let bits_per_weight = self.job.inventory.totals.bits_per_weight(treated).unwrap_or(f64::NAN);
-        Ok((Applied { output, bytes, bits_per_weight, sites: self.manifest.sites }, self.dir))
+        let finished = Finished { dir: self.dir, pending: Vec::new() };
+        Ok((Applied { output, bytes, bits_per_weight, sites: self.manifest.sites }, finished))
     }
 
     /// Shards of safetensors and all that lies beside them.

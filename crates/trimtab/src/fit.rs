@@ -2,28 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::json;
 use trimtab_io::AffineScheme;
 use trimtab_models::Model;
 use trimtab_nn::Network;
 use trimtab_plan::Plan;
 
-use crate::apply::{Applied, OutputSettings, content, publish};
+use crate::apply::{Applied, Finished, OutputSettings, apply, content};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::inventory::TreatedSite;
-use crate::judge::{Judge, Quality};
+use crate::judge::Judge;
 use crate::measure;
+use crate::memory;
 use crate::monitor::Monitor;
-use crate::planning::{CandidateReport, Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
+use crate::planning::{Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
 use crate::quantizer::{Method, Quantizer};
+use crate::report::{Recorder, Report, Row, Verb, moved_pairs, samples};
 use crate::scheme::Scheme;
-use crate::system::peak_memory_bytes;
-use crate::treating::{Assignment, Collected, Job, SiteReport, treat};
+use crate::treating::{Assignment, Collected, Job, treat};
 
 /// What a fit is asked for.
 pub struct FitSettings {
@@ -37,108 +36,42 @@ pub struct FitSettings {
     pub spec: Option<PathBuf>,
 }
 
-/// A model in the table of a report.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
-    /// What it is.
-    pub name: String,
-    /// Bytes of the weight file.
-    pub bytes: u64,
-    /// Bits per weight of the treated sites.
-    pub bits_per_weight: f64,
-    /// How good it is, and how far from the original.
-    #[serde(flatten)]
-    pub quality: Quality,
-}
-
-/// What a fit did and what that cost.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct FitReport {
-    /// The model.
-    pub model: String,
-    /// Its fingerprint.
-    pub fingerprint: String,
-    /// The budget.
-    pub budget: String,
-    /// Seed.
-    pub seed: u64,
-    /// What was calibrated on.
-    pub calibration: String,
-    /// Where the result is.
-    pub output: PathBuf,
-    /// Bytes of its weight files.
-    pub bytes: u64,
-    /// Bytes at most that the budget allows for the whole file, if it bounds the file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub budget_bytes: Option<u64>,
-    /// Bits per weight of the treated sites.
-    pub bits_per_weight: f64,
-    /// The original, the baselines, the plan.
-    pub rows: Vec<Row>,
-    /// Damage that the plan predicts, on calibration data.
-    pub damage_predicted: f64,
-    /// Damage of the plan as a whole, measured on the same data.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damage_measured: Option<f64>,
-    /// Candidates that were measured.
-    pub candidates: Vec<CandidateReport>,
-    /// The sites.
-    pub sites: Vec<SiteReport>,
-    /// Largest memory of the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_memory_bytes: Option<u64>,
-    /// Seconds of the run.
-    pub seconds: f64,
-    /// Whether the result keeps the budget.
-    pub within_budget: bool,
-}
-
 /// Plans within the budget, writes the result, and proves it on data that it was not calibrated on.
-pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> Result<FitReport> {
-    let begun = Instant::now();
+pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> Result<(Report, Finished)> {
+    let mut recorder = Recorder::new(monitor, "planning");
     let prepared = prepare(model, &settings.planning)?;
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
     let calibration = Calibration::load(model, &settings.planning.calibration)?;
-    monitor.note(&format!("calibrating on {}", calibration.description));
-    let planned = plan_or_resume(model, &prepared, &calibration, settings, monitor)
+    recorder.note(&format!("calibrating on {}", calibration.description));
+    let planned = plan_or_resume(model, &prepared, &calibration, settings, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let assignment = assignment_of(&planned.plan, model, &prepared.inventory)?;
+    let mut report = Report::begin(Verb::Fit, model, &prepared.inventory, &assignment)?;
+    report.add_plan(&planned.plan, Some(&planned.record))?;
     let quantizer = &settings.planning.quantizer;
     let form = settings.output.form;
     let job = Job { model, inventory: &prepared.inventory, assignment: &assignment, quantizer, form };
-    let (applied, finished) = publish(
+    report.peak_anonymous_bytes_predicted = Some(memory::predict(&job, Some(&calibration)).total());
+    recorder.phase("writing");
+    let (applied, finished) = apply(
         job,
         Some((&calibration, &settings.planning.calibration)),
         Some(&planned.plan),
         &settings.output,
-        monitor,
+        &mut recorder,
     )?;
-    let rows = prove(model, &prepared, &calibration, settings, &applied, monitor)
-        .map_err(|error| error.interrupted(Some(applied.output.display().to_string())))?;
-    // Only now: until here the same command finds its plan and its output, and goes on with the proof.
-    trimtab_io::remove(pending_plan(settings))?;
-    finished.clear(&[])?;
+    report.add_applied(&applied);
     let limit = prepared.limits.bytes;
     let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
-    Ok(FitReport {
-        model: model.checkpoint().path().display().to_string(),
-        fingerprint: model.checkpoint().fingerprint().into(),
-        budget: settings.planning.budget.to_string(),
-        seed: settings.planning.calibration.seed,
-        calibration: calibration.description.clone(),
-        output: applied.output.clone(),
-        bytes: applied.bytes,
-        budget_bytes: limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes)),
-        bits_per_weight: applied.bits_per_weight,
-        rows,
-        damage_predicted: planned.plan.predicted.damage,
-        damage_measured: planned.measured,
-        candidates: planned.history,
-        peak_memory_bytes: peak_memory_bytes(),
-        seconds: begun.elapsed().as_secs_f64(),
-        within_budget: limit.is_none_or(|limit| treated <= limit),
-        sites: applied.sites,
-    })
+    report.seed = settings.planning.calibration.seed;
+    report.budget_bytes = limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes));
+    report.within_budget = limit.is_none_or(|limit| treated <= limit);
+    recorder.phase("proof");
+    prove(&mut report, model, &prepared, &calibration, settings, &applied, &mut recorder)
+        .map_err(|error| error.interrupted(Some(applied.output.display().to_string())))?;
+    report.end(recorder);
+    // Until they are cleared away, the same command finds its plan and its output, and goes on with the proof.
+    Ok((report, finished.with([pending_plan(settings), pending_record(settings)])))
 }
 
 /// Where a finished plan waits for its model: beside the output, so that a killed run need not plan again.
@@ -146,6 +79,11 @@ fn pending_plan(settings: &FitSettings) -> PathBuf {
     let mut name = settings.output.output.clone().into_os_string();
     name.push(".plan.toml");
     name.into()
+}
+
+/// Where what led to that plan waits.
+fn pending_record(settings: &FitSettings) -> PathBuf {
+    pending_plan(settings).with_extension("json")
 }
 
 /// What a pending plan begins with: the rest of the line tells what it was made for.
@@ -180,7 +118,10 @@ fn plan_or_resume(
         if text.starts_with(&head) {
             monitor.note(&format!("going on with the plan in {}", path.display()));
             let plan = Plan::parse(&text, &path.display().to_string())?;
-            return Ok(Planned { plan, measured: None, history: Vec::new() });
+            // Without its record the plan is the same; the report tells less.
+            let record = trimtab_io::fs::read(&pending_record(settings)).ok();
+            let record = record.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+            return Ok(Planned { plan, record });
         }
         if !text.starts_with(MADE_FOR) && !settings.output.force {
             return Err(trimtab_io::Error::Output {
@@ -193,6 +134,9 @@ fn plan_or_resume(
         }
     }
     let planned = plan(model, prepared, calibration, asked, monitor)?;
+    let record = serde_json::to_vec(&planned.record);
+    let record = record.map_err(|e| Error::Data { what: "plan".into(), message: e.to_string() })?;
+    trimtab_io::write_atomic(pending_record(settings), &record)?;
     trimtab_io::write_atomic(&path, (head + &planned.plan.to_toml()?).as_bytes())?;
     Ok(planned)
 }
@@ -204,17 +148,23 @@ pub fn write_plan(plan: &Plan, path: &std::path::Path) -> Result<()> {
 
 /// The original, plain round-to-nearest and GPTQ at the nearest whole width, and the written model read back.
 fn prove(
+    report: &mut Report,
     model: &Model,
     prepared: &Prepared,
     calibration: &Calibration,
     settings: &FitSettings,
     applied: &Applied,
     monitor: &mut dyn Monitor,
-) -> Result<Vec<Row>> {
+) -> Result<()> {
     let Some(judge) = settings.judge.as_ref().or(calibration.rest.as_ref()) else {
         monitor.warn("there is nothing to prove the result on; pass --text, --pairs or --images");
-        return Ok(Vec::new());
+        return Ok(());
     };
+    // The caller knows the name of what it gave.
+    report.judged_on = settings.judge.is_none().then(|| match settings.planning.calibration.source {
+        None => "stories that neither training nor calibration has seen".into(),
+        Some(_) => "the part of the calibration text that was not calibrated on".into(),
+    });
     let totals = &prepared.inventory.totals;
     let original = model.network()?;
     let bits = (applied.bits_per_weight.round() as u8).clamp(2, 8);
@@ -240,10 +190,16 @@ fn prove(
     let row = |((name, (bytes, treated)), quality)| Row {
         name,
         bytes,
-        bits_per_weight: totals.bits_per_weight(treated).unwrap_or(f64::NAN),
+        bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
         quality,
     };
-    Ok(names.into_iter().zip(sizes).zip(qualities).map(row).collect())
+    report.rows = names.into_iter().zip(sizes).zip(qualities).map(row).collect();
+    if let Some(result) = networks.last() {
+        monitor.begin("samples", 1);
+        report.samples = samples(model, judge, &original, result)?;
+        report.moved_pairs = moved_pairs(model, judge, &original, result)?;
+    }
+    Ok(())
 }
 
 /// What most people would give a site at this width: integers in groups of 128, in GGUF files blocks.

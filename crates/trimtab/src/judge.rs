@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use trimtab_calibrate::Batch;
 use trimtab_eval::images::ImageScore;
 use trimtab_eval::{Reference, Windows, language, on_all_threads, pairs};
@@ -47,7 +47,7 @@ pub enum Judge {
 }
 
 /// How good a model is, and how far from its original; a field is absent where it makes no sense.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
     /// `exp` of the mean negative log-likelihood per token.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,7 +211,7 @@ fn judge_pairs(
 
 /// One embedding a text, in order. Texts of like length share a batch, so that little is padding; batches run on all
 /// threads.
-fn embed(
+pub(crate) fn embed(
     network: &Network,
     model: &Model,
     texts: &[&[u32]],

@@ -12,6 +12,7 @@ use trimtab_plan::{
 
 use crate::calibration::{Calibration, CalibrationSettings};
 use crate::error::{Error, Result};
+use crate::evidence::{AllEvidence, Halves};
 use crate::form::Form;
 use crate::inventory::Inventory;
 use crate::measure::{Gauge, Overlay};
@@ -46,11 +47,22 @@ pub struct PlanningSettings {
 pub struct Planned {
     /// The plan.
     pub plan: Plan,
+    /// What led to it.
+    pub record: PlanningRecord,
+}
+
+/// What was found on the way to a plan, for reports. It is kept beside the plan of a run that may be resumed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlanningRecord {
     /// Damage of the chosen plan as measured on calibration data, beside the prediction in the plan; only with the KL
     /// metric, where there is a measure of the whole.
     pub measured: Option<f64>,
     /// Candidates that were measured, in order.
     pub history: Vec<CandidateReport>,
+    /// What the data say about each site.
+    pub evidence: AllEvidence,
+    /// How far two halves of the data disagree; absent where there are no two halves.
+    pub halves: Option<Halves>,
 }
 
 /// A candidate, for reports.
@@ -121,8 +133,10 @@ pub fn plan(
         Metric::OutputError => {
             pricing::by_output_error(&mut prices, &found)?;
             let allocation = solve(&prices, &prepared.limits, &SolveOptions::default())?;
+            let halves = compare_halves(&prices, &found, None, &allocation.choice, &prepared.limits)?;
             let plan = Plan::new(header(model, prepared, calibration, settings), prices, &allocation)?;
-            Ok(Planned { plan, measured: None, history: Vec::new() })
+            let record = PlanningRecord { evidence: evidence_of(found), halves, ..PlanningRecord::default() };
+            Ok(Planned { plan, record })
         }
         Metric::Kl => {
             let mut network = model.network()?;
@@ -133,6 +147,26 @@ pub fn plan(
             study.refine(prices, probes, network, monitor)
         }
     }
+}
+
+/// Solves and prices by each half of the data; `None` where there are no two halves.
+fn compare_halves(
+    prices: &PriceList,
+    found: &Observations,
+    probes: Option<&Probes>,
+    choice: &[usize],
+    limits: &Limits,
+) -> Result<Option<Halves>> {
+    let mut halves = [prices.clone(), prices.clone()];
+    for (half, list) in halves.iter_mut().enumerate() {
+        pricing::by_half(list, found, probes, half)?;
+    }
+    let both = |site: &str| found.get(site).is_some_and(|priced| !priced.evidence.halves.is_empty());
+    Halves::compare(&halves, both, choice, limits)
+}
+
+fn evidence_of(found: Observations) -> AllEvidence {
+    found.into_iter().map(|(site, priced)| (site, priced.evidence)).collect()
 }
 
 fn header(
@@ -199,7 +233,7 @@ impl Study<'_> {
                 self.reprice(network, probes, &around, prices, *monitor)
             },
         )?;
-        let (_, _, monitor, _) = shared.into_inner();
+        let (_, probes, monitor, _) = shared.into_inner();
         let chosen = refined.chosen().clone();
         let history: Vec<CandidateReport> = refined.history.iter().map(|c| self.report(c)).collect();
         for candidate in &history {
@@ -213,8 +247,12 @@ impl Study<'_> {
         }
         let allocation = self.allocation(&refined, &chosen)?;
         let header = header(self.model, self.prepared, self.calibration, self.settings);
+        let limits = &self.prepared.limits;
+        let halves = compare_halves(&refined.prices, &self.found, Some(&probes), &chosen.choice, limits)?;
         let plan = Plan::new(header, refined.prices, &allocation)?;
-        Ok(Planned { plan, measured: Some(chosen.measured), history })
+        let measured = Some(chosen.measured);
+        let record = PlanningRecord { measured, history, evidence: evidence_of(self.found), halves };
+        Ok(Planned { plan, record })
     }
 
     /// The uniform plan within the budget that promises least damage: what a plan has to beat.

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Inputs, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_calibrate::{Inputs, Moments, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_models::Model;
 use trimtab_nn::{Network, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
 
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
+use crate::evidence::{self, Evidence};
 use crate::inventory::{Inventory, TreatedSite};
 use crate::measure::Gauge;
 use crate::monitor::Monitor;
@@ -50,6 +51,8 @@ impl Metric {
 pub struct Priced {
     errors: BTreeMap<Scheme, f64>,
     probes: Vec<(f64, Treated)>,
+    /// What else was seen of it, for the report.
+    pub evidence: Evidence,
 }
 
 impl Priced {
@@ -94,7 +97,7 @@ pub fn observe(
         let weight =
             stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
         let weight = weight.ok_or_else(|| no_site(&site.meta.name))?;
-        found.insert(site.meta.name.clone(), price_site(site, &weight, SiteEvidence::default(), options)?);
+        found.insert(site.meta.name.clone(), price_site(site, &weight, None, options)?);
     }
     let blocks = inventory.sites.iter().map(|site| site.stage).max().unwrap_or(0);
     monitor.begin("pricing", blocks);
@@ -107,12 +110,11 @@ pub fn observe(
             let index = block.index();
             let sites: Vec<&TreatedSite> =
                 inventory.sites.iter().filter(|s| s.observed && s.stage == index).collect();
-            let moments = block.second_moments(&sites.iter().map(|s| &s.meta).collect::<Vec<_>>())?;
+            let moments = block.second_moments_by_half(&sites.iter().map(|s| &s.meta).collect::<Vec<_>>())?;
             for site in &sites {
                 let weight = block.site(&site.meta.name)?.weight.to_f32();
-                let evidence =
-                    SiteEvidence { second_moment: moments.get(&site.meta.name).map(|h| h.as_ref()) };
-                found.insert(site.meta.name.clone(), price_site(site, &weight, evidence, options)?);
+                let moments = moments.get(&site.meta.name);
+                found.insert(site.meta.name.clone(), price_site(site, &weight, moments, options)?);
             }
             monitor.advance(index, &format!("{}: {} sites priced", block.info().name, sites.len()));
             Ok(())
@@ -129,23 +131,28 @@ fn no_site(name: &str) -> Error {
 fn price_site(
     site: &TreatedSite,
     weight: &[f32],
-    evidence: SiteEvidence<'_>,
+    moments: Option<&Moments>,
     (choices, quantizer): (&Choices, &Quantizer),
 ) -> Result<Priced> {
     let schemes = choices.of(site)?;
     let probes = probe_schemes(&schemes, site);
-    let price = |scheme: &Scheme| -> Result<(Scheme, f64, Option<Treated>)> {
-        let observed = evidence.second_moment.is_some();
+    let seen = SiteEvidence { second_moment: moments.map(|m| m.whole.as_ref()) };
+    type Found = (Scheme, f64, Option<[f64; 2]>, Option<Treated>);
+    let price = |scheme: &Scheme| -> Result<Found> {
+        let observed = seen.second_moment.is_some();
         let Some(method) = quantizer.treatment(*scheme, site.dtype, observed) else {
-            return Ok((*scheme, 0.0, None));
+            let halves = moments.and_then(|moments| moments.first.as_ref()).map(|_| [0.0; 2]);
+            return Ok((*scheme, 0.0, halves, None));
         };
-        let outcome = method.treat(&site.meta, weight, evidence);
+        let outcome = method.treat(&site.meta, weight, seen);
         let outcome = outcome.map_err(|message| Error::Site { site: site.meta.name.clone(), message })?;
-        Ok((*scheme, outcome.damage, probes.contains(scheme).then_some(outcome.treated)))
+        let halves = evidence::by_halves(site, weight, &outcome, moments)?;
+        Ok((*scheme, outcome.damage, halves, probes.contains(scheme).then_some(outcome.treated)))
     };
-    let mut priced = Priced::default();
-    for (scheme, error, treated) in schemes.par_iter().map(price).collect::<Result<Vec<_>>>()? {
+    let mut priced = Priced { evidence: Evidence::of(&site.meta, weight, moments)?, ..Priced::default() };
+    for (scheme, error, halves, treated) in schemes.par_iter().map(price).collect::<Result<Vec<_>>>()? {
         priced.errors.insert(scheme, error);
+        priced.evidence.add(scheme.to_string(), error, halves);
         priced.probes.extend(treated.map(|treated| (error, treated)));
     }
     Ok(priced)
@@ -231,6 +238,25 @@ pub fn probe(
 pub fn by_probes(list: &mut PriceList, found: &Observations, probes: &Probes) -> Result<()> {
     set_damages(list, |site, scheme| {
         Some(interpolate(probes.get(site)?, *found.get(site)?.errors.get(scheme)?))
+    })
+}
+
+/// Writes the damages that one half of the data (0 or 1) finds into a price list, on the scale of all data. Sites that were
+/// not seen by both halves keep what all data find.
+pub fn by_half(
+    list: &mut PriceList,
+    found: &Observations,
+    probes: Option<&Probes>,
+    half: usize,
+) -> Result<()> {
+    set_damages(list, |site, scheme| {
+        let priced = found.get(site)?;
+        let halves = priced.evidence.halves.get(&scheme.to_string());
+        let error = halves.map(|halves| halves[half]).or_else(|| priced.error(scheme))?;
+        match probes {
+            Some(probes) => Some(interpolate(probes.get(site)?, error)),
+            None => Some(error),
+        }
     })
 }
 

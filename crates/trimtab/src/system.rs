@@ -19,12 +19,15 @@ pub fn peak_memory_bytes() -> Option<u64> {
 
 /// Largest [`anonymous_memory_bytes`] seen by [`watch_memory`].
 static PEAK: AtomicU64 = AtomicU64::new(0);
+/// The same since [`forget_recent_peak`].
+static RECENT: AtomicU64 = AtomicU64::new(0);
 
 /// From now on, looks at the memory of this process every few milliseconds.
 pub fn watch_memory() {
     let look = || {
         while let Some(bytes) = anonymous_memory_bytes() {
             PEAK.fetch_max(bytes, Ordering::Relaxed);
+            RECENT.fetch_max(bytes, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(5));
         }
     };
@@ -35,6 +38,16 @@ pub fn watch_memory() {
 /// Largest memory without files behind it that was seen so far, in bytes: what [`crate::memory::predict`] predicts.
 pub fn peak_anonymous_bytes() -> Option<u64> {
     anonymous_memory_bytes().map(|now| PEAK.fetch_max(now, Ordering::Relaxed).max(now))
+}
+
+/// Begins a new part of the run for [`recent_peak_anonymous_bytes`].
+pub fn forget_recent_peak() {
+    RECENT.store(0, Ordering::Relaxed);
+}
+
+/// [`peak_anonymous_bytes`] since [`forget_recent_peak`].
+pub fn recent_peak_anonymous_bytes() -> Option<u64> {
+    anonymous_memory_bytes().map(|now| RECENT.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 /// Memory now that no file stands behind, in bytes.

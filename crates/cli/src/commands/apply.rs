@@ -9,10 +9,11 @@ use trimtab::floors::plan::{Plan, Selection};
 use trimtab::form::Form;
 use trimtab::inventory::Inventory;
 use trimtab::planning::{assignment_of, read_plan};
+use trimtab::report::{Recorder, Report, Verb};
 use trimtab::scheme::Scheme;
 use trimtab::treating::{Assignment, Job};
 
-use super::settings;
+use super::{report, settings};
 use crate::Status;
 use crate::args::{self, Apply, Format, Global};
 use crate::ui::{Ui, bytes};
@@ -49,25 +50,29 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         ui.result(&prediction, "nothing was written (--dry-run)\n")?;
         return Ok(Status::Done);
     }
-    let applied = apply(job, calibration.as_ref().zip(settings.as_ref()), plan.as_ref(), &out, ui)?;
-    let (peak, peak_mapped) = (trimtab::system::peak_anonymous_bytes(), trimtab::system::peak_memory_bytes());
-    let or_unknown = |n: Option<u64>| n.map_or("unknown".into(), bytes);
-    let text = format!(
-        "{}: {}, {:.3} bits per weight in {} sites\npeak memory {} (predicted {}), {} with mapped files\n",
-        applied.output.display(),
-        bytes(applied.bytes),
-        applied.bits_per_weight,
-        applied.sites.len(),
-        or_unknown(peak),
-        bytes(prediction.total()),
-        or_unknown(peak_mapped),
-    );
-    let mut document = serde_json::to_value(&applied)?;
-    document["peak_memory_bytes"] = peak_mapped.into();
-    document["peak_anonymous_bytes"] = peak.into();
-    document["peak_anonymous_bytes_predicted"] = prediction.total().into();
-    document["seed"] = global.seed.into();
-    ui.result(&document, &text)?;
+    let page = report::planned(&args.report, Some(&out.output), out.force)?;
+    let mut recorder = Recorder::new(ui, "writing");
+    let mut report = Report::begin(Verb::Apply, &model, &inventory, &assignment)?;
+    if let Some(plan) = &plan {
+        report.add_plan(plan, None)?;
+    }
+    report.calibration = calibration.as_ref().map(|calibration| calibration.description.clone());
+    report.peak_anonymous_bytes_predicted = Some(prediction.total());
+    let (applied, finished) =
+        apply(job, calibration.as_ref().zip(settings.as_ref()), plan.as_ref(), &out, &mut recorder)?;
+    report.add_applied(&applied);
+    report.end(recorder);
+    let read = [
+        ("specification", args.model.spec.as_ref()),
+        ("plan", plan.as_ref().map(|_| &file)),
+        ("calibration", args.calibration.calibration.as_ref().filter(|_| method == args::Method::Gptq)),
+    ];
+    report::note_inputs(&mut report, &read)?;
+    report::note_quantizer(&mut report, &args.quantizer, method);
+    report::note_global(&mut report, args.out.format, global);
+    report::write(&mut report, page.as_deref(), ui)?;
+    finished.clear()?;
+    ui.result(&report, &report.summary())?;
     Ok(Status::Done)
 }
 

@@ -8,6 +8,7 @@ mod fit;
 mod generate;
 mod inspect;
 mod plan;
+mod report;
 mod reproduce;
 mod settings;
 mod shell;
@@ -40,6 +41,7 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
         Verb::Generate(args) => generate::run(args, global, ui),
         Verb::Train(args) => train::run(args, global, ui),
         Verb::Reproduce(args) => reproduce::run(args, ui),
+        Verb::Report(args) => report::run(args, ui),
         Verb::Bench(args) => bench::run(args, global, ui),
         Verb::Completions(args) => shell::completions(args, ui),
         Verb::Man(args) => shell::man(args, ui),

@@ -1,27 +1,15 @@
 //! `trimtab plan`.
 
 use anyhow::{Context, bail};
-use serde::Serialize;
 use trimtab::calibration::Calibration;
 use trimtab::fit::write_plan;
-use trimtab::planning::{CandidateReport, plan, prepare, read_plan};
+use trimtab::planning::{assignment_of, plan, prepare, read_plan};
+use trimtab::report::{Recorder, Report, Verb};
 
-use super::settings;
+use super::{report, settings};
 use crate::Status;
 use crate::args::{Global, Method, Plan, QuantizerArgs, Range};
 use crate::ui::Ui;
-
-#[derive(Serialize)]
-struct Report {
-    plan: String,
-    bytes: u64,
-    bits_per_weight: f64,
-    damage_predicted: f64,
-    damage_measured: Option<f64>,
-    lower_bound: Option<f64>,
-    seed: u64,
-    candidates: Vec<CandidateReport>,
-}
 
 pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     if let Some(files) = &args.diff {
@@ -58,21 +46,26 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         ui.result(&text, &text)?;
         return Ok(Status::Done);
     }
+    let page = report::planned(&args.report, None, args.force)?;
+    let mut recorder = Recorder::new(ui, "planning");
     let calibration = Calibration::load(&model, &asked.calibration)?;
-    let planned = plan(&model, &prepared, &calibration, &asked, ui).map_err(|e| e.interrupted(None))?;
-    write_plan(&planned.plan, &args.output)?;
+    let planned = plan(&model, &prepared, &calibration, &asked, &mut recorder)
+        .map_err(|error| error.interrupted(None))?;
     let found = &planned.plan;
-    let report = Report {
-        plan: args.output.display().to_string(),
-        bytes: found.header.totals.file_bytes(found.predicted.costs.bytes),
-        bits_per_weight: found.bits_per_weight().unwrap_or(f64::NAN),
-        damage_predicted: found.predicted.damage,
-        damage_measured: planned.measured,
-        lower_bound: found.predicted.lower_bound,
-        seed: global.seed,
-        candidates: planned.history,
-    };
-    let text = format!("{found}\nwritten to {}\n", args.output.display());
-    ui.result(&report, &text)?;
+    let assignment = assignment_of(found, &model, &prepared.inventory)?;
+    let mut report = Report::begin(Verb::Plan, &model, &prepared.inventory, &assignment)?;
+    report.add_plan(found, Some(&planned.record))?;
+    report.output = args.output.clone();
+    report.end(recorder);
+    let read =
+        [("specification", args.model.spec.as_ref()), ("calibration", args.calibration.calibration.as_ref())];
+    report::note_inputs(&mut report, &read)?;
+    report::note_planning(&mut report, &args.planning);
+    report::note_quantizer(&mut report, &defaults, Method::Gptq);
+    report::note_global(&mut report, args.format, global);
+    // Last: until it is there, the same command makes it.
+    write_plan(found, &args.output)?;
+    report::write(&mut report, page.as_deref(), ui)?;
+    ui.result(&report, &format!("{found}\n\n{}", report.summary()))?;
     Ok(Status::Done)
 }

@@ -20,6 +20,7 @@ fn help_has_examples_and_versions_are_told() {
         "generate",
         "train",
         "reproduce",
+        "report",
         "bench",
     ] {
         let help = run(&[verb, "--help"]);

@@ -2,5 +2,6 @@
 
 mod contract;
 mod real_data;
+mod report;
 mod resume;
 mod run;

@@ -42,9 +42,14 @@ fn killed_runs_end_in_the_same_bytes() {
         child.wait().expect("the program ends");
         assert!(!out.exists(), "the kill after {blocks} blocks came too late to prove anything");
         assert_eq!(blocks > 0, partial.exists());
-        json(&arguments(text(&out), threads, proof));
+        let report = json(&arguments(text(&out), threads, proof));
         assert!(contents(&out) == expected, "killed after {blocks} blocks, {threads} threads");
         assert!(!partial.exists());
+        // What was found in planning is told all the same, and nothing that waited is left.
+        assert!(report["halves"].is_object() && report["sites"][0]["relative_error"].is_number());
+        for pending in ["plan.toml", "plan.json"] {
+            assert!(!out.with_file_name(format!("killed {i}.{pending}")).exists());
+        }
     }
 }
 

@@ -1,0 +1,239 @@
+//! From what a run found to its report.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use trimtab_models::Model;
+use trimtab_nn::StageSource;
+use trimtab_plan::{Plan, Totals, frontier};
+
+use super::{Curve, CurvePoint, REPORT_VERSION, Recorder, Report, SiteEntry, Verb};
+use crate::apply::Applied;
+use crate::error::Result;
+use crate::inventory::{Inventory, TreatedSite};
+use crate::planning::PlanningRecord;
+use crate::scheme::Scheme;
+use crate::system;
+use crate::treating::Assignment;
+
+/// Points of the curve.
+const POINTS: usize = 120;
+
+/// A file that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// What it is for: `model`, `calibration`, `judged on`, `plan`.
+    pub role: String,
+    /// Name or path.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// Hash of the content, in hexadecimal.
+    pub sha256: String,
+}
+
+impl Input {
+    /// A file.
+    pub fn file(role: &str, path: &Path) -> Result<Self> {
+        let (bytes, sha256) = trimtab_io::file_sha256(path)?;
+        Ok(Self { role: role.into(), name: path.display().to_string(), bytes, sha256 })
+    }
+
+    /// The files with the weights of a model.
+    pub fn model(model: &Model) -> Result<Vec<Self>> {
+        let checkpoint = model.checkpoint();
+        let file = |file: &trimtab_io::CheckpointFile| {
+            let sha256 = checkpoint.content_sha256(&file.name)?;
+            Ok(Self { role: "model".into(), name: file.name.clone(), bytes: file.bytes, sha256 })
+        };
+        checkpoint.files().iter().map(file).collect()
+    }
+}
+
+impl Report {
+    /// A report that knows the model, its treated sites and what each is to become.
+    pub fn begin(verb: Verb, model: &Model, inventory: &Inventory, assignment: &Assignment) -> Result<Self> {
+        let checkpoint = model.checkpoint();
+        let totals = &inventory.totals;
+        let sites: Vec<SiteEntry> =
+            inventory.sites.iter().map(|site| entry(model, site, assignment)).collect();
+        let treated = sites.iter().map(|site| site.bytes).sum();
+        Ok(Self {
+            report_version: REPORT_VERSION,
+            trimtab: env!("CARGO_PKG_VERSION").into(),
+            verb,
+            command: String::new(),
+            finished: String::new(),
+            model: checkpoint.path().display().to_string(),
+            fingerprint: checkpoint.fingerprint().into(),
+            task: format!("{:?}", model.task()).to_lowercase(),
+            inputs: Input::model(model)?,
+            settings: Vec::new(),
+            seed: 0,
+            budget: None,
+            calibration: None,
+            judged_on: None,
+            output: Default::default(),
+            bytes: totals.file_bytes(treated),
+            bytes_predicted: totals.file_bytes(treated),
+            bytes_original: totals.file_bytes_original,
+            budget_bytes: None,
+            within_budget: true,
+            treated_weights: totals.treated_weights,
+            bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
+            rows: Vec::new(),
+            metric: None,
+            damage_predicted: None,
+            damage_measured: None,
+            lower_bound: None,
+            curve: None,
+            candidates: Vec::new(),
+            halves: None,
+            sites,
+            samples: Vec::new(),
+            moved_pairs: Vec::new(),
+            phases: Vec::new(),
+            seconds: 0.0,
+            peak_memory_bytes: None,
+            peak_anonymous_bytes: None,
+            peak_anonymous_bytes_predicted: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Takes in a plan and, where it was just made, how it came about.
+    pub fn add_plan(&mut self, plan: &Plan, record: Option<&PlanningRecord>) -> Result<()> {
+        self.budget = plan.header.budget.as_ref().map(ToString::to_string);
+        self.calibration = Some(plan.header.calibration.clone());
+        self.metric = Some(plan.prices.metric.clone());
+        self.damage_predicted = Some(plan.predicted.damage);
+        self.lower_bound = plan.predicted.lower_bound;
+        self.curve = Some(curve(plan)?);
+        for site in &mut self.sites {
+            let at = plan.prices.sites.iter().position(|priced| priced.site == site.site);
+            site.plan_damage = at.map(|i| plan.prices.sites[i].options[plan.choice[i]].damage);
+        }
+        let Some(record) = record else { return Ok(()) };
+        self.damage_measured = record.measured;
+        self.candidates = record.history.clone();
+        self.halves = record.halves.clone();
+        for site in &mut self.sites {
+            let Some(evidence) = record.evidence.get(&site.site) else { continue };
+            site.weight_outlier = Some(evidence.weight_outlier);
+            site.input_outlier = evidence.input_outlier;
+            site.input_directions = evidence.input_directions;
+            site.halves = evidence.halves.get(&site.scheme).copied();
+            let power = evidence.output_power.filter(|&power| power > 0.0);
+            let relative = evidence.errors.get(&site.scheme).zip(power).map(|(error, power)| error / power);
+            site.relative_error = relative;
+            site.sensitivity =
+                site.plan_damage.zip(relative).filter(|(_, r)| *r > 0.0).map(|(damage, r)| damage / r);
+        }
+        Ok(())
+    }
+
+    /// Takes in what was written.
+    pub fn add_applied(&mut self, applied: &Applied) {
+        self.output = applied.output.clone();
+        self.bytes = applied.bytes;
+        self.bits_per_weight = applied.bits_per_weight;
+        for site in &mut self.sites {
+            let Some(report) = applied.sites.iter().find(|report| report.site == site.site) else { continue };
+            site.damage = Some(report.damage);
+            site.rtn_damage = Some(report.rtn_damage);
+            site.fell_back = report.fell_back;
+            site.damping = report.damping;
+        }
+    }
+
+    /// Takes in the record of the run and the time; the last step.
+    pub fn end(&mut self, recorder: Recorder<'_>) {
+        self.seconds = recorder.seconds();
+        (self.phases, self.warnings) = recorder.finish();
+        self.peak_memory_bytes = system::peak_memory_bytes();
+        self.peak_anonymous_bytes = system::peak_anonymous_bytes();
+        self.finished = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|since| utc(since.as_secs()))
+            .unwrap_or_default();
+    }
+
+    /// Adds a setting to be shown.
+    pub fn set(&mut self, name: &str, value: impl ToString) {
+        self.settings.push(super::Setting { name: name.into(), value: value.to_string() });
+    }
+}
+
+fn entry(model: &Model, site: &TreatedSite, assignment: &Assignment) -> SiteEntry {
+    let meta = &site.meta;
+    let scheme = assignment.get(&meta.name).copied().unwrap_or(Scheme::Dense);
+    let bytes = scheme.bytes(meta, site.dtype);
+    let block = &model.stages()[site.stage].name;
+    let kind = meta.name.strip_prefix(block.as_str()).map(|rest| rest.trim_start_matches('.'));
+    let kind = kind.filter(|kind| !kind.is_empty());
+    SiteEntry {
+        site: meta.name.clone(),
+        block: block.clone(),
+        kind: kind.unwrap_or(&meta.name).to_string(),
+        shape: [meta.rows, meta.cols],
+        scheme: scheme.to_string(),
+        bytes,
+        bits_per_weight: 8.0 * bytes as f64 / meta.numel().max(1) as f64,
+        ..SiteEntry::default()
+    }
+}
+
+fn curve(plan: &Plan) -> Result<Curve> {
+    let totals = &plan.header.totals;
+    let prices = &plan.prices;
+    let frontier = frontier(prices, POINTS)?;
+    let frontier =
+        frontier.into_iter().map(|p| point("", totals, p.costs.bytes, p.damage)).collect::<Vec<_>>();
+    let mut uniform = Vec::new();
+    for label in prices.labels() {
+        if let Some(choice) = prices.uniform(label) {
+            let (costs, damage) = prices.total(&choice)?;
+            uniform.push(point(label, totals, costs.bytes, damage));
+        }
+    }
+    Ok(Curve { frontier, uniform })
+}
+
+fn point(name: &str, totals: &Totals, treated: u64, damage: f64) -> CurvePoint {
+    CurvePoint {
+        name: name.into(),
+        bytes: totals.file_bytes(treated),
+        bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
+        damage,
+    }
+}
+
+/// Seconds since 1970 as `2026-11-25T22:30:00Z`.
+fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Hinnant, "chrono-compatible low-level date algorithms": years begin in March, so that leap days come last.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(951_868_799), "2000-02-29T23:59:59Z");
+        assert_eq!(utc(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+}
