@@ -250,7 +250,7 @@ fn prepare(folder: &Path) {
     });
     fs::write(at("recipes/pico.toml"), recipe).unwrap();
     let fixtures = root().join("crates/models/tests/fixtures");
-    fs::copy(fixtures.join("conv/resnet_cifar/model.safetensors"), at("resnet20.safetensors")).unwrap();
+    classifier(&fixtures.join("conv/resnet_cifar"), &at("resnet20.safetensors"));
     images(&at("cifar10.safetensors"), 24);
     encoder(&fixtures.join("bert"), &at("minilm"));
     for name in ["dev.csv", "test.csv"] {
@@ -279,13 +279,22 @@ fn small_model(out: &Path) {
     fs::remove_dir_all(whole).unwrap();
 }
 
+/// The convolutional network of the fixtures, with the normalization that images need.
+fn classifier(fixture: &Path, out: &Path) {
+    let source = Checkpoint::open(fixture).unwrap();
+    let tensors: Vec<_> =
+        source.names().map(|name| (name.to_string(), source.tensor(name).unwrap())).collect();
+    let normalize = ["mean", "std"].map(|name| (format!("normalize.{name}"), "0.5,0.5,0.5".to_string()));
+    fs::write(out, to_safetensors(&tensors, &normalize.into_iter().collect()).unwrap()).unwrap();
+}
+
 /// The encoder of the fixtures with a tokenizer of letters.
 fn encoder(fixture: &Path, out: &Path) {
     fs::create_dir(out).unwrap();
     for file in ["config.json", "model.safetensors"] {
         fs::copy(fixture.join(file), out.join(file)).unwrap();
     }
-    let letters = "abcdefghijklmnopqrstuvwxyz0123456789.";
+    let letters = "abcdefghijklmnopqrstuvwxyz01.";
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"].map(String::from);
     let begin = letters.chars().map(String::from);
     let inner = letters.chars().map(|letter| format!("##{letter}"));
@@ -306,7 +315,8 @@ fn encoder(fixture: &Path, out: &Path) {
 
 /// Images of noise with labels.
 fn images(out: &Path, n: usize) {
-    let pixels: Vec<u8> = (0..n * 3 * 32 * 32).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let pixels: Vec<u8> =
+        (0..n * 3 * 32 * 32).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let labels: Vec<u8> = (0..n as i64).flat_map(|i| (i % 2).to_le_bytes()).collect();
     let tensors: Vec<_> = ["train", "test"]
         .iter()
@@ -339,7 +349,8 @@ fn every_command_of_the_pages_runs() {
     prepare(prepared.path());
     let mut ran = 0;
     for (name, page) in pages() {
-        let steps: Vec<Step> = blocks(&page).iter().filter_map(|block| steps(&name, block)).flatten().collect();
+        let steps: Vec<Step> =
+            blocks(&page).iter().filter_map(|block| steps(&name, block)).flatten().collect();
         if steps.is_empty() {
             continue;
         }
@@ -406,7 +417,8 @@ fn links_and_anchors_lead_somewhere() {
                 path => root.join(&name).parent().unwrap().join(path),
             };
             let found = target.exists()
-                && (anchor.is_empty() || fs::read_to_string(&target).is_ok_and(|page| anchors(&page).contains(anchor)));
+                && (anchor.is_empty()
+                    || fs::read_to_string(&target).is_ok_and(|page| anchors(&page).contains(anchor)));
             if !found {
                 broken.push(format!("{name}: {link}"));
             }
@@ -417,7 +429,8 @@ fn links_and_anchors_lead_somewhere() {
 
 #[test]
 fn every_page_is_in_the_summary() {
-    let listed: BTreeSet<String> = links(&fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap()).into_iter().collect();
+    let listed: BTreeSet<String> =
+        links(&fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap()).into_iter().collect();
     let missing: Vec<String> = pages()
         .into_iter()
         .filter_map(|(name, _)| Some(name.strip_prefix("docs/")?.to_string()))
@@ -437,7 +450,8 @@ fn excerpts_of_code_are_in_the_tree() {
                 continue;
             }
             let file = first.trim_start_matches(['/', '#', ' ']);
-            let source = fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{name}: {file}: {e}"));
+            let source =
+                fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{name}: {file}: {e}"));
             let part = |lines: &[String]| lines.join("\n").trim_matches('\n').to_string();
             for lines in block.lines[1..].split(|line| line.trim() == "…") {
                 // Between items there may be attributes and comments.
@@ -458,7 +472,9 @@ const END: &str = "<!-- end of help -->";
 fn verbs() -> Vec<String> {
     let help = run(&["--help"]).stdout;
     let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let first = |line: &str| line.strip_prefix("  ")?.split(' ').next().filter(|verb| !verb.is_empty()).map(str::to_string);
+    let first = |line: &str| {
+        line.strip_prefix("  ")?.split(' ').next().filter(|verb| !verb.is_empty()).map(str::to_string)
+    };
     commands.lines().filter_map(first).filter(|verb| verb != "help").collect()
 }
 
@@ -473,7 +489,8 @@ fn every_verb_has_a_page_with_its_help() {
         let help = run(&[&verb, "--help"]).stdout;
         let help: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
         let section = format!("{BEGIN}\n\n```text\n{}\n```\n\n{END}", help.trim_end());
-        let (before, rest) = page.split_once(BEGIN).unwrap_or_else(|| panic!("docs/verbs/{verb}.md lacks {BEGIN}"));
+        let (before, rest) =
+            page.split_once(BEGIN).unwrap_or_else(|| panic!("docs/verbs/{verb}.md lacks {BEGIN}"));
         let after = rest.split_once(END).map_or("\n", |(_, after)| after);
         let fresh = format!("{before}{section}{after}");
         if update {
