@@ -14,12 +14,11 @@ use trimtab::floors::io::{Checkpoint, Dtype, RawTensor, to_safetensors};
 use crate::run::{Ended, json, run, text};
 
 /// Why a block is not run here.
-const REASONS: [(&str, &str); 5] = [
+const REASONS: [(&str, &str); 4] = [
     ("network", "downloads something"),
     ("minutes", "takes minutes, or needs data that are not in this repository"),
     ("job", "is a step of the main job itself"),
     ("shell", "changes the user's shell or home"),
-    ("sketch", "has a place for the reader's own value"),
 ];
 
 fn root() -> PathBuf {
