@@ -76,7 +76,8 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
 
 /// Where a finished plan waits for its model: beside the output, so that a killed run need not plan again.
 fn pending_plan(settings: &FitSettings) -> PathBuf {
-    let mut name = settings.output.output.clone().into_os_string();
+    // Components, so that `out/` and `out` have one name.
+    let mut name = settings.output.output.components().collect::<PathBuf>().into_os_string();
     name.push(".plan.toml");
     name.into()
 }

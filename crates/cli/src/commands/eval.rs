@@ -82,7 +82,13 @@ fn judge(args: &Eval, model: &Model) -> anyhow::Result<Judge> {
             let tokens = model.tokenizer()?.encode(&read_text(path)?, false)?;
             Ok(Judge::Text { tokens, window, stride, limit })
         }
-        None => Ok(heldout_stories(model, window)?),
+        None => {
+            let mut judge = heldout_stories(model, window)?;
+            if let Judge::Text { limit: most, .. } = &mut judge {
+                *most = limit.min(*most);
+            }
+            Ok(judge)
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, how it ends, what it leaves behind.
 
 mod contract;
+mod docs;
 mod real_data;
 mod report;
 mod resume;
