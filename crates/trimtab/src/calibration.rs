@@ -211,7 +211,7 @@ fn choose(n: usize, settings: &CalibrationSettings) -> Vec<usize> {
     order
 }
 
-fn check_ids(rows: &[Vec<u32>], vocab: usize) -> Result<()> {
+pub(crate) fn check_ids(rows: &[Vec<u32>], vocab: usize) -> Result<()> {
     match rows.iter().flatten().find(|&&id| id as usize >= vocab) {
         Some(&id) => Err(trimtab_calibrate::Error::Vocabulary { id, vocab }.into()),
         None => Ok(()),

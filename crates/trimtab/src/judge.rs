@@ -11,6 +11,7 @@ use trimtab_io::{Dtype, ImageSet, Pair, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Task};
 
+use crate::calibration::check_ids;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
@@ -87,6 +88,9 @@ impl Judge {
         let side = |texts: Vec<&str>| tokenizer.encode_batch(&texts, true, ENCODER_WINDOW);
         let first = side(list.iter().map(|pair| pair.first.as_str()).collect())?;
         let second = side(list.iter().map(|pair| pair.second.as_str()).collect())?;
+        for ids in [&first, &second] {
+            check_ids(ids, model.vocab().unwrap_or(0))?;
+        }
         Ok(Self::Pairs { sides: [first, second], scores: list.iter().map(|pair| pair.score).collect() })
     }
 

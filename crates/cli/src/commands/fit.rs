@@ -73,7 +73,7 @@ pub fn outlook(model: &Model, prepared: &Prepared, planning: &PlanningSettings) 
     let totals = &prepared.inventory.totals;
     let options: usize = prepared.prices.sites.iter().map(|site| site.options.len()).sum();
     format!(
-        "{}: {} sites with {} weights, {} options\n{}file now {}, of which {} are not treated\nbudget {}: {}\n\
+        "{}: {} sites with {} weights, {} options\n{}file now {}, of which {} are not treated\nbudget {}{}\n\
          nothing was written (--dry-run)\n",
         model.checkpoint().path().display(),
         prepared.inventory.sites.len(),
@@ -83,6 +83,6 @@ pub fn outlook(model: &Model, prepared: &Prepared, planning: &PlanningSettings) 
         bytes(totals.file_bytes_original),
         bytes(totals.file_bytes_fixed),
         planning.budget,
-        prepared.limits.describe(),
+        prepared.limits.bytes.map_or(String::new(), |most| format!(": at most {} in the sites", bytes(most))),
     )
 }

@@ -302,3 +302,16 @@ fn a_quantized_model_is_decoded_and_treated_again() {
     let far = json(&["eval", text(&second), "--against", "@pico", "--limit", "8"]);
     assert!(far["kl"].as_f64().unwrap() < 0.05, "{far}");
 }
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let copy = |from: &str, to: &str| std::fs::copy(root.join(from), folder.path().join(to)).unwrap();
+    copy("models/tests/fixtures/bert/config.json", "config.json");
+    copy("models/tests/fixtures/bert/model.safetensors", "model.safetensors");
+    copy("../assets/pico/tokenizer.json", "tokenizer.json");
+    let pairs = folder.path().join("pairs.csv");
+    std::fs::write(&pairs, "a man walks,the man walks,4.0\nthere was a town,a lake,1.0\n").unwrap();
+    refused(&["eval", text(folder.path()), "--pairs", text(&pairs)], &["vocabulary of 64", "tokenizer"]);
+}
