@@ -80,6 +80,7 @@ pub use lost_pages::report_lost_pages;
 pub use quantization::Quantization;
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::{Tokenizer, panic_becomes_error};
+pub use transpose::transpose;
 pub use write::{
     OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, remove, to_safetensors,
     write_atomic,

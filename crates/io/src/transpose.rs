@@ -4,7 +4,7 @@
 const TILE: usize = 32;
 
 /// `[rows, cols] -> [cols, rows]`, row-major.
-pub(crate) fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> Vec<T> {
+pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> Vec<T> {
     let mut out = vec![T::default(); rows * cols];
     for top in (0..rows).step_by(TILE) {
         for left in (0..cols).step_by(TILE) {

@@ -1,7 +1,7 @@
 //! From tensors in a checkpoint to sites and norms.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{Checkpoint, Quantization, RawTensor};
+use trimtab_io::{Checkpoint, Quantization, RawTensor, transpose};
 use trimtab_nn::{Norm, Site, SiteMeta, Weight};
 
 use crate::error::{Error, Result};
@@ -118,9 +118,4 @@ impl<'a> Loader<'a> {
         let data = TensorData::new(values, [plan.shape.iter().product::<usize>() / width.max(1), width]);
         Ok(Table::new(plan.tensor.clone(), plan.shape.clone(), Tensor::from_data(data, self.device)))
     }
-}
-
-/// `[rows, cols] -> [cols, rows]`, row-major.
-pub(crate) fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..cols).flat_map(|c| (0..rows).map(move |r| values[r * cols + c])).collect()
 }

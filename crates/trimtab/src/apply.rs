@@ -13,7 +13,7 @@ use trimtab_calibrate::Treated;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
     AffineGroup, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, QuantizationConfig, RawTensor,
-    ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors,
+    ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors, transpose,
 };
 use trimtab_nn::StageSource;
 use trimtab_plan::Plan;
@@ -464,8 +464,4 @@ fn stored_values(checkpoint: &Checkpoint, site: &TreatedSite) -> Result<Vec<f32>
     let meta = &site.meta;
     let values = checkpoint.tensor(&meta.weight_name())?.to_f32()?;
     Ok(if meta.transposed { transpose(&values, meta.cols, meta.rows) } else { values })
-}
-
-pub(crate) fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..cols).flat_map(|c| (0..rows).map(move |r| values[r * cols + c])).collect()
 }

@@ -1,10 +1,9 @@
 //! What a checkpoint holds of a site: numbers, or codes that stand for numbers.
 
-use trimtab_io::{Coded, Dtype, RawTensor};
+use trimtab_io::{Coded, Dtype, RawTensor, transpose};
 use trimtab_models::Model;
 use trimtab_nn::SiteMeta;
 
-use crate::apply::transpose;
 use crate::error::Result;
 
 /// The weight of a site in the code of its file; `None` where it is dense.

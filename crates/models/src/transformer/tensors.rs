@@ -42,7 +42,7 @@ pub(crate) fn of_site(site: &Site) -> impl Iterator<Item = Named> {
     let meta = site.meta();
     let mut weight = site.weight.to_f32();
     if meta.transposed {
-        weight = crate::load::transpose(&weight, meta.rows, meta.cols);
+        weight = trimtab_io::transpose(&weight, meta.rows, meta.cols);
     }
     let bias = site.bias.as_ref();
     let bias =

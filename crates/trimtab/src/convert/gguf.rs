@@ -5,12 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 use trimtab_io::gguf::{GgufModelWriter, GgufTensor, GgufType, TokenizerFiles};
-use trimtab_io::{AffineTensor, Bytes, Coded, RawTensor};
+use trimtab_io::{AffineTensor, Bytes, Coded, RawTensor, transpose};
 use trimtab_models::Model;
 use trimtab_nn::{SiteMeta, StageSource};
 
 use super::{Converted, Loss, Target};
-use crate::apply::transpose;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::source::{coded, site_of, tensor};
