@@ -156,7 +156,7 @@ pub struct CalibrationArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Planning")]
 pub struct PlanningArgs {
-    /// Bit widths to choose from; 16 leaves a site as it is.
+    /// Bit widths to choose from, of integers or with --format gguf of blocks; 16 leaves a site as it is.
     #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8,16")]
     pub bits: Vec<u8>,
     /// Group sizes to choose from; `row` is one group a row.

@@ -88,6 +88,14 @@ impl Weight {
         }
     }
 
+    /// Any other codes, where the weight has them.
+    pub fn as_coded(&self) -> Option<&Coded> {
+        match self {
+            Self::Coded(codes) => Some(&codes.matrix),
+            _ => None,
+        }
+    }
+
     /// The numbers, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {

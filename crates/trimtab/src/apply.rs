@@ -249,9 +249,10 @@ impl<'a> Writer<'a> {
                 Some((_, Treated::Coded(Coded::Blocks(blocks)))) => {
                     tensors.push((name.clone(), block_bytes(blocks)?));
                 }
-                Some((site, Treated::Coded(codes @ Coded::Codebook(_)))) => {
-                    let values = codes.dequantize();
-                    tensors.push((name.clone(), source::dense_tensor(&site.meta, &values, site.dtype)?));
+                Some((site, Treated::Coded(Coded::Codebook(_)))) => {
+                    let message =
+                        "a table of numbers is read only, no format that is written holds it".into();
+                    return Err(Error::Site { site: site.meta.name.clone(), message });
                 }
                 Some((site, Treated::Dense(values))) => {
                     tensors.push((name.clone(), source::dense_tensor(&site.meta, values, site.dtype)?));
@@ -342,18 +343,20 @@ impl<'a> Writer<'a> {
         }
         self.put_plan(plan)?;
         self.put_manifest()?;
-        let Job { model, inventory, assignment, .. } = self.job;
+        let Job { model, assignment, .. } = self.job;
         let mut writer = convert::gguf::begin(model, &self.dir.place(GGUF), self.dir.path())?;
         let mut taken = BTreeSet::new();
         for (stage, info) in model.stages().iter().enumerate() {
             let key = Self::key(stage);
-            let unit = if self.dir.unit_done(&key) { self.dir.read_unit(&key)? } else { Vec::new() };
+            let unit: BTreeMap<String, RawTensor> = match self.dir.unit_done(&key) {
+                true => self.dir.read_unit(&key)?.into_iter().collect(),
+                false => BTreeMap::new(),
+            };
+            let sites: BTreeMap<String, &TreatedSite> =
+                self.sites(stage).map(|site| (site.meta.weight_name(), site)).collect();
             for name in info.tensors.iter().filter(|name| taken.insert(*name)) {
-                let site = inventory.sites.iter().find(|site| site.meta.weight_name() == *name);
-                let blocks = match (site, unit.iter().find(|(known, _)| known == name)) {
-                    (Some(site), Some((_, bytes))) => {
-                        blocks_of(assignment.get(&site.meta.name), site, bytes)?
-                    }
+                let blocks = match (sites.get(name), unit.get(name)) {
+                    (Some(site), Some(bytes)) => blocks_of(assignment.get(&site.meta.name), site, bytes)?,
                     _ => None,
                 };
                 match blocks {

@@ -21,7 +21,7 @@ use crate::monitor::Monitor;
 use crate::planning::{Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
 use crate::quantizer::{Method, Quantizer};
 use crate::report::{Recorder, Report, Row, Verb, moved_pairs, samples};
-use crate::scheme::Scheme;
+use crate::scheme::{Scheme, usual_blocks};
 use crate::treating::{Assignment, Collected, Job, treat};
 
 /// What a fit is asked for.
@@ -205,13 +205,12 @@ fn prove(
 
 /// What most people would give a site at this width: integers in groups of 128, in GGUF files blocks.
 fn plain_scheme(form: Form, bits: u8, site: &TreatedSite) -> Scheme {
-    use trimtab_io::gguf::GgufType::{Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0};
     if form != Form::Gguf {
         return Scheme::Affine(AffineScheme { bits, group_size: Some(128), symmetric: false });
     }
-    let types = [Q2_K, Q3_K, Q4_K, Q4_0, Q5_K, Q5_0, Q6_K, Q8_0].map(Scheme::Blocks);
+    let types = usual_blocks(site.meta.cols).iter().copied().map(Scheme::Blocks);
     let wide = |scheme: &Scheme| scheme.width().is_some_and(|width| width >= bits);
-    let found = types.into_iter().filter(wide).find(|scheme| form.holds(scheme, site).is_ok());
+    let found = types.filter(wide).find(|scheme| form.holds(scheme, site).is_ok());
     found.unwrap_or(Scheme::Dense)
 }
 

@@ -4,12 +4,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_math::linalg::thin_svd;
 use trimtab_models::Model;
-use trimtab_nn::{Role, SiteMeta, StageSource};
+use trimtab_nn::{Role, Site, StageSource};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::scheme::Scheme;
-use crate::source;
 
 /// What is found of a site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,7 +78,7 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
                 let power: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
                 let rms = (power / weights.len().max(1) as f64).sqrt();
                 let largest = weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
-                let dtype = type_of(model, meta)?;
+                let dtype = type_of(model, site)?;
                 Ok(SiteFacts {
                     site: meta.name.clone(),
                     role,
@@ -116,11 +115,14 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
 }
 
 /// Type of a weight in the file, or the scheme of its codes.
-fn type_of(model: &Model, site: &SiteMeta) -> Result<String> {
-    if let Some(coded) = source::coded(model, site)? {
-        return Ok(Scheme::of(&coded).map_or("table".into(), |scheme| scheme.to_string()));
+fn type_of(model: &Model, site: &Site) -> Result<String> {
+    if let Some(packed) = site.weight.as_packed() {
+        return Ok(packed.scheme.to_string());
     }
-    let info = model.checkpoint().require(&site.weight_name())?;
+    if let Some(coded) = site.weight.as_coded() {
+        return Ok(Scheme::of(coded).map_or("table".into(), |scheme| scheme.to_string()));
+    }
+    let info = model.checkpoint().require(&site.meta().weight_name())?;
     Ok(info.block_type().map_or_else(|| info.dtype.to_string(), |ty| ty.to_string().to_lowercase()))
 }
 

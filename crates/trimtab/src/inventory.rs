@@ -136,9 +136,10 @@ fn totals(model: &Model, sites: &[TreatedSite], form: Form) -> Result<Totals> {
             rest.sum::<Result<u64>>()? + header_bytes(names, sites.len())
         }
     };
-    let original = |site: &TreatedSite| match source::is_coded(model, &site.meta) {
-        false => (site.meta.numel() * site.dtype.size()) as u64,
-        true => source::code_bytes(model, &site.meta),
+    let codes = model.quantization().map(|_| source::code_bytes(model)).unwrap_or_default();
+    let original = |site: &TreatedSite| match codes.get(site.meta.name.as_str()) {
+        Some(bytes) if source::is_coded(model, &site.meta) => *bytes,
+        _ => (site.meta.numel() * site.dtype.size()) as u64,
     };
     Ok(Totals {
         treated_weights: sites.iter().map(|s| s.meta.numel() as u64).sum(),

@@ -108,6 +108,7 @@ pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
     let form = settings.choices.form;
     let (inventory, unseen) =
         Inventory::take(model, &settings.selection, form)?.without_optional(model, form)?;
+    settings.choices.check(&inventory.sites)?;
     let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
     settings.selection.pin(&mut prices)?;
     let limits = settings.budget.limits(&inventory.totals)?;

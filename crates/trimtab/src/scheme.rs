@@ -170,7 +170,7 @@ impl FromStr for Scheme {
 }
 
 /// Types of blocks that the planner chooses from where nothing else is said: those with scales of scales where they fit.
-fn usual_blocks(cols: usize) -> &'static [GgufType] {
+pub(crate) fn usual_blocks(cols: usize) -> &'static [GgufType] {
     use GgufType::{Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
     match Q4_K.fits(cols) {
         true => &[Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_0],
@@ -181,7 +181,7 @@ fn usual_blocks(cols: usize) -> &'static [GgufType] {
 /// Which schemes the planner may choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choices {
-    /// Widths of integers; 16 stands for leaving a site as it is.
+    /// Widths of integers and of the usual types of blocks; 16 stands for leaving a site as it is.
     pub bits: Vec<u8>,
     /// Group sizes of integers; `None` is a whole row.
     pub groups: Vec<Option<usize>>,
@@ -209,12 +209,35 @@ impl Default for Choices {
 }
 
 impl Choices {
+    /// Checks that each type that was asked for by name is an option of at least one site.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: why it is none.
+    pub fn check(&self, sites: &[TreatedSite]) -> Result<()> {
+        for scheme in &self.types {
+            let reason = |site: &TreatedSite| match self.form.holds(scheme, site) {
+                Err(why) => Some(format!("{} cannot hold it: {why}", self.form.format())),
+                Ok(()) => {
+                    let engine = self.engine.map(|engine| (engine, engine.allows(scheme, &site.meta)));
+                    engine.and_then(|(engine, allowed)| Some(format!("{engine} {}", allowed.err()?)))
+                }
+            };
+            let reasons: Vec<String> = sites.iter().map_while(reason).collect();
+            if let (true, Some(why)) = (reasons.len() == sites.len(), reasons.first()) {
+                return Err(Error::Setting { what: "--types", message: format!("\"{scheme}\": {why}") });
+            }
+        }
+        Ok(())
+    }
+
     /// The options of a site. Groups longer than its rows are left out, and so is what the file cannot hold or the engine
     /// does not run.
     pub fn of(&self, site: &TreatedSite) -> Result<Vec<Scheme>> {
         let mut schemes = self.types.clone();
         if self.form == Form::Gguf && schemes.is_empty() {
-            schemes.extend(usual_blocks(site.meta.cols).iter().copied().map(Scheme::Blocks));
+            let usual = usual_blocks(site.meta.cols).iter().copied().map(Scheme::Blocks);
+            schemes
+                .extend(usual.filter(|scheme| scheme.width().is_some_and(|bits| self.bits.contains(&bits))));
         }
         for &bits in &self.bits {
             match bits {

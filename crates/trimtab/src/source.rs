@@ -1,5 +1,7 @@
 //! What a checkpoint holds of a site: numbers, or codes that stand for numbers.
 
+use std::collections::BTreeMap;
+
 use trimtab_io::{Coded, Dtype, RawTensor, transpose};
 use trimtab_models::Model;
 use trimtab_nn::SiteMeta;
@@ -25,15 +27,18 @@ pub(crate) fn is_coded(model: &Model, site: &SiteMeta) -> bool {
     model.quantization().is_some() && !stored.is_some_and(|info| info.dtype.is_float())
 }
 
-/// Bytes of a site's codes and all that belongs to them.
-pub(crate) fn code_bytes(model: &Model, site: &SiteMeta) -> u64 {
+/// Bytes of the codes of every module and all that belongs to them, by the name of the module.
+pub(crate) fn code_bytes(model: &Model) -> BTreeMap<&str, u64> {
     let checkpoint = model.checkpoint();
-    let parts = checkpoint.names().filter(|name| {
-        name.strip_prefix(&site.name)
-            .and_then(|rest| rest.strip_prefix('.'))
-            .is_some_and(|part| part != "bias")
-    });
-    parts.filter_map(|name| checkpoint.info(name)).map(|info| info.bytes).sum()
+    let mut bytes = BTreeMap::new();
+    for (name, info) in checkpoint.names().filter_map(|name| Some((name, checkpoint.info(name)?))) {
+        if let Some((module, part)) = name.rsplit_once('.')
+            && part != "bias"
+        {
+            *bytes.entry(module).or_default() += info.bytes;
+        }
+    }
+    bytes
 }
 
 /// The type of a site's numbers: as stored, or for codes the type in which `config.json` says the model computes.

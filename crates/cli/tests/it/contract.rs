@@ -260,6 +260,22 @@ fn a_plan_for_llama_cpp_is_of_blocks_and_becomes_one_file() {
         |label: &str| facts["sites"].as_array().unwrap().iter().filter(|site| site["dtype"] == label).count();
     assert!(of("q4_0") > 0 && of("q5_0") + of("q5_1") + of("q8_0") > 0, "a plan of several types: {facts}");
     assert_eq!(json(&["verify", text(&file), "--for", "llama.cpp"])["breaches"].as_array().unwrap().len(), 0);
+    // The widths of blocks are chosen like those of integers, and what no file of the format holds is no silent choice.
+    let narrow =
+        ["plan", "--budget", "9bpw", "--format", "gguf", "--bits", "4", "--metric", "output-error", "-o"];
+    let other = folder.path().join("narrow.toml");
+    json(&[&narrow[..], &[text(&other), "--samples", "4"]].concat());
+    let listed = std::fs::read_to_string(&other).unwrap();
+    assert!(listed.contains("\"q4_0\"") && !listed.contains("q8_0") && !listed.contains("q5_0"));
+    let nowhere = text(&folder.path().join("nowhere.toml")).to_string();
+    refused(
+        &["plan", "--budget", "5bpw", "--types", "nvfp4,q4_0", "-o", &nowhere],
+        &["--types", "q4_0", "no GGUF blocks"],
+    );
+    refused(
+        &["plan", "--budget", "5bpw", "--types", "q4_k", "-o", &nowhere],
+        &["--types", "q4_k", "no whole blocks of 256"],
+    );
     // What was planned for that file is not put into another.
     refused(
         &["apply", text(&plan), "-o", text(&folder.path().join("x")), "--format", "compressed-tensors"],
