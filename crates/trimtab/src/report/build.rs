@@ -1,7 +1,8 @@
 //! From what a run found to its report.
 
+use std::fmt::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use trimtab_models::Model;
@@ -153,10 +154,9 @@ impl Report {
         (self.phases, self.warnings) = recorder.finish();
         self.peak_memory_bytes = system::peak_memory_bytes();
         self.peak_anonymous_bytes = system::peak_anonymous_bytes();
-        self.finished = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map(|since| utc(since.as_secs()))
-            .unwrap_or_default();
+        // A clock before 1970 has no such text, and is no reason to fail.
+        self.finished.clear();
+        let _ = write!(self.finished, "{}", humantime::format_rfc3339_seconds(SystemTime::now()));
     }
 
     /// Adds a setting to be shown.
@@ -206,34 +206,5 @@ fn point(name: &str, totals: &Totals, treated: u64, damage: f64) -> CurvePoint {
         bytes: totals.file_bytes(treated),
         bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
         damage,
-    }
-}
-
-/// Seconds since 1970 as `2026-11-25T22:30:00Z`.
-fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Hinnant, "chrono-compatible low-level date algorithms": years begin in March, so that leap days come last.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(951_868_799), "2000-02-29T23:59:59Z");
-        assert_eq!(utc(4_107_542_400), "2100-03-01T00:00:00Z");
     }
 }
