@@ -47,9 +47,9 @@ impl Ui {
     /// Prints the result: the document under `--json`, the text otherwise.
     pub fn result(&mut self, document: &impl Serialize, text: &str) -> anyhow::Result<()> {
         self.end_step();
-        let document =
-            if self.json { format!("{}\n", serde_json::to_string_pretty(document)?) } else { text.into() };
-        self.stream(&document)
+        let document = if self.json { serde_json::to_string_pretty(document)? } else { text.into() };
+        let end = if document.is_empty() || document.ends_with('\n') { "" } else { "\n" };
+        self.stream(&format!("{document}{end}"))
     }
 
     /// Writes a piece of a result as soon as it is there (`generate`).

@@ -70,6 +70,20 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A run that cannot fit into memory.
+    #[error(
+        "the run needs about {} MB of memory, but may have {} MB ({set_by})\nhint: less calibration data (--samples, --window) or --method rtn needs less",
+        needed / 1_000_000,
+        allowed / 1_000_000
+    )]
+    Memory {
+        /// Bytes that the run is predicted to need.
+        needed: u64,
+        /// Bytes that it may have.
+        allowed: u64,
+        /// What sets the limit.
+        set_by: &'static str,
+    },
     /// The user asked to stop, and the work at hand has no halves.
     #[error("interrupted; nothing was written")]
     Stopped,

@@ -43,6 +43,9 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
     let calibration = Calibration::load(model, &settings.planning.calibration)?;
     recorder.note(&format!("calibrating on {}", calibration.description));
+    let method = settings.planning.quantizer.method;
+    let prediction = memory::predict(model, &prepared.inventory, method, Some(&calibration));
+    memory::check(&prediction)?;
     let planned = plan_or_resume(model, &prepared, &calibration, settings, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let assignment = assignment_of(&planned.plan, model, &prepared.inventory)?;
@@ -51,7 +54,7 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     let quantizer = &settings.planning.quantizer;
     let form = settings.output.form;
     let job = Job { model, inventory: &prepared.inventory, assignment: &assignment, quantizer, form };
-    report.peak_anonymous_bytes_predicted = Some(memory::predict(&job, Some(&calibration)).total());
+    report.peak_anonymous_bytes_predicted = Some(prediction.total());
     recorder.phase("writing");
     let (applied, finished) = apply(
         job,

@@ -2,11 +2,14 @@
 
 use trimtab_calibrate::MemoryPrediction;
 use trimtab_calibrate::stream::reading_groups;
+use trimtab_models::Model;
 use trimtab_nn::{Flow, Role, StageSource};
 
 use crate::calibration::Calibration;
+use crate::error::{Error, Result};
+use crate::inventory::Inventory;
 use crate::quantizer::Method;
-use crate::treating::Job;
+use crate::system::{MemoryLimit, memory_limit};
 
 /// The program, its tables, its allocator and its report, measured on a run over next to nothing.
 const PROGRAM: u64 = 5_500_000;
@@ -18,19 +21,24 @@ const TEXT: u64 = 44_000_000;
 ///
 /// Weights are borrowed from the mapped file: a block counts with what the sites that are treated at the same time
 /// take as numbers (the weight, its codes, the decoded result, and what GPTQ works on).
-pub fn predict(job: &Job<'_>, calibration: Option<&Calibration>) -> MemoryPrediction {
-    let observe = calibration.filter(|_| job.quantizer.method == Method::Gptq);
-    let stages = job.model.stages();
+pub fn predict(
+    model: &Model,
+    inventory: &Inventory,
+    method: Method,
+    calibration: Option<&Calibration>,
+) -> MemoryPrediction {
+    let observe = calibration.filter(|_| method == Method::Gptq);
+    let stages = model.stages();
     let of_role = |role: Role| (0..stages.len()).filter(move |&i| stages[i].role == role);
     let treating = |stage: usize| -> u64 {
-        let sites = job.inventory.sites.iter().filter(|site| site.stage == stage).map(|site| &site.meta);
+        let sites = inventory.sites.iter().filter(|site| site.stage == stage).map(|site| &site.meta);
         let working = if observe.is_some() { 17 } else { 12 };
         let groups = reading_groups(sites);
         let largest = groups.iter().map(|group| group.iter().map(|s| s.numel() as u64).sum::<u64>()).max();
         working * largest.unwrap_or(0)
     };
     let statistics = |stage: usize| -> u64 {
-        let sites = job.inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
+        let sites = inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
         // The accumulator, its mean, and the factor.
         sites.map(|site| 3 * 8 * (site.meta.cols as u64).pow(2)).max().unwrap_or(0)
     };
@@ -40,19 +48,34 @@ pub fn predict(job: &Job<'_>, calibration: Option<&Calibration>) -> MemoryPredic
         program: PROGRAM + observe.filter(|data| is_text(data)).map_or(0, |_| TEXT),
         block: (0..stages.len()).map(treating).max().unwrap_or(0),
         statistics: if observe.is_some() { largest(&statistics) } else { 0 },
-        hidden: observe.map_or(0, |data| hidden_bytes(job, data)),
-        activations: observe.map_or(0, |data| activation_bytes(job, data)),
+        hidden: observe.map_or(0, |data| hidden_bytes(model, data)),
+        activations: observe.map_or(0, |data| activation_bytes(model, inventory, data)),
+    }
+}
+
+/// Refuses a run that cannot fit into the memory that this process may have, before it starts.
+///
+/// # Errors
+/// [`Error::Memory`] with both figures.
+pub fn check(prediction: &MemoryPrediction) -> Result<()> {
+    within(prediction.total(), memory_limit())
+}
+
+fn within(needed: u64, limit: Option<MemoryLimit>) -> Result<()> {
+    match limit.filter(|limit| limit.bytes < needed) {
+        Some(MemoryLimit { bytes, set_by }) => Err(Error::Memory { needed, allowed: bytes, set_by }),
+        None => Ok(()),
     }
 }
 
 /// Hidden states of the whole calibration set.
-fn hidden_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
+fn hidden_bytes(model: &Model, calibration: &Calibration) -> u64 {
     match calibration.batches.first().map(|batch| &batch.input) {
-        Some(Flow::Tokens(_)) => 4 * calibration.rows as u64 * width(job),
+        Some(Flow::Tokens(_)) => 4 * calibration.rows as u64 * width(model),
         // The widest feature map of a convolutional network is that of its first stage.
         Some(Flow::Image(x)) => {
             let [_, _, h, w] = x.dims();
-            let channels = job.model.stages()[0].sites.first().map_or(0, |site| site.rows);
+            let channels = model.stages()[0].sites.first().map_or(0, |site| site.rows);
             4 * (calibration.rows * channels * h * w) as u64
         }
         _ => 0,
@@ -60,8 +83,8 @@ fn hidden_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
 }
 
 /// Channels of the embedding: a text passes by what stands before it.
-fn width(job: &Job<'_>) -> u64 {
-    let stages = job.model.stages();
+fn width(model: &Model) -> u64 {
+    let stages = model.stages();
     let embed = stages.iter().find(|stage| !stage.optional).and_then(|stage| stage.sites.first());
     embed.map_or(0, |site| site.cols as u64)
 }
@@ -72,9 +95,25 @@ fn is_text(calibration: &Calibration) -> bool {
 }
 
 /// Activations of the batches that run at once: the widest of them a few times over.
-fn activation_bytes(job: &Job<'_>, calibration: &Calibration) -> u64 {
+fn activation_bytes(model: &Model, inventory: &Inventory, calibration: &Calibration) -> u64 {
     let rows = calibration.batches.iter().map(|batch| batch.rows() as u64).max().unwrap_or(0);
     let widest =
-        job.inventory.sites.iter().map(|site| site.meta.rows.max(site.meta.cols) as u64).max().unwrap_or(0);
-    rayon::current_num_threads() as u64 * 4 * rows * 2 * (widest + width(job))
+        inventory.sites.iter().map(|site| site.meta.rows.max(site.meta.cols) as u64).max().unwrap_or(0);
+    rayon::current_num_threads() as u64 * 4 * rows * 2 * (widest + width(model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_cannot_fit_is_refused_with_both_figures() {
+        let limit = MemoryLimit { bytes: 2_000_000_000, set_by: "control group" };
+        let message = within(3_000_000_000, Some(limit)).unwrap_err().to_string();
+        assert!(message.contains("3000 MB") && message.contains("2000 MB (control group)"), "{message}");
+        within(2_000_000_000, Some(limit)).unwrap();
+        within(u64::MAX, None).unwrap();
+        let here = memory_limit();
+        assert!(here.is_none_or(|limit| limit.bytes > 1_000_000), "{here:?}");
+    }
 }

@@ -41,7 +41,8 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     out.check(size)?;
     let settings = (method == args::Method::Gptq).then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
-    let prediction = trimtab::memory::predict(&job, calibration.as_ref());
+    let prediction = trimtab::memory::predict(&model, &inventory, quantizer.method, calibration.as_ref());
+    trimtab::memory::check(&prediction)?;
     trimtab::monitor::Monitor::note(
         ui,
         &format!("predicted: {} on disk, {} of memory", bytes(size), bytes(prediction.total())),

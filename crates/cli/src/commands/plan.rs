@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use trimtab::calibration::Calibration;
 use trimtab::fit::write_plan;
+use trimtab::memory;
 use trimtab::planning::{assignment_of, plan, prepare, read_plan};
 use trimtab::report::{Recorder, Report, Verb};
 
@@ -49,6 +50,8 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let page = report::planned(&args.report, None, args.force)?;
     let mut recorder = Recorder::new(ui, "planning");
     let calibration = Calibration::load(&model, &asked.calibration)?;
+    let method = asked.quantizer.method;
+    memory::check(&memory::predict(&model, &prepared.inventory, method, Some(&calibration)))?;
     let planned = plan(&model, &prepared, &calibration, &asked, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let found = &planned.plan;

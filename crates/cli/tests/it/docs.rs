@@ -159,27 +159,30 @@ fn skeleton(line: &str) -> Vec<&str> {
     line.split_whitespace().filter(|word| !varies(word) && *word != "…").collect()
 }
 
-/// The first line of the documented output must have a line of the same words in what was printed. A page may leave out
-/// lines, with `…`, and continue long ones.
-fn compare(place: &str, step: &Step, ended: &Ended) {
-    let Some(documented) = step.output.iter().find(|line| !skeleton(line).is_empty()) else { return };
-    let expected = skeleton(documented);
+/// Every line of the documented output must have a line of the same words in what was printed, in the same order. A page
+/// leaves out lines, with `…`.
+fn difference(step: &Step, ended: &Ended) -> Option<String> {
     // Text that a model wrote differs in its end, and pages break its line.
     let generated = step.command.contains(" generate ");
-    let printed = ended.stdout.lines().chain(ended.stderr.lines());
-    let matches = |line: &str| {
-        let found = skeleton(line);
-        if generated { found.first() == expected.first() } else { found == expected }
-    };
-    assert!(
-        printed.clone().any(matches),
-        "{place}: nothing like {documented:?} was printed:\n{}{}",
-        ended.stdout,
-        ended.stderr
-    );
+    let mut printed = ended.stderr.lines().chain(ended.stdout.lines());
+    for documented in step.output.iter().filter(|line| !skeleton(line).is_empty()) {
+        let expected = skeleton(documented);
+        let matches = |line: &str| {
+            let found = skeleton(line);
+            if generated { found.first() == expected.first() } else { found == expected }
+        };
+        if !printed.by_ref().any(matches) {
+            let (first, second) = (&ended.stderr, &ended.stdout);
+            return Some(format!("nothing like {documented:?} was printed here:\n{first}{second}"));
+        }
+        if generated {
+            break;
+        }
+    }
+    None
 }
 
-fn follow(folder: &Path, step: &Step, expected: i32, place: &str) {
+fn follow(folder: &Path, step: &Step, expected: i32, place: &str) -> Option<String> {
     let command = step.command.split(" | ").next().unwrap();
     let words = words(command);
     let arguments: &[String] = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -187,10 +190,13 @@ fn follow(folder: &Path, step: &Step, expected: i32, place: &str) {
         ["cargo", "run", "--release", "--", ..] => &words[4..],
         ["cp", from, to] => {
             fs::copy(folder.join(from), folder.join(to)).unwrap_or_else(|e| panic!("{place}: {e}"));
-            return;
+            return None;
         }
-        ["sed", "-i", script, file] => return substitute(&folder.join(file), script, place),
-        _ => return,
+        ["sed", "-i", script, file] => {
+            substitute(&folder.join(file), script, place);
+            return None;
+        }
+        _ => return None,
     };
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ended: Ended = Command::new(env!("CARGO_BIN_EXE_trimtab"))
@@ -201,7 +207,7 @@ fn follow(folder: &Path, step: &Step, expected: i32, place: &str) {
         .expect("the program starts")
         .into();
     assert_eq!(ended.code, Some(expected), "{place}: {}\n{}{}", step.command, ended.stdout, ended.stderr);
-    compare(place, step, &ended);
+    difference(step, &ended)
 }
 
 /// `s/OLD/NEW/`, first on its line, all lines; or `/NAME/,/^$/s/OLD/NEW/`, in one entry.
@@ -346,7 +352,7 @@ fn stories(first: usize, n: usize) -> String {
 fn every_command_of_the_pages_runs() {
     let prepared = tempfile::tempdir().unwrap();
     prepare(prepared.path());
-    let mut ran = 0;
+    let (mut ran, mut differ) = (0, Vec::new());
     for (name, page) in pages() {
         let steps: Vec<Step> =
             blocks(&page).iter().filter_map(|block| steps(&name, block)).flatten().collect();
@@ -359,10 +365,13 @@ fn every_command_of_the_pages_runs() {
             // A page shows another exit code than 0 by `echo $?`.
             let asked = steps.get(i + 1).filter(|next| next.command == "echo $?");
             let expected = asked.map_or(0, |next| next.output[0].parse().expect("an exit code"));
-            follow(folder.path(), step, expected, &format!("{name}:{}", step.line));
+            let place = format!("{name}:{}", step.line);
+            differ
+                .extend(follow(folder.path(), step, expected, &place).map(|what| format!("{place}: {what}")));
             ran += 1;
         }
     }
+    assert!(differ.is_empty(), "{}", differ.join("\n\n"));
     assert!(ran > 40, "only {ran} commands were found");
 }
 

@@ -4,6 +4,11 @@ use half::bf16;
 
 use super::*;
 
+/// `usual`, and a size that an interpreter can bear: Miri checks every access to memory (tools/miri.sh).
+pub(super) const fn size(usual: usize, interpreted: usize) -> usize {
+    if cfg!(miri) { interpreted } else { usual }
+}
+
 /// Unit roundoff of `f32`.
 const EPS: f64 = 1.0 / (1u64 << 24) as f64;
 
@@ -128,17 +133,21 @@ fn isas() -> impl Iterator<Item = Isa> {
 /// Streamed, shared by output rows, and from 128 on by rows of `x` in portions of 64, whole and ragged.
 const N_ROWS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 70, 127, 128, 201];
 
+fn some_rows(rng: &mut Rng) -> usize {
+    N_ROWS[rng.below(size(N_ROWS.len(), 9))]
+}
+
 #[test]
 fn packed_products_stay_within_the_bound_at_every_width_group_and_ragged_end() {
     let mut rng = Rng(7);
     for bits in 1..=8 {
         for group in [1, 5, 8, 16, 24, 32, 64, 100, 128, 256, usize::MAX] {
-            for round in 0..6 {
-                let cols = if round == 0 { 512 } else { 1 + rng.below(700) };
-                let dims = [1 + rng.below(70), cols];
+            for round in 0..size(6, 1) {
+                let cols = if round == 0 { size(512, 136) } else { 1 + rng.below(700) };
+                let dims = [1 + rng.below(size(70, 6)), cols];
                 let group_size = group.min(cols + rng.below(3));
                 let packed = Packed::random(&mut rng, dims, bits, group_size, round % 2 == 0);
-                let n = N_ROWS[rng.below(N_ROWS.len())];
+                let n = some_rows(&mut rng);
                 // Outliers by column, as activations have them.
                 let x: Vec<f32> =
                     (0..n * cols).map(|i| rng.number() * if i % 37 == 5 { 1e3 } else { 1.0 }).collect();
@@ -192,8 +201,8 @@ fn hand_case_of_four_bits() {
 #[test]
 fn dense_products_stay_within_the_bound() {
     let mut rng = Rng(9);
-    for round in 0..60 {
-        let [rows, cols] = [1 + rng.below(70), 1 + rng.below(1200)];
+    for round in 0..size(60, 9) {
+        let [rows, cols] = [1 + rng.below(size(70, 9)), 1 + rng.below(size(1200, 150))];
         let n = N_ROWS[round % N_ROWS.len()];
         let half: Vec<bf16> = (0..rows * cols).map(|_| bf16::from_f32(rng.number())).collect();
         let full: Vec<f32> = (0..rows * cols).map(|_| rng.number()).collect();
@@ -221,16 +230,17 @@ fn dense_products_stay_within_the_bound() {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let mut rng = Rng(10);
+    let [rows, cols] = [size(300, 20), size(700, 140)];
     for (bits, group, n) in [(4, 128, 1), (4, 32, 3), (3, 64, 1), (8, 128, 9), (4, 64, 13), (5, 7, 40)] {
-        let packed = Packed::random(&mut rng, [300, 700], bits, group, false);
-        let dense: Vec<f32> = (0..300 * 700).map(|_| rng.number()).collect();
-        let x: Vec<f32> = (0..n * 700).map(|_| rng.number()).collect();
+        let packed = Packed::random(&mut rng, [rows, cols], bits, group, false);
+        let dense: Vec<f32> = (0..rows * cols).map(|_| rng.number()).collect();
+        let x: Vec<f32> = (0..n * cols).map(|_| rng.number()).collect();
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let mut y = [vec![0.0; n * 300], vec![0.0; n * 300]];
+            let mut y = [vec![0.0; n * rows], vec![0.0; n * rows]];
             pool.install(|| {
                 matmul_packed(&packed.view(), &x, n, &mut y[0]).unwrap();
-                matmul_dense(&DenseView::f32(300, 700, &dense), &x, n, &mut y[1]).unwrap();
+                matmul_dense(&DenseView::f32(rows, cols, &dense), &x, n, &mut y[1]).unwrap();
             });
             y.map(|y| y.into_iter().map(f32::to_bits).collect::<Vec<_>>())
         };
@@ -245,7 +255,7 @@ fn rows_are_decoded_to_the_same_bits_everywhere() {
     let mut rng = Rng(11);
     for bits in 1..=8 {
         for group in [3, 32, 1000] {
-            let cols = 1 + rng.below(300);
+            let cols = 1 + rng.below(size(300, 80));
             let packed = Packed::random(&mut rng, [5, cols], bits, group, bits % 2 == 0);
             let view = packed.view();
             for row in 0..5 {

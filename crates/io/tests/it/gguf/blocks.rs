@@ -1,10 +1,10 @@
 //! Blocks against the `gguf` Python package and llama.cpp, bit for bit.
 
-use trimtab_io::gguf::{GgufTensor, GgufType};
-use trimtab_io::{Checkpoint, Dtype};
-
 use super::super::Draws;
 use super::fixtures;
+use proptest::prelude::*;
+use trimtab_io::gguf::{GgufTensor, GgufType};
+use trimtab_io::{Checkpoint, Dtype};
 
 fn cases() -> Checkpoint {
     Checkpoint::open(fixtures().join("cases.safetensors")).unwrap()
@@ -166,4 +166,46 @@ fn rows_move_without_being_decoded() {
     assert_eq!(after[..32], before[64..96]);
     assert_eq!(after[96..], before[32..64]);
     assert_eq!(cases().info("encode.values").unwrap().dtype, Dtype::F32);
+}
+
+/// Rows of one block each: plain numbers, outliers, rows of one value, of next to nothing.
+fn rows_of(ty: GgufType) -> impl Strategy<Value = (usize, Vec<f32>)> {
+    (1usize..4).prop_flat_map(move |rows| {
+        let row = (0usize..4, proptest::collection::vec(-1f32..1.0, ty.block_len()), -8i32..8);
+        let row = row.prop_map(|(kind, mut row, exponent)| {
+            let scale = 2f32.powi(exponent);
+            row.iter_mut().for_each(|x| *x *= scale);
+            match kind {
+                0 => {}
+                1 => row[0] *= 50.0,
+                2 => row.fill(scale),
+                _ => row[1..].fill(0.0),
+            }
+            row
+        });
+        proptest::collection::vec(row, rows).prop_map(|all| (all.len(), all.concat()))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_row_is_its_own_and_is_no_worse_than_zeros(
+        (ty, (rows, values)) in proptest::sample::select(&GgufType::ALL[..]).prop_flat_map(|ty| {
+            rows_of(ty).prop_map(move |rows| (ty, rows))
+        })
+    ) {
+        let cols = ty.block_len();
+        let whole = GgufTensor::encode(&values, rows, cols, ty, None).unwrap();
+        let decoded = whole.dequantize();
+        for (row, numbers) in values.chunks(cols).enumerate() {
+            let alone = GgufTensor::encode(numbers, 1, cols, ty, None).unwrap();
+            prop_assert_eq!(&alone.data[..], whole.row(row), "{}", ty);
+            let energy = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| f64::from(x).powi(2)).sum::<f64>();
+            let error = energy(&mut numbers.iter().zip(&decoded[row * cols..]).map(|(x, y)| x - y));
+            let allowed = energy(&mut numbers.iter().copied());
+            prop_assert!(error <= allowed, "{}: an error of {} in {}", ty, error, allowed);
+        }
+    }
 }
