@@ -2,10 +2,10 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use trimtab_io::{Checkpoint, Quantization, RawTensor, transpose};
-use trimtab_nn::{Norm, Site, SiteMeta, Weight};
+use trimtab_nn::{Norm, Site, SiteMeta, Table, Weight};
 
 use crate::error::{Error, Result};
-use crate::transformer::{NormPlan, SitePlan, Table, TablePlan};
+use crate::transformer::{NormPlan, SitePlan, TablePlan};
 
 /// Reads what modules need, and checks it: shapes against `config.json`, numbers against NaN.
 pub(crate) struct Loader<'a> {
@@ -60,13 +60,6 @@ impl<'a> Loader<'a> {
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 
-    /// A tensor of known shape as one vector.
-    pub fn flat(&self, name: &str, shape: &[usize]) -> Result<Tensor<1>> {
-        let values = self.raw(name, shape)?.to_f32()?;
-        let n = values.len();
-        Ok(Tensor::from_data(TensorData::new(values, [n]), self.device))
-    }
-
     /// A site of a transformer.
     pub fn site(&self, plan: &SitePlan) -> Result<Site> {
         self.linear(plan.meta.clone(), plan.bias)
@@ -113,9 +106,14 @@ impl<'a> Loader<'a> {
 
     /// A tensor that is neither site nor norm.
     pub fn table(&self, plan: &TablePlan) -> Result<Table> {
-        let values = self.raw(&plan.tensor, &plan.shape)?.to_f32()?;
-        let width = plan.shape.last().copied().unwrap_or(1);
-        let data = TensorData::new(values, [plan.shape.iter().product::<usize>() / width.max(1), width]);
-        Ok(Table::new(plan.tensor.clone(), plan.shape.clone(), Tensor::from_data(data, self.device)))
+        self.named_table(&plan.tensor, &plan.shape)
+    }
+
+    /// A tensor that is neither site nor norm, by its name and shape.
+    pub fn named_table(&self, name: &str, shape: &[usize]) -> Result<Table> {
+        let values = self.raw(name, shape)?.to_f32()?;
+        let width = shape.last().copied().unwrap_or(1);
+        let data = TensorData::new(values, [shape.iter().product::<usize>() / width.max(1), width]);
+        Ok(Table::new(name.into(), shape.to_vec(), Tensor::from_data(data, self.device)))
     }
 }

@@ -11,7 +11,7 @@ use crate::conv::{ConvPlan, ConvSpec, Normalization};
 use crate::error::{Error, Result};
 use crate::load::Loader;
 use crate::spec::ModelSpec;
-use crate::transformer::{Blueprint, Head, NetworkPlan, Transformer};
+use crate::transformer::{Blueprint, Head, NetworkPlan};
 
 /// A model that is not yet loaded: its checkpoint, its architecture, its stages.
 pub struct Model {
@@ -176,17 +176,16 @@ impl Model {
         Ok(Network::load(self)?)
     }
 
-    /// Loads a transformer as one trainable module on `device`.
-    pub fn trainable(&self, device: &Device) -> Result<Transformer> {
+    /// Loads everything as parameters of the framework on `device`: what the training loop takes.
+    pub fn trainable(&self, device: &Device) -> Result<Network> {
+        let loader = Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true);
+        Ok(Network::load_with(self, |index| Ok(self.stage(index, &loader)?))?)
+    }
+
+    fn stage(&self, index: usize, loader: &Loader<'_>) -> Result<Box<dyn Stage>> {
         match &self.architecture {
-            Architecture::Transformer(NetworkPlan::One(plan)) => Transformer::load(
-                plan,
-                &Loader::new(&self.checkpoint, self.quantization.as_ref(), device, true),
-            ),
-            Architecture::Conv(_) | Architecture::Transformer(_) => Err(Error::Config {
-                model: self.checkpoint.path().display().to_string(),
-                message: "only transformers of one part are trained as one module".into(),
-            }),
+            Architecture::Conv(plan) => plan.load(index, loader),
+            Architecture::Transformer(plan) => plan.load(index, loader),
         }
     }
 }
@@ -255,10 +254,7 @@ impl StageSource for Model {
 
     fn load(&self, index: usize) -> trimtab_nn::Result<Box<dyn Stage>> {
         let loader = Loader::new(&self.checkpoint, self.quantization.as_ref(), &self.device, false);
-        Ok(match &self.architecture {
-            Architecture::Conv(plan) => plan.load(index, &loader)?,
-            Architecture::Transformer(plan) => plan.load(index, &loader)?,
-        })
+        Ok(self.stage(index, &loader)?)
     }
 
     fn owner(&self) -> Option<usize> {

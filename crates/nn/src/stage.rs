@@ -4,6 +4,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::layer::{Layer, LayerMut};
 use crate::site::{Site, SiteMeta};
 
 /// What flows from stage to stage.
@@ -88,11 +89,24 @@ pub trait Stage: Send + Sync {
     /// Runs the stage.
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow>;
 
+    /// Its layers; sites in the order in which data reaches them.
+    fn layers(&self) -> Vec<Layer<'_>>;
+
+    /// Its layers, to be changed, in the order of [`Stage::layers`].
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>>;
+
+    /// The same stage with the same tensors, which are shared until one of both is changed.
+    fn boxed_clone(&self) -> Box<dyn Stage>;
+
     /// Its sites, in the order in which data reaches them.
-    fn sites(&self) -> Vec<&Site>;
+    fn sites(&self) -> Vec<&Site> {
+        self.layers().into_iter().filter_map(Layer::site).collect()
+    }
 
     /// Its sites, to be changed.
-    fn sites_mut(&mut self) -> Vec<&mut Site>;
+    fn sites_mut(&mut self) -> Vec<&mut Site> {
+        self.layers_mut().into_iter().filter_map(LayerMut::site).collect()
+    }
 
     /// The site whose weight a later stage borrows, if any.
     fn owner(&self) -> Option<&Site> {
@@ -105,12 +119,16 @@ impl Stage for Box<dyn Stage> {
         (**self).forward(flow, ctx)
     }
 
-    fn sites(&self) -> Vec<&Site> {
-        (**self).sites()
+    fn layers(&self) -> Vec<Layer<'_>> {
+        (**self).layers()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        (**self).sites_mut()
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        (**self).layers_mut()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        (**self).boxed_clone()
     }
 
     fn owner(&self) -> Option<&Site> {
@@ -151,12 +169,16 @@ impl<S: Stage> Stage for OnPart<S> {
         Ok(Flow::both(first, second?))
     }
 
-    fn sites(&self) -> Vec<&Site> {
-        self.1.sites()
+    fn layers(&self) -> Vec<Layer<'_>> {
+        self.1.layers()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        self.1.sites_mut()
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        self.1.layers_mut()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(OnPart(self.0, self.1.boxed_clone()))
     }
 
     fn owner(&self) -> Option<&Site> {
@@ -215,67 +237,4 @@ pub trait StageSource: Sync {
 
     /// The stage that owns a weight which a later stage borrows.
     fn owner(&self) -> Option<usize>;
-}
-
-/// A network that is loaded as a whole.
-pub struct Network {
-    stages: Vec<Box<dyn Stage>>,
-    owner: Option<usize>,
-    features: usize,
-}
-
-impl Network {
-    /// Loads every stage of `source`.
-    pub fn load(source: &dyn StageSource) -> Result<Self> {
-        let infos = source.stages();
-        let stages = (0..infos.len()).map(|i| source.load(i)).collect::<Result<_>>()?;
-        // The first of two parts may have a head of its own; what counts is what follows the last block.
-        let heads = infos.iter().rev().take_while(|info| info.role == Role::Head).count();
-        let features = infos.len() - heads;
-        Ok(Self { stages, owner: source.owner(), features })
-    }
-
-    /// Runs all stages.
-    pub fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        self.forward_from(0, flow, ctx)
-    }
-
-    /// Number of stages before the head.
-    pub fn features(&self) -> usize {
-        self.features
-    }
-
-    /// Runs the stages from `first` on; `flow` is what stage `first` takes.
-    pub fn forward_from(&self, first: usize, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        self.forward_range(first, self.stages.len(), flow, ctx)
-    }
-
-    /// Runs the stages `first .. last`.
-    pub fn forward_range(&self, first: usize, last: usize, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        ctx.tied = self.owner.and_then(|owner| self.stages[owner].owner().cloned());
-        self.stages[first..last].iter().try_fold(flow, |flow, stage| stage.forward(flow, ctx))
-    }
-
-    /// The stages.
-    pub fn stages(&self) -> &[Box<dyn Stage>] {
-        &self.stages
-    }
-
-    /// One stage, to be changed.
-    pub fn stage_mut(&mut self, index: usize) -> &mut dyn Stage {
-        self.stages[index].as_mut()
-    }
-
-    /// All sites, in the order in which data reaches them.
-    pub fn sites(&self) -> impl Iterator<Item = &Site> {
-        self.stages.iter().flat_map(|stage| stage.sites())
-    }
-
-    /// The site called `name` and the index of its stage.
-    pub fn site_mut(&mut self, name: &str) -> Option<(usize, &mut Site)> {
-        let stages = self.stages.iter_mut().enumerate();
-        stages
-            .flat_map(|(i, stage)| stage.sites_mut().into_iter().map(move |site| (i, site)))
-            .find(|(_, site)| site.name() == name)
-    }
 }

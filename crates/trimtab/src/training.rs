@@ -10,9 +10,8 @@ use serde_json::{Map, Value, json};
 use trimtab_io::{Dtype, OutDir, RawTensor, Tokenizer, read_text};
 use trimtab_models::pico::grammar::Split;
 use trimtab_models::pico::tokenizer::{self, END_OF_TEXT};
-use trimtab_models::transformer::Transformer;
 use trimtab_models::{Model, init, pico};
-use trimtab_nn::Ctx;
+use trimtab_nn::{Ctx, Flow, Network};
 use trimtab_train::{NextToken, Observer, Outcome, Settings, StepRecord, TokenWindows, Trainer};
 
 use crate::error::{Error, Result};
@@ -250,8 +249,8 @@ pub fn train(
     })
 }
 
-fn logits(model: &Transformer, ids: Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>> {
-    model.forward(ids, &mut Ctx::default())?.hidden("loss")
+fn logits(model: &Network, ids: Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>> {
+    model.forward(Flow::Tokens(ids), &mut Ctx::default())?.hidden("loss")
 }
 
 /// What the result depends on.
@@ -276,7 +275,7 @@ fn windows(recipe: &Recipe, tokenizer: &Tokenizer, documents: [Vec<String>; 2]) 
 fn write(
     out: &mut OutDir,
     recipe: &Recipe,
-    outcome: &Outcome<Transformer>,
+    outcome: &Outcome<Network>,
     config: &Value,
     tokenizer_json: &[u8],
 ) -> Result<usize> {

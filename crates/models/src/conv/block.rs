@@ -1,7 +1,7 @@
 //! One stage of a convolutional network.
 
 use burn::tensor::Tensor;
-use trimtab_nn::{Activation, Ctx, Flow, Result, Site, Stage};
+use trimtab_nn::{self as nn, Activation, Ctx, Flow, Result, Stage};
 
 use super::layer::{Features, Layer};
 use super::op::Op;
@@ -9,6 +9,7 @@ use super::plan::{Piece, Shortcut};
 use crate::load::Loader;
 
 /// Layers, and what is added to what they give.
+#[derive(Clone)]
 pub(super) struct Block {
     name: String,
     main: Vec<Layer>,
@@ -17,6 +18,7 @@ pub(super) struct Block {
     then: Vec<Layer>,
 }
 
+#[derive(Clone)]
 enum Path {
     None,
     Identity,
@@ -60,20 +62,24 @@ impl Stage for Block {
         Ok(self.run(&self.then, y, ctx)?.into_flow())
     }
 
-    fn sites(&self) -> Vec<&Site> {
+    fn layers(&self) -> Vec<nn::Layer<'_>> {
         let side = match &self.shortcut {
             Path::Layers(layers) => &layers[..],
             _ => &[],
         };
-        self.main.iter().chain(side).flat_map(Layer::sites).collect()
+        self.main.iter().chain(side).chain(&self.then).flat_map(Layer::layers).collect()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
+    fn layers_mut(&mut self) -> Vec<nn::LayerMut<'_>> {
         let side = match &mut self.shortcut {
             Path::Layers(layers) => &mut layers[..],
             _ => &mut [],
         };
-        self.main.iter_mut().chain(side).flat_map(Layer::sites_mut).collect()
+        self.main.iter_mut().chain(side).chain(&mut self.then).flat_map(Layer::layers_mut).collect()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
 }
 

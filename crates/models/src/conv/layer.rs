@@ -1,11 +1,12 @@
 //! Layers with their numbers.
 
-use burn::module::Param;
 use burn::tensor::Tensor;
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use trimtab_nn::conv::ConvGeometry;
-use trimtab_nn::{Activation, BatchNorm, Ctx, Error, Flow, Norm, NormKind, Result, Site, SiteKind};
+use trimtab_nn::{
+    self as nn, Activation, BatchNorm, Ctx, Error, Flow, Norm, NormKind, Result, Site, SiteKind, Table,
+};
 
 use super::op::Op;
 use crate::load::Loader;
@@ -23,6 +24,7 @@ pub(super) enum Features {
 }
 
 /// One layer.
+#[derive(Clone)]
 pub(super) enum Layer {
     Conv {
         site: Site,
@@ -43,8 +45,8 @@ pub(super) enum Layer {
         act: Activation,
         gate: Activation,
     },
-    /// `[C]`.
-    Scale(Param<Tensor<1>>),
+    /// One factor a channel.
+    Scale(Table),
 }
 
 impl Features {
@@ -136,7 +138,7 @@ impl Layer {
                 act: *act,
                 gate: *gate,
             },
-            Op::Scale { name, shape } => Self::Scale(Param::from_tensor(loader.flat(name, shape)?)),
+            Op::Scale { name, shape } => Self::Scale(loader.named_table(name, shape)?),
         })
     }
 
@@ -197,12 +199,9 @@ impl Layer {
                 Features::Planes(x * gates)
             }
             Self::Scale(scale) => match x {
-                Features::Vector(x) => Features::Vector(x * scale.val().unsqueeze()),
-                Features::Pixels(x) => Features::Pixels(x * scale.val().unsqueeze()),
-                Features::Planes(x) => {
-                    let [_, c, _, _] = x.dims();
-                    Features::Planes(x * scale.val().reshape([1, c, 1, 1]))
-                }
+                Features::Vector(x) => Features::Vector(x * scale.rows().reshape([1, -1])),
+                Features::Pixels(x) => Features::Pixels(x * scale.rows().reshape([1, 1, 1, -1])),
+                Features::Planes(x) => Features::Planes(x * scale.rows().reshape([1, -1, 1, 1])),
             },
         })
     }
@@ -215,21 +214,27 @@ impl Layer {
         window.output([h, w]).map(|_| x).ok_or_else(misfit)
     }
 
-    pub fn sites(&self) -> Vec<&Site> {
+    pub fn layers(&self) -> Vec<nn::Layer<'_>> {
         match self {
-            Self::Conv { site, .. } | Self::Linear(site) => vec![site],
-            Self::Squeeze { reduce, expand, .. } => [reduce.sites(), expand.sites()].concat(),
-            _ => Vec::new(),
+            Self::Conv { site, .. } | Self::Linear(site) => vec![nn::Layer::Site(site)],
+            Self::BatchNorm(norm) => vec![nn::Layer::BatchNorm(norm)],
+            Self::Norm(norm) => vec![nn::Layer::Norm(norm)],
+            Self::Scale(table) => vec![nn::Layer::Table(table)],
+            Self::Squeeze { reduce, expand, .. } => [reduce.layers(), expand.layers()].concat(),
+            Self::Act(_) | Self::Max(_) | Self::Average(_) | Self::Global | Self::Flatten(_) => Vec::new(),
         }
     }
 
-    pub fn sites_mut(&mut self) -> Vec<&mut Site> {
+    pub fn layers_mut(&mut self) -> Vec<nn::LayerMut<'_>> {
         match self {
-            Self::Conv { site, .. } | Self::Linear(site) => vec![site],
+            Self::Conv { site, .. } | Self::Linear(site) => vec![nn::LayerMut::Site(site)],
+            Self::BatchNorm(norm) => vec![nn::LayerMut::BatchNorm(norm)],
+            Self::Norm(norm) => vec![nn::LayerMut::Norm(norm)],
+            Self::Scale(table) => vec![nn::LayerMut::Table(table)],
             Self::Squeeze { reduce, expand, .. } => {
-                reduce.sites_mut().into_iter().chain(expand.sites_mut()).collect()
+                reduce.layers_mut().into_iter().chain(expand.layers_mut()).collect()
             }
-            _ => Vec::new(),
+            Self::Act(_) | Self::Max(_) | Self::Average(_) | Self::Global | Self::Flatten(_) => Vec::new(),
         }
     }
 }

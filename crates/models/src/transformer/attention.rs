@@ -5,11 +5,10 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use trimtab_nn::attention::{Sight, attend};
-use trimtab_nn::{Ctx, Norm, Site};
+use trimtab_nn::{Ctx, Layer, LayerMut, Norm, Site, Table};
 
 use super::relative;
 use super::stage_plan::AttentionPlan;
-use super::tensors::Table;
 use super::{NormPlan, QkNorm, QkvKind, TransformerConfig};
 use crate::load::Loader;
 
@@ -141,20 +140,16 @@ impl Attention {
         (part(0, c.heads), part(c.heads, kv), part(c.heads + kv, kv))
     }
 
-    pub(crate) fn sites(&self) -> impl Iterator<Item = &Site> {
-        self.qkv.iter().chain([&self.o])
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Layer<'_>> {
+        let norms = self.q_norms.iter().chain(&self.k_norms).map(Layer::Norm);
+        let table = self.relative.iter().filter(|_| self.owns_relative).map(Layer::Table);
+        self.qkv.iter().chain([&self.o]).map(Layer::Site).chain(norms).chain(table)
     }
 
-    pub(crate) fn sites_mut(&mut self) -> impl Iterator<Item = &mut Site> {
-        self.qkv.iter_mut().chain([&mut self.o])
-    }
-
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.relative.iter().filter(|_| self.owns_relative)
-    }
-
-    pub(crate) fn norms(&self) -> impl Iterator<Item = &Norm> {
-        self.q_norms.iter().chain(&self.k_norms)
+    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = LayerMut<'_>> {
+        let norms = self.q_norms.iter_mut().chain(&mut self.k_norms).map(LayerMut::Norm);
+        let table = self.relative.iter_mut().filter(|_| self.owns_relative).map(LayerMut::Table);
+        self.qkv.iter_mut().chain([&mut self.o]).map(LayerMut::Site).chain(norms).chain(table)
     }
 }
 

@@ -1,74 +1,16 @@
-//! The block, and the whole network as one module.
+//! The block.
 
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
-use trimtab_nn::{Ctx, Flow, Norm, Result, Site, Stage};
+use burn::tensor::Tensor;
+use trimtab_nn::{Ctx, Flow, Layer, LayerMut, Norm, Result, Stage, Table};
 
 use super::attention::Attention;
-use super::embed::Embed;
 use super::mlp::Feed;
 use super::plan::Blueprint;
-use super::read_out::ReadOut;
-use super::tensors::{self, Named, Table};
 use super::{NormPlace, TransformerConfig};
 use crate::load::Loader;
-
-/// The whole network as one module of the framework: what is trained.
-#[derive(Module, Debug)]
-pub struct Transformer {
-    /// Turns tokens into hidden states.
-    pub embed: Embed,
-    /// The blocks.
-    pub blocks: Vec<Block>,
-    /// Reads out.
-    pub head: Option<ReadOut>,
-}
-
-impl Transformer {
-    pub(crate) fn load(plan: &Blueprint, loader: &Loader<'_>) -> crate::Result<Self> {
-        Ok(Self {
-            embed: Embed::load(plan, loader)?,
-            blocks: (0..plan.config.blocks.len())
-                .map(|i| Block::load(plan, i, loader))
-                .collect::<crate::Result<_>>()?,
-            head: plan.has_head.then(|| ReadOut::load(plan, loader)).transpose()?,
-        })
-    }
-
-    /// Runs the network on token ids `[B, T]`; returns what the head gives, or the last hidden states.
-    pub fn forward(&self, ids: Tensor<2, Int>, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        self.run(Flow::Tokens(ids), ctx)
-    }
-
-    /// Runs the network on what it takes: tokens or images.
-    pub fn run(&self, input: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
-        ctx.tied = self.embed.owner().cloned();
-        let flow = self.embed.forward(input, ctx)?;
-        let flow = self.blocks.iter().try_fold(flow, |flow, block| block.forward(flow, ctx))?;
-        self.head.iter().try_fold(flow, |flow, head| head.forward(flow, ctx))
-    }
-
-    /// The stages in order.
-    pub fn stages(&self) -> impl Iterator<Item = &dyn Stage> {
-        let blocks = self.blocks.iter().map(|block| block as &dyn Stage);
-        std::iter::once(&self.embed as &dyn Stage)
-            .chain(blocks)
-            .chain(self.head.iter().map(|h| h as &dyn Stage))
-    }
-
-    /// Every tensor by its name in the checkpoint.
-    pub fn tensors(&self) -> Vec<Named> {
-        let sites = self.stages().flat_map(|stage| stage.sites()).flat_map(tensors::of_site);
-        let blocks = || self.blocks.iter();
-        let norms = self.embed.norms().chain(blocks().flat_map(Block::norms));
-        let norms = norms.chain(self.head.iter().flat_map(ReadOut::norms)).flat_map(tensors::of_norm);
-        let tables = self.embed.tables().chain(blocks().flat_map(Block::tables));
-        let tables = tables.chain(self.head.iter().flat_map(ReadOut::tables)).map(tensors::of_table);
-        sites.chain(norms).chain(tables).collect()
-    }
-}
 
 /// Attention and the feed-forward sublayer, each with its norms and its way around.
 #[derive(Module, Debug)]
@@ -177,22 +119,6 @@ impl Block {
             None => y,
         }
     }
-
-    fn norms(&self) -> impl Iterator<Item = &Norm> {
-        let own = [
-            &self.attention_norm,
-            &self.attention_post_norm,
-            &self.cross_norm,
-            &self.mlp_norm,
-            &self.mlp_post_norm,
-        ];
-        self.attention.norms().chain(own.into_iter().flatten())
-    }
-
-    fn tables(&self) -> impl Iterator<Item = &Table> {
-        let scales = [&self.attention_scale, &self.mlp_scale].into_iter().flatten();
-        self.attention.tables().chain(scales)
-    }
 }
 
 fn apply(norm: &Option<Norm>, x: Tensor<3>) -> Tensor<3> {
@@ -216,13 +142,37 @@ impl Stage for Block {
         Ok(Flow::both(Flow::Hidden(memory), Flow::Hidden(x)))
     }
 
-    fn sites(&self) -> Vec<&Site> {
-        let cross = self.cross.iter().flat_map(Attention::sites);
-        self.attention.sites().chain(cross).chain(self.feed.sites()).collect()
+    fn layers(&self) -> Vec<Layer<'_>> {
+        let norms = [
+            &self.attention_norm,
+            &self.attention_post_norm,
+            &self.cross_norm,
+            &self.mlp_norm,
+            &self.mlp_post_norm,
+        ];
+        let norms = norms.into_iter().flatten().map(Layer::Norm);
+        let scales = [&self.attention_scale, &self.mlp_scale].into_iter().flatten().map(Layer::Table);
+        let cross = self.cross.iter().flat_map(Attention::layers);
+        let sublayers = self.attention.layers().chain(cross).chain(self.feed.layers());
+        sublayers.chain(norms).chain(scales).collect()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        let cross = self.cross.iter_mut().flat_map(Attention::sites_mut);
-        self.attention.sites_mut().chain(cross).chain(self.feed.sites_mut()).collect()
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        let norms = [
+            &mut self.attention_norm,
+            &mut self.attention_post_norm,
+            &mut self.cross_norm,
+            &mut self.mlp_norm,
+            &mut self.mlp_post_norm,
+        ];
+        let norms = norms.into_iter().flatten().map(LayerMut::Norm);
+        let scales = [&mut self.attention_scale, &mut self.mlp_scale].into_iter().flatten();
+        let cross = self.cross.iter_mut().flat_map(Attention::layers_mut);
+        let sublayers = self.attention.layers_mut().chain(cross).chain(self.feed.layers_mut());
+        sublayers.chain(norms).chain(scales.map(LayerMut::Table)).collect()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
 }

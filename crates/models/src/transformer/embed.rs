@@ -2,10 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, module::embedding};
-use trimtab_nn::{Activation, Ctx, Error, Flow, Norm, Result, Site, Stage};
+use trimtab_nn::{Activation, Ctx, Error, Flow, Layer, LayerMut, Norm, Result, Site, Stage, Table};
 
 use super::plan::Blueprint;
-use super::tensors::Table;
 use super::{EmbedProjection, Head, Input, LearnedPositions};
 use crate::load::Loader;
 
@@ -78,14 +77,6 @@ impl Embed {
             Some(site) if self.projected == place => site.forward(x, ctx),
             _ => x,
         }
-    }
-
-    pub(crate) fn norms(&self) -> impl Iterator<Item = &Norm> {
-        self.norm.iter()
-    }
-
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.tokens.iter().chain(&self.positions).chain(&self.token_types)
     }
 
     /// Rows of the text with the features of images, in order, in place of the tokens that stand for them.
@@ -198,21 +189,23 @@ impl Stage for Embed {
         Ok(Flow::Hidden(self.project(x, EmbedProjection::Last, ctx)))
     }
 
-    fn sites(&self) -> Vec<&Site> {
-        std::iter::once(&self.site)
-            .filter(|_| !self.borrowed)
-            .chain(&self.stem)
-            .chain(&self.projection)
-            .collect()
+    fn layers(&self) -> Vec<Layer<'_>> {
+        let own = (!self.borrowed).then_some(&self.site);
+        let sites = own.into_iter().chain(&self.stem).chain(&self.projection).map(Layer::Site);
+        let tables = self.tokens.iter().chain(&self.positions).chain(&self.token_types).map(Layer::Table);
+        sites.chain(self.norm.iter().map(Layer::Norm)).chain(tables).collect()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        let own = !self.borrowed;
-        std::iter::once(&mut self.site)
-            .filter(|_| own)
-            .chain(&mut self.stem)
-            .chain(&mut self.projection)
-            .collect()
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        let own = (!self.borrowed).then_some(&mut self.site);
+        let sites = own.into_iter().chain(&mut self.stem).chain(&mut self.projection).map(LayerMut::Site);
+        let tables = self.tokens.iter_mut().chain(&mut self.positions).chain(&mut self.token_types);
+        let norm = self.norm.iter_mut().map(LayerMut::Norm);
+        sites.chain(norm).chain(tables.map(LayerMut::Table)).collect()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
 
     fn owner(&self) -> Option<&Site> {

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::{Activation, Ctx, Site};
+use trimtab_nn::{Activation, Ctx, Layer, LayerMut, Site};
 
 use super::experts::Experts;
 use super::stage_plan::{FeedPlan, MlpPlan};
@@ -80,17 +80,17 @@ impl Feed {
         }
     }
 
-    pub(crate) fn sites(&self) -> Vec<&Site> {
+    pub(crate) fn layers(&self) -> Vec<Layer<'_>> {
         match self {
-            Self::Mlp(mlp) => mlp.sites().collect(),
-            Self::Experts(experts) => experts.sites(),
+            Self::Mlp(mlp) => mlp.sites().map(Layer::Site).collect(),
+            Self::Experts(experts) => experts.sites().into_iter().map(Layer::Site).collect(),
         }
     }
 
-    pub(crate) fn sites_mut(&mut self) -> Vec<&mut Site> {
+    pub(crate) fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
         match self {
-            Self::Mlp(mlp) => mlp.sites_mut().collect(),
-            Self::Experts(experts) => experts.sites_mut(),
+            Self::Mlp(mlp) => mlp.sites_mut().map(LayerMut::Site).collect(),
+            Self::Experts(experts) => experts.sites_mut().into_iter().map(LayerMut::Site).collect(),
         }
     }
 }

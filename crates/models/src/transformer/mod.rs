@@ -16,10 +16,9 @@ mod projector;
 mod read_out;
 mod relative;
 mod stage_plan;
-mod tensors;
 
 pub use attention::Attention;
-pub use block::{Block, Transformer};
+pub use block::Block;
 pub use embed::Embed;
 pub use experts::Experts;
 pub use mlp::{Feed, Mlp};
@@ -33,4 +32,3 @@ pub(crate) use plan::Blueprint;
 pub use pool::AttentionPool;
 pub use projector::Projector;
 pub use read_out::ReadOut;
-pub use tensors::{Named, Table};

@@ -3,11 +3,10 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use trimtab_nn::attention::{Scoring, Sight, attend};
-use trimtab_nn::{Ctx, Norm, Site};
+use trimtab_nn::{Ctx, Layer, LayerMut, Norm, Site, Table};
 
 use super::mlp::Mlp;
 use super::stage_plan::PoolPlan;
-use super::tensors::Table;
 use crate::load::Loader;
 
 /// One query for all images, attention, and a feed-forward sublayer.
@@ -55,19 +54,15 @@ impl AttentionPool {
         pooled.clone() + self.mlp.forward(self.norm.forward(pooled), ctx)
     }
 
-    pub(crate) fn sites(&self) -> impl Iterator<Item = &Site> {
-        std::iter::once(&self.out).chain(self.mlp.sites())
+    pub(crate) fn layers(&self) -> impl Iterator<Item = Layer<'_>> {
+        let sites = std::iter::once(&self.out).chain(self.mlp.sites()).map(Layer::Site);
+        let tables = [&self.probe, &self.in_weight, &self.in_bias].map(Layer::Table);
+        sites.chain([Layer::Norm(&self.norm)]).chain(tables)
     }
 
-    pub(crate) fn sites_mut(&mut self) -> impl Iterator<Item = &mut Site> {
-        std::iter::once(&mut self.out).chain(self.mlp.sites_mut())
-    }
-
-    pub(crate) fn norm(&self) -> &Norm {
-        &self.norm
-    }
-
-    pub(crate) fn tables(&self) -> [&Table; 3] {
-        [&self.probe, &self.in_weight, &self.in_bias]
+    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = LayerMut<'_>> {
+        let sites = std::iter::once(&mut self.out).chain(self.mlp.sites_mut()).map(LayerMut::Site);
+        let tables = [&mut self.probe, &mut self.in_weight, &mut self.in_bias].map(LayerMut::Table);
+        sites.chain([LayerMut::Norm(&mut self.norm)]).chain(tables)
     }
 }

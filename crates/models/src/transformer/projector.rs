@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::{Axis, Ctx, Flow, Result, Site, Stage};
+use trimtab_nn::{Axis, Ctx, Flow, Layer, LayerMut, Result, Stage};
 
 use super::mlp::Mlp;
 use super::plan::{has_module, linear};
@@ -78,11 +78,15 @@ impl Stage for Projector {
         Ok(Flow::Hidden(Self::forward(self, x, ctx)))
     }
 
-    fn sites(&self) -> Vec<&Site> {
-        self.mlp.sites().collect()
+    fn layers(&self) -> Vec<Layer<'_>> {
+        self.mlp.sites().map(Layer::Site).collect()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        self.mlp.sites_mut().collect()
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        self.mlp.sites_mut().map(LayerMut::Site).collect()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
 }

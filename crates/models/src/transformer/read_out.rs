@@ -2,11 +2,10 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::{Ctx, Error, Flow, Norm, Result, Site, Stage};
+use trimtab_nn::{Ctx, Error, Flow, Layer, LayerMut, Norm, Result, Site, Stage};
 
 use super::plan::Blueprint;
 use super::pool::AttentionPool;
-use super::tensors::Table;
 use super::{Head, Pool};
 use crate::load::Loader;
 
@@ -61,13 +60,6 @@ impl ReadOut {
         })
     }
 
-    pub(crate) fn norms(&self) -> impl Iterator<Item = &Norm> {
-        self.norm.iter().chain(self.pool.as_ref().map(AttentionPool::norm))
-    }
-
-    pub(crate) fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.pool.iter().flat_map(AttentionPool::tables)
-    }
 }
 
 /// The token that stands for the sequence, `[B, C]`.
@@ -116,13 +108,19 @@ impl Stage for ReadOut {
         }
     }
 
-    fn sites(&self) -> Vec<&Site> {
-        let pool = self.pool.iter().flat_map(AttentionPool::sites);
-        self.projection.iter().chain(&self.site).chain(pool).collect()
+    fn layers(&self) -> Vec<Layer<'_>> {
+        let sites = self.projection.iter().chain(&self.site).map(Layer::Site);
+        let pool = self.pool.iter().flat_map(AttentionPool::layers);
+        sites.chain(self.norm.iter().map(Layer::Norm)).chain(pool).collect()
     }
 
-    fn sites_mut(&mut self) -> Vec<&mut Site> {
-        let pool = self.pool.iter_mut().flat_map(AttentionPool::sites_mut);
-        self.projection.iter_mut().chain(&mut self.site).chain(pool).collect()
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        let sites = self.projection.iter_mut().chain(&mut self.site).map(LayerMut::Site);
+        let pool = self.pool.iter_mut().flat_map(AttentionPool::layers_mut);
+        sites.chain(self.norm.iter_mut().map(LayerMut::Norm)).chain(pool).collect()
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
     }
 }

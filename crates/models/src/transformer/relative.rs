@@ -1,9 +1,9 @@
 //! Positions as numbers that are added to the scores.
 
 use burn::tensor::{Int, Tensor, TensorData};
+use trimtab_nn::Table;
 
 use super::RelativePositions;
-use super::tensors::Table;
 
 /// What is added to the scores of `t` queries, the last ones of `s` positions: `[H, T, S]`.
 pub(super) fn bias(

@@ -99,7 +99,7 @@ fn the_trainable_module_computes_the_same() {
         for device in [Device::flex(), Device::flex().autodiff()] {
             let module = fixture.model.trainable(&device).unwrap();
             let ids = burn::tensor::Tensor::from_data(fixture.ids().into_data(), &device);
-            let logits = numbers(module.forward(ids, &mut Ctx::default()).unwrap());
+            let logits = numbers(module.forward(Flow::Tokens(ids), &mut Ctx::default()).unwrap());
             let difference = largest_difference(&logits, &fixture.expected("logits"));
             assert!(difference < PARITY, "{name}: {difference}");
             // And it gives back every tensor that it was made of.
@@ -160,8 +160,8 @@ fn every_tensor_belongs_to_exactly_one_stage() {
 }
 
 #[test]
-fn a_tower_gives_back_its_tensors() {
-    each(TOWERS.iter().chain(TEXT_TOWERS), |fixture| {
+fn a_network_gives_back_its_tensors() {
+    each(all().chain(PAIRS).chain(MULTIMODAL), |fixture| {
         let name = &fixture.name;
         let module = fixture.model.trainable(&Device::flex()).unwrap();
         let tensors = module.tensors().into_iter().map(|(tensor, shape, values)| {

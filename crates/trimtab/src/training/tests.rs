@@ -137,11 +137,12 @@ fn the_gradient_of_the_tied_embedding_is_the_slope_of_the_loss() {
     let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
     let module = model.trainable(&device.clone().autodiff()).unwrap();
     let data = TokenWindows::new((0..65).map(|i| (i * 11) % 29).collect(), 16, 300, "text").unwrap();
-    let loss = |module: &Transformer, device: &Device| {
+    let loss = |module: &Network, device: &Device| {
         NextToken(logits).loss(module, &data.batch(&[0, 1, 2, 3], device)).unwrap().mean
     };
     let backward = loss(&module, &device.clone().autodiff()).backward();
-    let Weight::Dense(param) = &module.embed.site.weight else { panic!("a trainable weight is dense") };
+    let site = module.sites().next().unwrap();
+    let Weight::Dense(param) = &site.weight else { panic!("a trainable weight is dense") };
     let gradient: Vec<f32> = param.val().grad(&backward).unwrap().into_data().try_into_vec().unwrap();
     let base: Vec<f32> = param.val().into_data().try_into_vec().unwrap();
     let at = |index: usize, step: f32| {
@@ -149,7 +150,7 @@ fn the_gradient_of_the_tied_embedding_is_the_slope_of_the_loss() {
         changed[index] += step;
         let mut module = burn::module::Module::valid(&module);
         let tensor = Tensor::from_data(TensorData::new(changed, [300, 16]), &device);
-        module.embed.site.set_weight(Weight::dense(tensor)).unwrap();
+        module.stage_mut(0).sites_mut().remove(0).set_weight(Weight::dense(tensor)).unwrap();
         f64::from(loss(&module, &device).into_scalar::<f32>())
     };
     // Inputs are below 29: the third row is only a candidate of the head.
