@@ -1,14 +1,17 @@
-//! Batch normalization as it runs after training: a fixed scale and shift of every channel.
+//! Batch normalization (Ioffe and Szegedy, arXiv:1502.03167): by the batch in training, afterwards a fixed scale and shift of
+//! every channel.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, module::batch_norm};
 use rayon::prelude::*;
 
 use crate::axis::Axis;
+use crate::ctx::{BatchStatistics, Ctx};
 use crate::site::Site;
 use crate::weight::{Weight, host, on_host};
 
-/// `(x - mean) / sqrt(variance + eps) * gain + bias` per channel of `[B, C, H, W]`, with stored statistics.
+/// `(x - mean) / sqrt(variance + eps) * gain + bias` per channel of `[B, C, H, W]`, with stored statistics or those of the
+/// batch.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     /// Gain, `[C]`.
@@ -50,7 +53,10 @@ impl BatchNorm {
     }
 
     /// `[B, C, H, W] -> [B, C, H, W]`.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    pub fn forward(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Tensor<4> {
+        if let Some(seen) = ctx.batch_statistics.as_deref_mut() {
+            return self.by_batch(x, seen);
+        }
         if !on_host(&x.device()) {
             let [gain, bias, mean, variance] =
                 [&self.gain, &self.bias, &self.mean, &self.variance].map(Param::val);
@@ -65,6 +71,25 @@ impl BatchNorm {
             plane.iter_mut().for_each(|v| *v = *v * scale + shift);
         });
         Tensor::from_data(TensorData::new(values, dims), &device)
+    }
+
+    /// Normalizes by the batch, whose statistics are noted with the unbiased variance; the norm itself uses the biased one.
+    fn by_batch(&self, x: Tensor<4>, seen: &mut Vec<BatchStatistics>) -> Tensor<4> {
+        let [b, c, h, w] = x.dims();
+        let over_pixels =
+            |x: Tensor<4>| x.reshape([b, c, h * w]).mean_dim(2).mean_dim(0).reshape([1, c, 1, 1]);
+        let mean = over_pixels(x.clone());
+        let centred = x - mean.clone();
+        let variance = over_pixels(centred.clone().square());
+        let n = (b * h * w) as f32;
+        let unbiased = n / (n - 1.0).max(1.0);
+        seen.push(BatchStatistics {
+            norm: self.name.clone(),
+            mean: host(mean.without_autodiff()),
+            variance: host(variance.clone().without_autodiff() * unbiased),
+        });
+        let gain = self.gain.val().reshape([1, c, 1, 1]);
+        centred * ((variance + self.eps).sqrt().recip() * gain) + self.bias.val().reshape([1, c, 1, 1])
     }
 
     /// The same map as `scale * x + shift`, `[C]` each, computed in `f64`.
@@ -106,7 +131,6 @@ mod tests {
 
     use super::*;
     use crate::conv::ConvGeometry;
-    use crate::ctx::Ctx;
     use crate::site::{SiteKind, SiteMeta};
 
     fn tensor<const D: usize>(seed: usize, shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -144,8 +168,35 @@ mod tests {
     #[test]
     fn the_loop_equals_the_framework() {
         let (plain, gradients) = (Device::flex(), Device::flex().autodiff());
-        let run = |device: &Device| host(norm(device).forward(tensor(5, [2, 3, 4, 5], device)));
+        let run = |device: &Device| {
+            host(norm(device).forward(tensor(5, [2, 3, 4, 5], device), &mut Ctx::default()))
+        };
         assert!(largest_difference(&run(&plain), &run(&gradients)) < 2e-6);
+    }
+
+    #[test]
+    fn in_training_the_batch_is_normalized_and_its_statistics_are_noted() {
+        // Two channels of 1, 2, 3, 6 and of 5: means 3 and 5, biased variances 3.5 and 0, unbiased 14/3 and 0.
+        let device = Device::flex();
+        let x = vec![1.0, 2.0, 5.0, 5.0, 3.0, 6.0, 5.0, 5.0f32];
+        let x = Tensor::<4>::from_data(TensorData::new(x, [2, 2, 1, 2]), &device);
+        let vector =
+            |values: [f32; 2]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [2]), &device);
+        let parts = [[2.0, 3.0], [1.0, -1.0], [9.0, 9.0], [4.0, 4.0]].map(vector);
+        let norm = BatchNorm::new("bn", 0.5, Axis::new("stage", 2), parts);
+        let mut seen = Vec::new();
+        let y = norm.forward(x.clone(), &mut Ctx { batch_statistics: Some(&mut seen), ..Ctx::default() });
+        // (x - 3) / sqrt(3.5 + 0.5) * 2 + 1 = x - 2; the other channel is its bias.
+        assert!(largest_difference(&host(y), &[-1.0, 0.0, -1.0, -1.0, 1.0, 4.0, -1.0, -1.0]) < 1e-6);
+        let [BatchStatistics { norm: name, mean, variance }] = &seen[..] else {
+            panic!("one norm, one batch")
+        };
+        assert_eq!(name, "bn");
+        assert!(largest_difference(mean, &[3.0, 5.0]) < 1e-6);
+        assert!(largest_difference(variance, &[14.0 / 3.0, 0.0]) < 1e-6);
+        // Otherwise the stored statistics count.
+        let stored = host(norm.forward(x, &mut Ctx::default()));
+        assert!((stored[0] - (2.0 * (1.0 - 9.0) / 4.5f32.sqrt() + 1.0)).abs() < 1e-5);
     }
 
     #[test]
@@ -154,7 +205,8 @@ mod tests {
         for bias in [false, true] {
             let (site, norm) = (site(bias, &device), norm(&device));
             let x = tensor(8, [2, 2, 6, 5], &device);
-            let two = host(norm.forward(site.convolve(x.clone(), &mut Ctx::default()).unwrap()));
+            let ctx = &mut Ctx::default();
+            let two = host(norm.forward(site.convolve(x.clone(), ctx).unwrap(), ctx));
             let one = host(norm.fold_into(&site).convolve(x.clone(), &mut Ctx::default()).unwrap());
             assert!(largest_difference(&one, &two) < 1e-5);
             // Without the norm the numbers are others: the comparison can fail.

@@ -24,6 +24,20 @@ pub struct Ctx<'a> {
     pub tied: Option<Site>,
     /// What belongs to the second input of a network of two parts.
     pub second: SecondInput<'a>,
+    /// Where batch norms leave the statistics of the batch, by which they then normalize, as in training; without it they
+    /// normalize by those that they have stored.
+    pub batch_statistics: Option<&'a mut Vec<BatchStatistics>>,
+}
+
+/// What a batch norm saw of one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchStatistics {
+    /// Module path of the norm in the checkpoint.
+    pub norm: String,
+    /// Mean of each channel, `[C]`.
+    pub mean: Vec<f32>,
+    /// Unbiased variance of each channel, `[C]`.
+    pub variance: Vec<f32>,
 }
 
 /// Mask and weights of the second input of a network of two parts.

@@ -162,9 +162,9 @@ impl Layer {
             Self::BatchNorm(norm) => match x {
                 Features::Vector(x) => {
                     let [b, c] = x.dims();
-                    Features::Vector(norm.forward(x.reshape([b, c, 1, 1])).reshape([b, c]))
+                    Features::Vector(norm.forward(x.reshape([b, c, 1, 1]), ctx).reshape([b, c]))
                 }
-                other => Features::Planes(norm.forward(other.planes())),
+                other => Features::Planes(norm.forward(other.planes(), ctx)),
             },
             Self::Norm(norm) => match x.rows() {
                 Features::Vector(x) => Features::Vector(norm.forward(x)),

@@ -59,7 +59,6 @@ impl ReadOut {
             None => logits,
         })
     }
-
 }
 
 /// The token that stands for the sequence, `[B, C]`.

@@ -93,6 +93,35 @@ fn networks_equal_their_references() {
 }
 
 #[test]
+fn the_trainable_network_computes_the_same_and_gives_back_its_tensors() {
+    for (name, ..) in FIXTURES {
+        let model = open(name);
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let network = model.trainable(&device).unwrap();
+            let (images, expected) = expected(name);
+            let images = Tensor::from_data(images.into_data(), &device);
+            let found = network.forward(Flow::Image(images), &mut Ctx::default()).unwrap();
+            let difference = largest_difference(&host(found.vector("test").unwrap()), &expected);
+            assert!(difference < PARITY, "{name}: {difference}");
+            let tensors = network.tensors();
+            let claimed: usize = model.stages().iter().map(|stage| stage.tensors.len()).sum();
+            // The count of batches that norms have seen is no number that a network computes with.
+            let counters = model.stages().iter().flat_map(|stage| &stage.tensors);
+            let counters = counters.filter(|name| name.ends_with("num_batches_tracked")).count();
+            assert_eq!(tensors.len(), claimed - counters, "{name}");
+            for (tensor, shape, values) in tensors {
+                let stored = model.checkpoint().tensor(&tensor).unwrap();
+                assert_eq!(
+                    (stored.shape.clone(), stored.to_f32().unwrap()),
+                    (shape, values),
+                    "{name}: {tensor}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn another_stride_activation_epsilon_or_padding_is_seen() {
     // What tensors do not tell stands in the specification: a wrong word there is far from the reference.
     let cases = [

@@ -4,8 +4,7 @@ use burn::tensor::Device;
 use trimtab_nn::{Ctx, Flow, StageSource, Task};
 
 use crate::fixture::{
-    DECODERS, ENCODERS, Fixture, MULTIMODAL, PAIRS, TEXT_TOWERS, TOWERS, all, each, largest_difference,
-    numbers, trace,
+    DECODERS, ENCODERS, Fixture, MULTIMODAL, PAIRS, TOWERS, all, each, largest_difference, numbers, trace,
 };
 
 /// Largest difference to the reference, both in f32.

@@ -134,17 +134,17 @@ fn isas() -> impl Iterator<Item = Isa> {
 const N_ROWS: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 13, 33, 70, 127, 128, 201];
 
 fn some_rows(rng: &mut Rng) -> usize {
-    N_ROWS[rng.below(size(N_ROWS.len(), 9))]
+    N_ROWS[rng.below(size(N_ROWS.len(), 5))]
 }
 
 #[test]
 fn packed_products_stay_within_the_bound_at_every_width_group_and_ragged_end() {
     let mut rng = Rng(7);
     for bits in 1..=8 {
-        for group in [1, 5, 8, 16, 24, 32, 64, 100, 128, 256, usize::MAX] {
+        for group in [5, 32, 128, 1, 8, 16, 24, 64, 100, 256, usize::MAX].into_iter().take(size(11, 3)) {
             for round in 0..size(6, 1) {
                 let cols = if round == 0 { size(512, 136) } else { 1 + rng.below(700) };
-                let dims = [1 + rng.below(size(70, 6)), cols];
+                let dims = [1 + rng.below(size(70, 4)), cols];
                 let group_size = group.min(cols + rng.below(3));
                 let packed = Packed::random(&mut rng, dims, bits, group_size, round % 2 == 0);
                 let n = some_rows(&mut rng);
