@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use trimtab::calibration::Calibration;
 use trimtab::fit::write_plan;
 use trimtab::memory;
+use trimtab::monitor::Monitor;
 use trimtab::planning::{assignment_of, plan, prepare, read_plan};
 use trimtab::report::{Recorder, Report, Verb};
 
@@ -25,9 +26,15 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         plan.reprice()?;
         write_plan(&plan, file)?;
         let limits = plan.header.budget.as_ref().map(|b| b.limits(&plan.header.totals)).transpose()?;
-        let missed = limits.is_some_and(|limits| limits.exceeded_by(&plan.predicted.costs).is_some());
+        let over = limits.and_then(|limits| Some((limits.exceeded_by(&plan.predicted.costs)?, limits)));
         ui.result(&plan.predicted.damage, &plan.to_string())?;
-        return Ok(if missed { Status::Missed } else { Status::Done });
+        return Ok(match over {
+            Some((resource, limits)) => {
+                ui.warn(&format!("more {resource} than the budget {} allows", limits.describe()));
+                Status::Missed
+            }
+            None => Status::Done,
+        });
     }
     let budget = args.budget.as_deref().context("--budget is missing")?;
     if args.output.exists() && !args.force && !args.dry_run {

@@ -106,6 +106,9 @@ impl Report {
     /// Takes in a plan and, where it was just made, how it came about.
     pub fn add_plan(&mut self, plan: &Plan, record: Option<&PlanningRecord>) -> Result<()> {
         self.budget = plan.header.budget.as_ref().map(ToString::to_string);
+        let limits =
+            plan.header.budget.as_ref().map(|budget| budget.limits(&plan.header.totals)).transpose()?;
+        self.within_budget = limits.is_none_or(|limits| limits.exceeded_by(&plan.predicted.costs).is_none());
         self.calibration = Some(plan.header.calibration.clone());
         self.metric = Some(plan.prices.metric.clone());
         self.damage_predicted = Some(plan.predicted.damage);
