@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::samples::Capture;
 use crate::site::Site;
 use crate::tap::TapSet;
 
@@ -27,6 +28,8 @@ pub struct Ctx<'a> {
     /// Where batch norms leave the statistics of the batch, by which they then normalize, as in training; without it they
     /// normalize by those that they have stored.
     pub batch_statistics: Option<&'a mut Vec<BatchStatistics>>,
+    /// Where layers leave what the gradients of single samples follow from.
+    pub capture: Option<&'a mut Capture>,
 }
 
 /// What a batch norm saw of one batch.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use trimtab_math::vector;
 
 use crate::axis::Axis;
+use crate::ctx::Ctx;
 use crate::weight::{host, on_host};
 
 /// Numbers that one task maps.
@@ -85,7 +86,7 @@ impl Norm {
     }
 
     /// Normalizes `x` (`[.., C]`).
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &mut Ctx<'_>) -> Tensor<D> {
         if on_host(&x.device()) {
             return self.forward_on_host(x);
         }
@@ -97,11 +98,16 @@ impl Norm {
             }
         };
         let power = (x.clone() * x.clone()).mean_dim(D - 1);
-        let y = x * (power + self.eps).sqrt().recip() * self.effective_gain().unsqueeze();
-        match &self.bias {
+        let normalized = x * (power + self.eps).sqrt().recip();
+        let y = normalized.clone() * self.effective_gain().unsqueeze();
+        let y = match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
-        }
+        };
+        let Some(capture) = ctx.capture.as_deref_mut() else { return y };
+        let dims = y.dims();
+        let rows = |x: Tensor<D>| x.reshape([-1, dims[D - 1] as isize]);
+        capture.norm(&self.name, self.bias.is_some(), dims[0], rows(normalized), rows(y)).reshape(dims)
     }
 
     /// One pass over the rows, instead of one for each operation.

@@ -169,7 +169,7 @@ impl Site {
     /// The linear map: `[.., in] -> [.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &mut Ctx<'_>) -> Tensor<D> {
         let mut dims: [usize; D] = x.dims();
-        let n = dims[..D - 1].iter().product();
+        let (n, samples) = (dims[..D - 1].iter().product(), dims[0]);
         let x = self.prepare(x.reshape([n, dims[D - 1]]));
         self.show_input(&x, ctx);
         if ctx.is_done() {
@@ -177,19 +177,24 @@ impl Site {
             return Tensor::zeros(dims, &x.device());
         }
         let added: Vec<Tensor<2>> = self.branches.iter().map(|branch| branch.forward(x.clone())).collect();
-        let mut y = self.weight.multiply(x);
+        let mut y = self.weight.multiply(x.clone());
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
         y = added.into_iter().fold(y, |y, part| y + part);
+        if let Some(capture) = ctx.capture.as_deref_mut() {
+            y = capture.linear(self.name(), self.bias.is_some(), samples, &x, y);
+        }
         self.show_output(&y, ctx);
         dims[D - 1] = self.meta.rows;
         y.reshape(dims)
     }
 
     /// Rows of the weight: `[B, T] -> [B, T, in]`.
-    pub fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.weight.lookup(ids)
+    pub fn lookup(&self, ids: Tensor<2, Int>, ctx: &mut Ctx<'_>) -> Tensor<3> {
+        let Some(capture) = ctx.capture.as_deref_mut() else { return self.weight.lookup(ids) };
+        let rows = self.weight.lookup(ids.clone());
+        capture.lookup(self.name(), &ids, rows)
     }
 
     /// The convolution: `[B, C, H, W] -> [B, out, H', W']`. Taps see patches, `[B * groups * H' * W', in/groups * kh * kw]`
@@ -215,7 +220,12 @@ impl Site {
         if ctx.is_done() {
             return Ok(Tensor::zeros([b, self.meta.rows, size[0], size[1]], &x.device()));
         }
-        let y = geometry.convolve(x, &self.weight, self.bias.as_ref().map(|b| b.val()), self.meta.rows);
+        let bias = self.bias.as_ref().map(|b| b.val());
+        let mut y = geometry.convolve(x.clone(), &self.weight, bias, self.meta.rows);
+        if let Some(capture) = ctx.capture.as_deref_mut() {
+            let patches = geometry.patches(x);
+            y = capture.convolution(self.name(), self.bias.is_some(), groups, patches, y);
+        }
         if ctx.taps.as_ref().is_some_and(|taps| taps.wants_output(self.name())) {
             let [b, c, h, w] = y.dims();
             self.show_output(&y.clone().permute([0, 2, 3, 1]).reshape([b * h * w, c]), ctx);
@@ -349,7 +359,7 @@ mod tests {
         let tied = Tensor::<2>::from_data(TensorData::new(values.to_vec(), [2, 2]), &device).require_grad();
         let site = Site::new(site(&values, 2, 2).meta().clone(), Weight::dense(tied), None).unwrap();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(vec![0i64], [1, 1]), &device);
-        let loss = site.forward(site.lookup(ids), &mut Ctx::default()).sum();
+        let loss = site.forward(site.lookup(ids, &mut Ctx::default()), &mut Ctx::default()).sum();
         let grads = loss.backward();
         let Weight::Dense(param) = &site.weight else { panic!("dense") };
         let gradient = host(param.val().grad(&grads).unwrap());

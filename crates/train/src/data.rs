@@ -1,8 +1,10 @@
 //! What a loop trains on: numbered items that become batches.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use trimtab_math::random::Stream;
 
 use crate::error::{Error, Result};
+use crate::sampler::Item;
 
 /// Numbered items and how some of them become a batch.
 pub trait Dataset {
@@ -17,8 +19,20 @@ pub trait Dataset {
         self.len() == 0
     }
 
-    /// The items with these numbers, in this order.
-    fn batch(&self, items: &[usize], device: &Device) -> Self::Batch;
+    /// These items in this order. The same items give the same batch, whenever and on whatever thread.
+    ///
+    /// # Errors
+    /// What reading or changing them meets.
+    fn batch(&self, items: &[Item], device: &Device) -> Result<Self::Batch>;
+}
+
+/// A change of a whole batch: mixed images, corrupted text. It depends on what it is given alone.
+pub trait BatchTransform<B>: Sync {
+    /// The changed batch of the step that `stream` belongs to; `progress` is the share of the run before it.
+    ///
+    /// # Errors
+    /// A batch that it cannot change.
+    fn apply(&self, batch: B, stream: &mut Stream, progress: f64) -> Result<B>;
 }
 
 /// A token stream cut into windows that touch: the last target of a window is the first input of the next.
@@ -52,9 +66,9 @@ impl TokenWindows {
         self.tokens.len()
     }
 
-    fn ids(&self, items: &[usize], shift: usize, device: &Device) -> Tensor<2, Int> {
-        let window = |&item: &usize| {
-            let start = item * self.window + shift;
+    fn ids(&self, items: &[Item], shift: usize, device: &Device) -> Tensor<2, Int> {
+        let window = |item: &Item| {
+            let start = item.index * self.window + shift;
             self.tokens[start..start + self.window].iter().map(|&id| i64::from(id))
         };
         let ids: Vec<i64> = items.iter().flat_map(window).collect();
@@ -78,8 +92,8 @@ impl Dataset for TokenWindows {
         (self.tokens.len() - 1) / self.window
     }
 
-    fn batch(&self, items: &[usize], device: &Device) -> TokenBatch {
-        TokenBatch { inputs: self.ids(items, 0, device), targets: self.ids(items, 1, device) }
+    fn batch(&self, items: &[Item], device: &Device) -> Result<TokenBatch> {
+        Ok(TokenBatch { inputs: self.ids(items, 0, device), targets: self.ids(items, 1, device) })
     }
 }
 
@@ -95,7 +109,8 @@ mod tests {
     fn windows_touch_and_targets_are_shifted() {
         let data = TokenWindows::new((0..8).collect(), 3, 8, "text").unwrap();
         assert_eq!(data.len(), 2, "7 targets make two windows of 3");
-        let batch = data.batch(&[1, 0], &Device::flex());
+        let items = [1, 0].map(|index| Item { index, epoch: 0 });
+        let batch = data.batch(&items, &Device::flex()).unwrap();
         assert_eq!(rows(batch.inputs), [3, 4, 5, 0, 1, 2]);
         assert_eq!(rows(batch.targets), [4, 5, 6, 1, 2, 3]);
     }

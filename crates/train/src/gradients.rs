@@ -1,94 +1,139 @@
-//! Gradients of one step: collected, averaged over passes, measured, clipped.
+//! Gradients of one step: collected by name, averaged over passes, measured, clipped, handed out.
+
+use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
 use crate::parameters::Path;
-use crate::settings::Trainable;
 
-/// Gradients of the trained parameters of a module.
-#[derive(Debug, Default)]
+/// The gradient of one parameter.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// Lengths of the dimensions of the parameter.
+    pub shape: Vec<usize>,
+    /// The numbers, row-major, `[n]`.
+    pub values: Tensor<1>,
+}
+
+impl Gradient {
+    /// Sum of squares. Rows are summed where the gradient lies, their sums on the host in f64, in order.
+    pub fn squared_norm(&self) -> f64 {
+        let width = self.shape.last().copied().unwrap_or(1).max(1);
+        let rows: Tensor<2> = self.values.clone().square().reshape([-1, width as isize]);
+        rows.sum_dim(1).into_data().iter::<f64>().sum()
+    }
+}
+
+/// Gradients of the trained parameters of a module, by their paths.
+#[derive(Clone, Debug, Default)]
 pub struct Gradients {
-    by_id: GradientsParams,
+    of: BTreeMap<String, Gradient>,
     terms: f64,
 }
 
 impl Gradients {
-    /// Takes the gradients of the trained parameters out of a backward pass over a loss with `terms` terms.
+    /// Takes the gradients of the parameters that are `trained` out of a backward pass over a loss with `terms` terms.
     pub fn collect<M: Module>(
         module: &M,
         mut backward: burn::tensor::Gradients,
-        trainable: &Trainable,
+        trained: impl Fn(&str) -> bool,
         terms: usize,
     ) -> Self {
-        let mut visitor = Collect {
-            path: Path::default(),
-            backward: &mut backward,
-            trainable,
-            into: GradientsParams::new(),
-        };
+        let mut visitor =
+            Collect { path: Path::default(), backward: &mut backward, trained, into: BTreeMap::new() };
         module.visit(&mut visitor);
-        Self { by_id: visitor.into, terms: terms as f64 }
+        Self { of: visitor.into, terms: terms as f64 }
     }
 
     /// Number of parameters with a gradient.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.of.len()
     }
 
     /// Whether no parameter has a gradient.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.of.is_empty()
+    }
+
+    /// Terms of the loss whose mean this is the gradient of.
+    pub fn terms(&self) -> f64 {
+        self.terms
+    }
+
+    /// All gradients by the path of their parameter, in the order of the paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Gradient)> {
+        self.of.iter().map(|(path, gradient)| (path.as_str(), gradient))
+    }
+
+    /// All gradients, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Gradient)> {
+        self.of.iter_mut().map(|(path, gradient)| (path.as_str(), gradient))
     }
 
     /// The gradient of the mean loss over the terms of both.
-    pub fn merge<M: Module>(mut self, other: Self, module: &M) -> Self {
+    pub fn merge(mut self, other: Self) -> Self {
         if self.is_empty() {
             return other;
         }
         let terms = self.terms + other.terms;
-        let mut visitor = Merge {
-            into: &mut self.by_id,
-            from: other.by_id,
-            share: [self.terms / terms, other.terms / terms],
-        };
-        module.visit(&mut visitor);
+        let [mine, theirs] = [self.terms / terms, other.terms / terms];
+        self.scale(mine);
+        for (path, mut gradient) in other.of {
+            gradient.values = gradient.values * theirs;
+            match self.of.get_mut(&path) {
+                Some(sum) => sum.values = sum.values.clone() + gradient.values,
+                None => drop(self.of.insert(path, gradient)),
+            }
+        }
         self.terms = terms;
         self
     }
 
-    /// Norm over all parameters. Rows are summed where the gradient lies, their sums on the host in f64, in order.
-    pub fn norm<M: Module>(&self, module: &M) -> f64 {
-        let mut visitor = SquaredNorm { of: &self.by_id, sum: 0.0 };
-        module.visit(&mut visitor);
-        visitor.sum.sqrt()
+    /// Norm over all parameters.
+    pub fn norm(&self) -> f64 {
+        self.of.values().map(Gradient::squared_norm).sum::<f64>().sqrt()
+    }
+
+    /// Multiplies all gradients by `factor`.
+    pub fn scale(&mut self, factor: f64) {
+        for gradient in self.of.values_mut() {
+            gradient.values = gradient.values.clone() * factor;
+        }
     }
 
     /// Scales all gradients so that their norm, which is `norm`, is at most `limit`.
     ///
     /// Source: Pascanu et al., arXiv:1211.5063, over all parameters at once.
-    pub fn clip<M: Module>(&mut self, module: &M, norm: f64, limit: f64) {
+    pub fn clip(&mut self, norm: f64, limit: f64) {
         if norm > limit {
-            let mut visitor = Scale { of: &mut self.by_id, factor: limit / norm };
-            module.visit(&mut visitor);
+            self.scale(limit / norm);
         }
     }
 
-    /// The gradient of one parameter, taken out.
-    pub(crate) fn take<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
-        self.by_id.remove(param.id)
+    /// The gradient of one parameter in its shape, taken out.
+    pub(crate) fn take<const D: usize>(&mut self, path: &str) -> Option<Tensor<D>> {
+        let Gradient { shape, values } = self.of.remove(path)?;
+        let shape: [usize; D] = shape.try_into().ok()?;
+        Some(values.reshape(shape))
     }
 }
 
-struct Collect<'a> {
-    path: Path,
-    backward: &'a mut burn::tensor::Gradients,
-    trainable: &'a Trainable,
-    into: GradientsParams,
+/// Gradients of a mean over one term.
+impl FromIterator<(String, Gradient)> for Gradients {
+    fn from_iter<I: IntoIterator<Item = (String, Gradient)>>(gradients: I) -> Self {
+        Self { of: gradients.into_iter().collect(), terms: 1.0 }
+    }
 }
 
-impl ModuleVisitor for Collect<'_> {
+struct Collect<'a, F> {
+    path: Path,
+    backward: &'a mut burn::tensor::Gradients,
+    trained: F,
+    into: BTreeMap<String, Gradient>,
+}
+
+impl<F: Fn(&str) -> bool> ModuleVisitor for Collect<'_, F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.enter(name);
     }
@@ -98,60 +143,14 @@ impl ModuleVisitor for Collect<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join();
         // A tensor without a gradient may not be asked for one.
-        if !param.is_require_grad() || !self.trainable.has(&self.path.join()) {
+        if !param.is_require_grad() || !(self.trained)(&path) {
             return;
         }
         if let Some(gradient) = param.base().grad_remove(self.backward) {
-            self.into.register(param.id, gradient);
-        }
-    }
-}
-
-struct Merge<'a> {
-    into: &'a mut GradientsParams,
-    from: GradientsParams,
-    share: [f64; 2],
-}
-
-impl ModuleVisitor for Merge<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let [mine, theirs] = self.share;
-        let a = self.into.remove::<D>(param.id).map(|g| g * mine);
-        let b = self.from.remove::<D>(param.id).map(|g| g * theirs);
-        let sum = match (a, b) {
-            (Some(a), Some(b)) => Some(a + b),
-            (one, other) => one.or(other),
-        };
-        if let Some(sum) = sum {
-            self.into.register(param.id, sum);
-        }
-    }
-}
-
-struct SquaredNorm<'a> {
-    of: &'a GradientsParams,
-    sum: f64,
-}
-
-impl ModuleVisitor for SquaredNorm<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.of.get::<D>(param.id) {
-            let rows = gradient.square().sum_dim(D - 1).into_data();
-            self.sum += rows.iter::<f64>().sum::<f64>();
-        }
-    }
-}
-
-struct Scale<'a> {
-    of: &'a mut GradientsParams,
-    factor: f64,
-}
-
-impl ModuleVisitor for Scale<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.of.remove::<D>(param.id) {
-            self.of.register(param.id, gradient * self.factor);
+            let shape = gradient.dims().to_vec();
+            self.into.insert(path, Gradient { shape, values: gradient.flatten(0, D - 1) });
         }
     }
 }

@@ -1,49 +1,62 @@
 //! The one training loop of the house, made of slots.
 //!
 //! [`Trainer::run`] takes a module of the framework, a [`Dataset`] and an [`Objective`], and returns the trained module.
-//! What varies between methods stands in a slot:
+//! What varies between methods stands in a slot. In the order in which a step passes them:
 //!
 //! | slot | here | what goes there |
 //! |---|---|---|
-//! | sampler | [`Sampler`] | shuffling by `(seed, epoch)`, a function of the position alone |
-//! | batch transform | [`Dataset::batch`] | what a data set does to its items on the way to a batch |
-//! | objective | [`Objective`] | [`NextToken`]; distillation and contrastive losses implement the same trait |
-//! | gradient transform | [`Gradients`] | accumulation over passes, clipping by the norm over all parameters |
-//! | optimizer | [`OptimizerConfig`] | any optimizer of the framework; decay for matrices only; state by parameter path |
+//! | sampler | [`Sampler`], [`BatchSize`] | shuffling by `(seed, epoch)`, a function of the position alone; how many items a step sees |
+//! | batch transform | [`Dataset::batch`], [`BatchTransform`] | what is drawn for an item, and changes of a whole batch |
+//! | objective | [`Objective`] | [`NextToken`] and others; penalties see the whole module |
+//! | statistics of samples | [`SampleStatistics`] | what single samples say, from captures of the forward pass |
+//! | exchange | [`Workers`] | the mean over processes |
+//! | gradient transform | [`Settings::clip_norm`], [`GradientNoise`] | clipping by the norm over all parameters, then noise |
+//! | optimizer | [`OptimizerConfig`], [`Group`] | rules by group of parameters; decay for matrices only; state by parameter path |
 //! | schedule | [`Schedule`] | the rate by samples seen |
-//! | probe | [`Observer`] | loss, gradient norm, rate, throughput, held-out loss |
-//! | phases | [`Phase`] | each with its own optimizer, schedule and trainable set |
+//! | average | [`Settings::average`] | a moving average of the parameters |
+//! | probe | [`Observer`] | loss, gradient norm, rate, throughput, held-out loss, and the module itself |
+//! | phases | [`Phase`] | each with its own optimizer, schedule, trainable set and length, in sequence or in rounds |
 //!
-//! Slots without a user are not written. They will stand at these places of [`Trainer::run`]: statistics of single
-//! samples between the forward pass and the mean of the loss; the exchange of gradients between workers after the last
-//! pass of a step and before clipping; a penalty on parameters inside the objective, which sees the whole module.
-//!
-//! **The same seed gives the same bytes**, with or without an interruption between: parameters, optimizer state and
-//! position are saved by name, the sampler needs no state, and no generator of the framework is used.
+//! All clocks count samples. **The same seed gives the same bytes**, with or without an interruption between: parameters,
+//! optimizer state and position are saved by name, the sampler needs no state, and no generator of the framework is used.
 
+mod adaptive;
+mod average;
+mod batch;
+mod buffers;
 mod data;
 mod error;
 mod gradients;
+mod noise;
 mod objective;
 mod observer;
 mod optimizer;
 mod parameters;
+mod per_sample;
+mod position;
 mod sampler;
 mod schedule;
 mod settings;
 mod state;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod trainer;
+mod workers;
 
-pub use data::{Dataset, TokenBatch, TokenWindows};
+pub use adaptive::{Adaptive, Test};
+pub use batch::BatchSize;
+pub use data::{BatchTransform, Dataset, TokenBatch, TokenWindows};
 pub use error::{Error, Result};
-pub use gradients::Gradients;
-pub use objective::{Loss, NextToken, Objective, cross_entropy};
-pub use observer::{Observer, Silent, StepRecord};
-pub use optimizer::{Optimizer, OptimizerConfig};
+pub use gradients::{Gradient, Gradients};
+pub use noise::GradientNoise;
+pub use objective::{Loss, NextToken, Objective, Pass, cross_entropy};
+pub use observer::{Measured, Observer, Silent, StepRecord};
+pub use optimizer::{LambVariant, Optimizer, OptimizerConfig};
 pub use parameters::{ParameterInfo, parameters};
-pub use sampler::Sampler;
+pub use per_sample::SampleStatistics;
+pub use sampler::{Item, Sampler};
 pub use schedule::Schedule;
-pub use settings::{Phase, Settings, Trainable};
+pub use settings::{Group, Paths, Phase, Settings};
 pub use trainer::{Outcome, Trainer};
+pub use workers::{Alone, Workers};

@@ -1,6 +1,7 @@
 //! What is minimized.
 
 use burn::tensor::{Int, Tensor, activation};
+use trimtab_nn::{BatchStatistics, Capture, Ctx};
 
 use crate::data::TokenBatch;
 use crate::error::Result;
@@ -12,6 +13,48 @@ pub struct Loss {
     pub mean: Tensor<1>,
     /// Terms of the mean; passes of one step are weighted by it, so that their number does not change the gradient.
     pub terms: usize,
+    /// Terms that the model got right, where that means something.
+    pub correct: Option<usize>,
+}
+
+impl Loss {
+    /// A mean over so many terms.
+    pub fn new(mean: Tensor<1>, terms: usize) -> Self {
+        Self { mean, terms, correct: None }
+    }
+
+    /// The same loss, with the number of terms that the model got right.
+    pub fn with_correct(self, correct: usize) -> Self {
+        Self { correct: Some(correct), ..self }
+    }
+}
+
+/// What an objective is told of the pass that it computes, and where the network leaves what other slots need.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Whether gradients are wanted: batch norms then normalize by the batch.
+    pub training: bool,
+    /// Steps done before this one.
+    pub step: usize,
+    /// Share of the samples of the run that were seen before this step, in `[0, 1)`.
+    pub progress: f64,
+    /// Seed of the run, for objectives that draw.
+    pub seed: u64,
+    /// What batch norms saw.
+    pub statistics: Vec<BatchStatistics>,
+    /// What single samples do, if it is asked for.
+    pub capture: Option<Capture>,
+}
+
+impl Pass {
+    /// The context for a forward pass of a network.
+    pub fn ctx(&mut self) -> Ctx<'_> {
+        Ctx {
+            batch_statistics: self.training.then_some(&mut self.statistics),
+            capture: self.capture.as_mut(),
+            ..Ctx::default()
+        }
+    }
 }
 
 /// A loss of a module on a batch. The module is seen as a whole, so that penalties on parameters are objectives too.
@@ -20,21 +63,21 @@ pub trait Objective<M, B> {
     ///
     /// # Errors
     /// Whatever the forward pass meets.
-    fn loss(&self, model: &M, batch: &B) -> Result<Loss>;
+    fn loss(&self, model: &M, batch: &B, pass: &mut Pass) -> Result<Loss>;
 }
 
-/// Cross-entropy of the next token; the field maps a model and token ids `[B, T]` to logits `[B, T, V]`.
+/// Cross-entropy of the next token; the field maps a model, token ids `[B, T]` and a context to logits `[B, T, V]`.
 #[derive(Clone, Copy, Debug)]
 pub struct NextToken<F>(pub F);
 
 impl<M, F> Objective<M, TokenBatch> for NextToken<F>
 where
-    F: Fn(&M, Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>>,
+    F: Fn(&M, Tensor<2, Int>, &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<3>>,
 {
-    fn loss(&self, model: &M, batch: &TokenBatch) -> Result<Loss> {
-        let logits = (self.0)(model, batch.inputs.clone())?;
+    fn loss(&self, model: &M, batch: &TokenBatch, pass: &mut Pass) -> Result<Loss> {
+        let logits = (self.0)(model, batch.inputs.clone(), &mut pass.ctx())?;
         let terms = batch.targets.dims().iter().product();
-        Ok(Loss { mean: cross_entropy(logits, batch.targets.clone()), terms })
+        Ok(Loss::new(cross_entropy(logits, batch.targets.clone()), terms))
     }
 }
 

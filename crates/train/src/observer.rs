@@ -2,35 +2,53 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
+
 /// What is known after a step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StepRecord {
     /// Name of the phase.
     pub phase: String,
     /// Steps done, over all phases.
     pub step: usize,
-    /// Steps of all phases.
-    pub total: usize,
     /// Items seen, over all phases.
     pub samples: u64,
+    /// Items of all phases, as far as they are known beforehand.
+    pub total: u64,
+    /// Items of the step.
+    pub batch: usize,
     /// Mean loss of the step, before its update.
     pub loss: f64,
     /// Norm of the gradient over all trained parameters, before clipping.
     pub gradient_norm: f64,
-    /// Rate of the step.
+    /// Rate of the step: that of parameters without a group.
     pub rate: f64,
     /// Terms of the loss (tokens, for a language model) per second, of this step.
     pub terms_per_s: f64,
-    /// Mean loss on held-out data after the step, where it was measured.
-    pub heldout: Option<f64>,
+    /// The simple noise scale, where single samples were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_scale: Option<f64>,
+    /// What was measured on held-out data after the step, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heldout: Option<Measured>,
     /// Seconds left at the pace of this run.
     pub seconds_left: f64,
 }
 
-/// Looks on while a run goes.
-pub trait Observer {
-    /// A step is done.
-    fn step(&mut self, record: &StepRecord);
+/// What a model does on held-out data.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// Mean loss.
+    pub loss: f64,
+    /// Share of right answers, where that means something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+/// Looks on while a run goes: a probe.
+pub trait Observer<M> {
+    /// A step is done. `module` is what would be kept now.
+    fn step(&mut self, record: &StepRecord, module: &M);
 
     /// Whether the run should save its state and stop. Asked after each step.
     fn interrupted(&self) -> bool {
@@ -45,8 +63,8 @@ pub struct Silent<'f> {
     pub stop: Option<&'f AtomicBool>,
 }
 
-impl Observer for Silent<'_> {
-    fn step(&mut self, _: &StepRecord) {}
+impl<M> Observer<M> for Silent<'_> {
+    fn step(&mut self, _: &StepRecord, _: &M) {}
 
     fn interrupted(&self) -> bool {
         self.stop.is_some_and(|stop| stop.load(Ordering::SeqCst))

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::batch::BatchSize;
 use crate::error::{Error, Result};
+use crate::noise::GradientNoise;
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
 
@@ -10,73 +12,204 @@ use crate::schedule::Schedule;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Seed of the order of the data.
+    /// Seed of the order of the data and of all that is drawn.
     #[serde(default)]
     pub seed: u64,
-    /// Items of one pass.
-    pub batch: usize,
-    /// Passes whose gradients make one step.
-    #[serde(default = "one")]
-    pub accumulate: usize,
+    /// Items of one step, over all processes.
+    pub batch: BatchSize,
+    /// Items of one forward pass at most; a larger step is made of several passes. Without it, a step is one pass.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
     /// Largest norm of the gradient over all trained parameters; `None` does not clip.
     #[serde(default)]
     pub clip_norm: Option<f64>,
+    /// Noise that is added to the gradient, after clipping.
+    #[serde(default)]
+    pub noise: Option<GradientNoise>,
+    /// Share that a moving average of the parameters keeps of itself at every step. The average is then what is measured and
+    /// kept.
+    #[serde(default)]
+    pub average: Option<f64>,
+    /// Measurements of the held-out loss without a new best after which a phase ends early.
+    #[serde(default)]
+    pub patience: Option<usize>,
     /// Steps between measurements of the held-out loss; 0 measures it after the last step only.
     #[serde(default)]
     pub heldout_every: usize,
     /// Steps between saved states; 0 saves only when the run is interrupted.
     #[serde(default)]
     pub save_every: usize,
+    /// How often the phases are gone through, in order.
+    #[serde(default = "one")]
+    pub rounds: usize,
     /// What is done, in order.
     pub phases: Vec<Phase>,
 }
 
-/// A part of a run with its own optimizer, which starts afresh.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A part of a run with its own optimizer, trainable set and length.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
     /// Name in reports.
     #[serde(default = "main")]
     pub name: String,
-    /// Updates of the parameters.
-    pub steps: usize,
+    /// Length in updates of the parameters; one of `steps`, `epochs` and `samples` is given.
+    #[serde(default)]
+    pub steps: Option<usize>,
+    /// Length in passes over the data.
+    #[serde(default)]
+    pub epochs: Option<f64>,
+    /// Length in items.
+    #[serde(default)]
+    pub samples: Option<u64>,
     /// Peak of the rate.
     pub rate: f64,
     /// Rule of the update.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
     /// The rate over the phase.
-    #[serde(default = "constant")]
+    #[serde(default)]
     pub schedule: Schedule,
     /// What is trained.
     #[serde(default)]
-    pub trainable: Trainable,
+    pub trainable: Paths,
+    /// Parameters with a rule, rate or schedule of their own; the first group that has a parameter counts.
+    #[serde(default)]
+    pub groups: Vec<Group>,
+    /// Whether the optimizer goes on with the state of the phase before, as far as rule and trained parameters are the same.
+    /// Otherwise it starts afresh.
+    #[serde(default)]
+    pub keep_state: bool,
 }
 
-/// Which parameters are trained.
+/// Parameters with a rule of their own. What is not given is that of the phase.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Which parameters.
+    pub paths: Paths,
+    /// Rule of the update.
+    #[serde(default)]
+    pub optimizer: Option<OptimizerConfig>,
+    /// Peak of the rate.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// The rate over the phase.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
+}
+
+/// Parameters by parts of their paths: one of these texts is in the path. An empty list means all.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Trainable {
-    /// A parameter is trained if its path contains one of these texts; an empty list trains all.
-    pub paths: Vec<String>,
+pub struct Paths(pub Vec<String>);
+
+impl Paths {
+    /// Whether the parameter at `path` is meant.
+    pub fn has(&self, path: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|part| path.contains(part.as_str()))
+    }
 }
 
-impl Trainable {
+impl Phase {
+    /// A phase of so many steps with everything else as it is by default.
+    pub fn new(steps: usize, rate: f64, optimizer: OptimizerConfig) -> Self {
+        Self { name: main(), steps: Some(steps), rate, optimizer, ..Self::default() }
+    }
+
     /// Whether the parameter at `path` is trained.
-    pub fn has(&self, path: &str) -> bool {
-        self.paths.is_empty() || self.paths.iter().any(|part| path.contains(part.as_str()))
+    pub fn trains(&self, path: &str) -> bool {
+        self.trainable.has(path)
+    }
+
+    /// Index of the group of a parameter; that of all others is the number of groups.
+    pub fn group_of(&self, path: &str) -> usize {
+        self.groups.iter().position(|group| group.paths.has(path)).unwrap_or(self.groups.len())
+    }
+
+    /// The rule for a parameter.
+    pub(crate) fn optimizer_of(&self, path: &str) -> &OptimizerConfig {
+        let own = self.groups.get(self.group_of(path)).and_then(|group| group.optimizer.as_ref());
+        own.unwrap_or(&self.optimizer)
+    }
+
+    /// The rates of all groups, then the phase's own, at the end of a step that has seen so many of the samples of the phase.
+    pub(crate) fn rates(&self, seen: u64, total: u64) -> Vec<f64> {
+        let rate = |rate: f64, schedule: &Schedule| rate * schedule.factor(seen, total);
+        let of_group = |group: &Group| {
+            rate(group.rate.unwrap_or(self.rate), group.schedule.as_ref().unwrap_or(&self.schedule))
+        };
+        self.groups.iter().map(of_group).chain([rate(self.rate, &self.schedule)]).collect()
+    }
+
+    /// Items of the phase, of a data set of `items`, in steps of `batch` items.
+    pub(crate) fn length(&self, items: usize, batch: usize) -> u64 {
+        match (self.samples, self.epochs, self.steps) {
+            (Some(samples), ..) => samples,
+            (_, Some(epochs), _) => (epochs * items as f64).round() as u64,
+            (.., steps) => steps.unwrap_or(0) as u64 * batch as u64,
+        }
+    }
+
+    fn check(&self, batch: &BatchSize) -> Result<()> {
+        let place = |name: &str| format!("{}.{name}", self.name);
+        let lengths = [self.steps.is_some(), self.epochs.is_some(), self.samples.is_some()];
+        if lengths.iter().filter(|given| **given).count() != 1 {
+            return Err(Error::setting(place("steps"), "give one of steps, epochs and samples"));
+        }
+        if self.steps.is_some() && matches!(batch, BatchSize::Adaptive(_)) {
+            let message = "a batch that grows has no length in steps\nhint: give epochs or samples";
+            return Err(Error::setting(place("steps"), message));
+        }
+        let empty = self.steps == Some(0) || self.samples == Some(0);
+        if empty || self.epochs.is_some_and(|epochs| epochs.is_nan() || epochs <= 0.0) {
+            return Err(Error::setting(place("steps"), "the phase must have a positive length"));
+        }
+        let rates = self.groups.iter().filter_map(|group| group.rate).chain([self.rate]);
+        for rate in rates {
+            if !(rate > 0.0 && rate.is_finite()) {
+                return Err(Error::setting(place("rate"), format!("must be positive, found {rate}")));
+            }
+        }
+        let schedules =
+            self.groups.iter().filter_map(|group| group.schedule.as_ref()).chain([&self.schedule]);
+        for schedule in schedules {
+            if let Some(problem) = schedule.problem() {
+                return Err(Error::setting(place("schedule"), problem));
+            }
+        }
+        let optimizers = self.groups.iter().filter_map(|group| group.optimizer.as_ref());
+        optimizers.chain([&self.optimizer]).try_for_each(|rule| rule.check(&place("optimizer")))
     }
 }
 
 impl Settings {
-    /// Steps of all phases.
-    pub fn steps(&self) -> usize {
-        self.phases.iter().map(|phase| phase.steps).sum()
+    /// A run in one sequence of phases with everything else as it is by default.
+    pub fn new(batch: usize, phases: Vec<Phase>) -> Self {
+        Self {
+            seed: 0,
+            batch: BatchSize::Fixed(batch),
+            micro_batch: None,
+            clip_norm: None,
+            noise: None,
+            average: None,
+            patience: None,
+            heldout_every: 0,
+            save_every: 0,
+            rounds: 1,
+            phases,
+        }
     }
 
-    /// Items of one step.
-    pub fn samples_per_step(&self) -> u64 {
-        self.batch as u64 * self.accumulate as u64
+    /// The phase with this number, counted over all rounds.
+    pub(crate) fn phase(&self, number: usize) -> Option<&Phase> {
+        (number < self.rounds * self.phases.len()).then(|| &self.phases[number % self.phases.len()])
+    }
+
+    /// Items of the whole run over a data set of `items`, as far as they are known beforehand.
+    pub fn samples(&self, items: usize) -> u64 {
+        let batch = self.batch.first();
+        self.rounds as u64 * self.phases.iter().map(|phase| phase.length(items, batch)).sum::<u64>()
     }
 
     /// Refuses what makes no sense.
@@ -88,27 +221,26 @@ impl Settings {
             0 => Err(Error::setting(name, "must be at least 1")),
             _ => Ok(()),
         };
-        positive("batch", self.batch)?;
-        positive("accumulate", self.accumulate)?;
+        self.batch.check()?;
+        positive("micro_batch", self.micro_batch.unwrap_or(1))?;
+        positive("rounds", self.rounds)?;
         positive("phases", self.phases.len())?;
+        positive("patience", self.patience.unwrap_or(1))?;
+        if self.patience.is_some() && self.heldout_every == 0 {
+            return Err(Error::setting("patience", "needs heldout_every, the steps between measurements"));
+        }
         if let Some(norm) = self.clip_norm
             && (norm.is_nan() || norm <= 0.0)
         {
             return Err(Error::setting("clip_norm", format!("must be positive, found {norm}")));
         }
-        for phase in &self.phases {
-            positive(&format!("{}.steps", phase.name), phase.steps)?;
-            if !(phase.rate > 0.0 && phase.rate.is_finite()) {
-                return Err(Error::setting(
-                    format!("{}.rate", phase.name),
-                    format!("must be positive, found {}", phase.rate),
-                ));
-            }
-            if let Some(problem) = phase.schedule.problem() {
-                return Err(Error::setting(format!("{}.schedule", phase.name), problem));
-            }
+        if let Some(share) = self.average
+            && !(0.0..1.0).contains(&share)
+        {
+            return Err(Error::setting("average", format!("must lie in [0, 1), found {share}")));
         }
-        Ok(())
+        self.noise.map_or(Ok(()), |noise| noise.check())?;
+        self.phases.iter().try_for_each(|phase| phase.check(&self.batch))
     }
 }
 
@@ -120,36 +252,13 @@ fn main() -> String {
     "main".into()
 }
 
-fn constant() -> Schedule {
-    Schedule::Constant
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn settings() -> Settings {
-        let phase = Phase {
-            name: main(),
-            steps: 2,
-            rate: 0.1,
-            optimizer: OptimizerConfig::default(),
-            schedule: constant(),
-            trainable: Trainable::default(),
-        };
-        Settings {
-            seed: 0,
-            batch: 1,
-            accumulate: 1,
-            clip_norm: None,
-            heldout_every: 0,
-            save_every: 0,
-            phases: vec![phase],
-        }
-    }
-
     #[test]
     fn nonsense_is_refused_by_name() {
+        let settings = || Settings::new(1, vec![Phase::new(2, 0.1, OptimizerConfig::default())]);
         let refused = |change: fn(&mut Settings), name: &str| {
             let mut changed = settings();
             change(&mut changed);
@@ -157,20 +266,38 @@ mod tests {
             assert!(message.contains(name), "{message}");
         };
         settings().check().unwrap();
-        refused(|s| s.batch = 0, "\"batch\"");
-        refused(|s| s.accumulate = 0, "\"accumulate\"");
+        refused(|s| s.batch = BatchSize::Fixed(0), "\"batch\"");
+        refused(|s| s.micro_batch = Some(0), "\"micro_batch\"");
         refused(|s| s.phases.clear(), "\"phases\"");
+        refused(|s| s.rounds = 0, "\"rounds\"");
         refused(|s| s.clip_norm = Some(f64::NAN), "\"clip_norm\"");
-        refused(|s| s.phases[0].steps = 0, "\"main.steps\"");
+        refused(|s| s.average = Some(1.0), "\"average\"");
+        refused(|s| s.patience = Some(2), "heldout_every");
+        refused(|s| s.noise = Some(GradientNoise { eta: -1.0, gamma: 0.55 }), "\"noise.eta\"");
+        refused(|s| s.phases[0].steps = Some(0), "\"main.steps\"");
+        refused(|s| s.phases[0].epochs = Some(1.0), "one of steps");
         refused(|s| s.phases[0].rate = f64::INFINITY, "\"main.rate\"");
         refused(|s| s.phases[0].schedule = Schedule::Cosine { warmup: 1.0, floor: 0.0 }, "warmup 1");
+        let initial = OptimizerConfig::AdagradNorm { initial: 0.0 };
+        let group = Group { paths: Paths::default(), optimizer: Some(initial), rate: None, schedule: None };
+        let mut changed = settings();
+        changed.phases[0].groups.push(group);
+        assert!(changed.check().unwrap_err().to_string().contains("main.optimizer.initial"));
     }
 
     #[test]
-    fn a_trainable_set_is_chosen_by_path() {
-        let some = Trainable { paths: vec!["norm".into(), "blocks.1.".into()] };
+    fn parameters_are_chosen_by_path() {
+        let some = Paths(vec!["norm".into(), "blocks.1.".into()]);
         assert!(some.has("blocks.0.mlp_norm.gain") && some.has("blocks.1.o.weight"));
         assert!(!some.has("blocks.0.o.weight"));
-        assert!(Trainable::default().has("anything"));
+        assert!(Paths::default().has("anything"));
+    }
+
+    #[test]
+    fn lengths_are_in_steps_epochs_or_samples() {
+        let phase = |steps, epochs, samples| Phase { steps, epochs, samples, ..Phase::default() };
+        assert_eq!(phase(Some(7), None, None).length(100, 8), 56);
+        assert_eq!(phase(None, Some(2.5), None).length(101, 8), 253);
+        assert_eq!(phase(None, None, Some(33)).length(100, 8), 33);
     }
 }

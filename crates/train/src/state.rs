@@ -9,36 +9,36 @@ use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors, write_atom
 
 use crate::error::{Error, Result};
 use crate::optimizer::SavedState;
+use crate::position::Position;
 use crate::settings::Settings;
 
 /// Metadata key of the position; also what tells such a file from a model.
 const KEY: &str = "trimtab.train";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const PARAMETER: &str = "parameter/";
+const AVERAGE: &str = "average/";
 const OPTIMIZER: &str = "optimizer/";
 const COUNTER: &str = "counter/";
 
 /// What a run was doing, and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Position {
+struct Header {
     format: u32,
-    /// Steps done, over all phases.
-    pub step: usize,
+    position: Position,
     /// Items of the data set.
     items: usize,
     settings: Settings,
 }
 
-impl Position {
-    pub fn new(step: usize, items: usize, settings: &Settings) -> Self {
-        Self { format: FORMAT, step, items, settings: settings.clone() }
-    }
-
-    /// What forbids to go on from `self` with these settings and data, if anything. How often a run measures and saves
-    /// does not change what it computes.
+impl Header {
+    /// What forbids to go on with these settings and data, if anything. How often a run measures and saves does not change
+    /// what it computes, unless it may end early.
     fn differs(&self, items: usize, settings: &Settings) -> Option<&'static str> {
         let mut saved = self.settings.clone();
-        (saved.heldout_every, saved.save_every) = (settings.heldout_every, settings.save_every);
+        saved.save_every = settings.save_every;
+        if saved.patience.is_none() {
+            saved.heldout_every = settings.heldout_every;
+        }
         if saved != *settings {
             return Some("its settings differ");
         }
@@ -46,20 +46,25 @@ impl Position {
     }
 }
 
-/// Parameters, optimizer state and position.
+/// Parameters, their average, optimizer state and position.
 pub(crate) struct State {
     pub position: Position,
     pub parameters: Vec<(String, TensorData)>,
+    /// Empty where no average is kept.
+    pub average: Vec<(String, TensorData)>,
     pub optimizer: SavedState,
 }
 
 impl State {
     /// Writes to a temporary file, syncs it and renames it to `path`.
-    pub fn write(self, path: &Path) -> Result<()> {
+    pub fn write(self, path: &Path, items: usize, settings: &Settings) -> Result<()> {
         let failed = |message: String| Error::State { path: path.into(), message };
-        let position = serde_json::to_string(&self.position).map_err(|e| failed(e.to_string()))?;
+        let header = Header { format: FORMAT, position: self.position, items, settings: settings.clone() };
+        let header = serde_json::to_string(&header).map_err(|e| failed(e.to_string()))?;
         let mut tensors = Vec::new();
-        for (prefix, list) in [(PARAMETER, self.parameters), (OPTIMIZER, self.optimizer.tensors)] {
+        let lists =
+            [(PARAMETER, self.parameters), (AVERAGE, self.average), (OPTIMIZER, self.optimizer.tensors)];
+        for (prefix, list) in lists {
             for (name, data) in list {
                 let shape = data.shape().to_vec();
                 let values = data.try_into_vec::<f32>().map_err(|e| failed(format!("\"{name}\": {e:?}")))?;
@@ -71,7 +76,7 @@ impl State {
             let tensor = RawTensor::new(Dtype::I64, vec![1], Bytes::from_numbers(vec![n as i64]))?;
             tensors.push((format!("{COUNTER}{name}"), tensor));
         }
-        let metadata = BTreeMap::from([(KEY.to_string(), position)]);
+        let metadata = BTreeMap::from([(KEY.to_string(), header)]);
         Ok(write_atomic(path, &to_safetensors(&tensors, &metadata)?)?)
     }
 
@@ -82,16 +87,21 @@ impl State {
         }
         let failed = |message: String| Error::State { path: path.into(), message };
         let file = Checkpoint::open(path)?;
-        let position =
+        let header =
             file.metadata().get(KEY).ok_or_else(|| failed(format!("no \"{KEY}\" in its metadata")))?;
-        let position: Position = serde_json::from_str(position).map_err(|e| failed(e.to_string()))?;
-        if position.format != FORMAT {
-            return Err(failed(format!("format {}, expected {FORMAT}", position.format)));
+        let header: Header = serde_json::from_str(header).map_err(|e| failed(e.to_string()))?;
+        if header.format != FORMAT {
+            return Err(failed(format!("format {}, expected {FORMAT}", header.format)));
         }
-        if let Some(message) = position.differs(items, settings) {
+        if let Some(message) = header.differs(items, settings) {
             return Err(Error::OtherRun { path: path.into(), message: message.into() });
         }
-        let mut state = Self { position, parameters: Vec::new(), optimizer: SavedState::default() };
+        let mut state = Self {
+            position: header.position,
+            parameters: Vec::new(),
+            average: Vec::new(),
+            optimizer: SavedState::default(),
+        };
         for name in file.names() {
             let tensor = file.tensor(name)?;
             if let Some(name) = name.strip_prefix(COUNTER) {
@@ -104,6 +114,8 @@ impl State {
             let data = TensorData::new(tensor.to_f32()?, tensor.shape.clone());
             if let Some(name) = name.strip_prefix(PARAMETER) {
                 state.parameters.push((name.into(), data));
+            } else if let Some(name) = name.strip_prefix(AVERAGE) {
+                state.average.push((name.into(), data));
             } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
                 state.optimizer.tensors.push((name.into(), data));
             } else {

@@ -48,30 +48,29 @@ impl Dataset for Points {
         self.0.len()
     }
 
-    fn batch(&self, items: &[usize], device: &Device) -> Self::Batch {
-        let x: Vec<f32> = items.iter().flat_map(|&i| self.0[i].0).collect();
-        let y: Vec<f32> = items.iter().map(|&i| self.0[i].1).collect();
+    fn batch(&self, items: &[Item], device: &Device) -> Result<Self::Batch> {
+        let x: Vec<f32> = items.iter().flat_map(|item| self.0[item.index].0).collect();
+        let y: Vec<f32> = items.iter().map(|item| self.0[item.index].1).collect();
         let tensor = |values, width| Tensor::from_data(TensorData::new(values, [items.len(), width]), device);
-        (tensor(x, 2), tensor(y, 1))
+        Ok((tensor(x, 2), tensor(y, 1)))
     }
 }
 
 struct SquaredError;
 
 impl Objective<Line, (Tensor<2>, Tensor<2>)> for SquaredError {
-    fn loss(&self, model: &Line, (x, y): &(Tensor<2>, Tensor<2>)) -> Result<Loss> {
+    fn loss(&self, model: &Line, (x, y): &(Tensor<2>, Tensor<2>), _: &mut Pass) -> Result<Loss> {
         let guess = x.clone().matmul(model.weight.val().transpose()) + model.bias.val().unsqueeze();
-        Ok(Loss { mean: (guess - y.clone()).square().mean(), terms: y.dims()[0] })
+        Ok(Loss::new((guess - y.clone()).square().mean(), y.dims()[0]))
     }
 }
 
 fn phase(steps: usize, rate: f64, optimizer: OptimizerConfig) -> Phase {
-    let trainable = Trainable::default();
-    Phase { name: "main".into(), steps, rate, optimizer, schedule: Schedule::Constant, trainable }
+    Phase::new(steps, rate, optimizer)
 }
 
 fn settings(batch: usize, phases: Vec<Phase>) -> Settings {
-    Settings { seed: 1, batch, accumulate: 1, clip_norm: None, heldout_every: 0, save_every: 0, phases }
+    Settings { seed: 1, ..Settings::new(batch, phases) }
 }
 
 fn sgd(momentum: f64) -> OptimizerConfig {
@@ -82,12 +81,22 @@ fn run(
     data: &Points,
     settings: &Settings,
     state: Option<&Path>,
-    observer: &mut dyn Observer,
+    observer: &mut dyn Observer<Line>,
 ) -> Result<Outcome<Line>> {
-    let state = state.map(Into::into);
-    let trainer =
-        Trainer { data, heldout: None, objective: &SquaredError, settings, device: Device::flex(), state };
+    let mut trainer = Trainer::new(data, &SquaredError, settings, Device::flex());
+    trainer.state = state.map(Into::into);
     trainer.run(line([0.1, 0.2], 0.0), observer)
+}
+
+fn first_items(n: usize) -> Vec<Item> {
+    (0..n).map(|index| Item { index, epoch: 0 }).collect()
+}
+
+/// The gradient over all points.
+fn gradients_of(module: &Line, data: &Points) -> Gradients {
+    let batch = data.batch(&first_items(data.len()), &Device::flex().autodiff()).unwrap();
+    let loss = SquaredError.loss(module, &batch, &mut Pass::default()).unwrap();
+    Gradients::collect(module, loss.mean.backward(), |_| true, loss.terms)
 }
 
 fn trained(data: &Points, settings: &Settings) -> Vec<f32> {
@@ -131,8 +140,8 @@ fn a_regression_reaches_the_closed_form() {
 fn passes_of_a_step_are_one_batch() {
     let data = Points::noisy(24);
     let whole = settings(12, vec![phase(6, 0.05, OptimizerConfig::default())]);
-    let halves = Settings { batch: 6, accumulate: 2, ..whole.clone() };
-    let first_half = Settings { batch: 6, ..whole.clone() };
+    let halves = Settings { micro_batch: Some(6), ..whole.clone() };
+    let first_half = Settings { batch: BatchSize::Fixed(6), ..whole.clone() };
     let (a, b, c) = (trained(&data, &whole), trained(&data, &halves), trained(&data, &first_half));
     // The same sums in another order: a few roundings.
     let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -143,16 +152,11 @@ fn passes_of_a_step_are_one_batch() {
 #[test]
 fn passes_are_weighted_by_their_terms() {
     let module = line([0.0, 0.0], 0.0);
-    let gradients = |data: Points| {
-        let items: Vec<usize> = (0..data.len()).collect();
-        let loss = SquaredError.loss(&module, &data.batch(&items, &Device::flex().autodiff())).unwrap();
-        Gradients::collect(&module, loss.mean.backward(), &Trainable::default(), loss.terms)
-    };
+    let gradients = |data: Points| gradients_of(&module, &data);
     let one = gradients(Points(vec![([3.0, 0.0], 1.0)]));
     let two = gradients(Points(vec![([0.0, 0.0], 1.0), ([0.0, 0.0], 1.0)]));
     // Weight: (1 * -2 * 3 + 2 * 0) / 3 = -2; bias: (1 * -2 + 2 * -2) / 3 = -2. Norm: sqrt(8).
-    let both = one.merge(two, &module);
-    assert!((both.norm(&module) - 8.0f64.sqrt()).abs() < 1e-6);
+    assert!((one.merge(two).norm() - 8.0f64.sqrt()).abs() < 1e-6);
 }
 
 #[test]
@@ -160,16 +164,13 @@ fn clipping_by_hand() {
     // One point x = (3, 0), y = -2 at zero: residual 2, gradient of the weight (12, 0), of the bias 4.
     let module = line([0.0, 0.0], 0.0);
     let data = Points(vec![([3.0, 0.0], -2.0)]);
-    let gradients = || {
-        let loss = SquaredError.loss(&module, &data.batch(&[0], &Device::flex().autodiff())).unwrap();
-        Gradients::collect(&module, loss.mean.backward(), &Trainable::default(), 1)
-    };
-    let norm = gradients().norm(&module);
+    let gradients = || gradients_of(&module, &data);
+    let norm = gradients().norm();
     assert!((norm - 160.0f64.sqrt()).abs() < 1e-5);
     let stepped = |limit| {
         let mut gradients = gradients();
-        gradients.clip(&module, norm, limit);
-        numbers(&Optimizer::new(&sgd(0.0)).step(module.clone(), gradients, 1.0))
+        gradients.clip(norm, limit);
+        numbers(&Optimizer::new(&phase(1, 1.0, sgd(0.0))).step(module.clone(), gradients, &[1.0]))
     };
     let scale = 2.0 / 160.0f32.sqrt();
     let clipped = stepped(2.0);
@@ -189,9 +190,8 @@ fn matrices_decay_and_vectors_do_not() {
         (OptimizerConfig::Sgd { momentum: 0.0, weight_decay: 0.5 }, 0.95),
         (OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.95, epsilon: 1e-8, weight_decay: 0.5 }, 0.95),
     ] {
-        let loss = SquaredError.loss(&module, &data.batch(&[0], &Device::flex().autodiff())).unwrap();
-        let gradients = Gradients::collect(&module, loss.mean.backward(), &Trainable::default(), 1);
-        let found = numbers(&Optimizer::new(&optimizer).step(module.clone(), gradients, 0.1));
+        let mut rule = Optimizer::new(&phase(1, 0.1, optimizer.clone()));
+        let found = numbers(&rule.step(module.clone(), gradients_of(&module, &data), &[0.1]));
         assert_eq!(found, [factor, -factor, 1.0], "{optimizer:?}");
     }
 }
@@ -200,10 +200,10 @@ fn matrices_decay_and_vectors_do_not() {
 fn only_the_trainable_set_moves() {
     let data = Points::noisy(8);
     let mut first = phase(3, 0.1, sgd(0.0));
-    first.trainable.paths = vec!["bias".into()];
+    first.trainable.0 = vec!["bias".into()];
     let found = trained(&data, &settings(8, vec![first.clone()]));
     assert!(found[..2] == [0.1, 0.2] && found[2] != 0.0, "{found:?}");
-    first.trainable.paths = vec!["norm".into()];
+    first.trainable.0 = vec!["norm".into()];
     let error = run(&data, &settings(8, vec![first]), None, &mut Silent::default()).unwrap_err().to_string();
     assert!(error.contains("\"weight\"") && error.contains("norm"), "{error}");
 }
@@ -228,31 +228,32 @@ impl StopAfter {
     }
 }
 
-impl Observer for StopAfter {
-    fn step(&mut self, record: &StepRecord) {
+impl<M> Observer<M> for StopAfter {
+    fn step(&mut self, record: &StepRecord, _: &M) {
         self.left = self.left.saturating_sub(1);
         self.flag.store(self.left == 0, Ordering::SeqCst);
         self.seen.push(record.clone());
     }
 
     fn interrupted(&self) -> bool {
-        Silent { stop: Some(&self.flag) }.interrupted()
+        Observer::<M>::interrupted(&Silent { stop: Some(&self.flag) })
     }
 }
 
 /// Two phases: the second starts with a fresh optimizer, also when the run is resumed at its very beginning.
-fn long(accumulate: usize) -> Settings {
+fn long(passes: usize) -> Settings {
     let adamw = phase(12, 0.02, OptimizerConfig::default());
     let schedule = Schedule::Cosine { warmup: 0.25, floor: 0.1 };
     let momentum = Phase { name: "second".into(), schedule, ..phase(8, 0.02, sgd(0.9)) };
-    Settings { accumulate, clip_norm: Some(1.0), ..settings(5, vec![adamw, momentum]) }
+    let micro_batch = Some(5usize.div_ceil(passes));
+    Settings { micro_batch, clip_norm: Some(1.0), ..settings(5, vec![adamw, momentum]) }
 }
 
 #[test]
 fn a_resumed_run_gives_the_same_bytes() {
     let data = Points::noisy(17);
-    for accumulate in [1, 2] {
-        let settings = long(accumulate);
+    for passes in [1, 2] {
+        let settings = long(passes);
         let straight = trained(&data, &settings);
         for stop in [1, 10, 12, 19] {
             let dir = tempfile::tempdir().unwrap();
@@ -301,26 +302,21 @@ fn saved_states_are_the_same_bytes_and_are_checked() {
 fn the_observer_sees_rate_norm_and_heldout_loss() {
     let data = Points::noisy(10);
     let settings = Settings { heldout_every: 8, ..long(1) };
-    let trainer = Trainer {
-        data: &data,
-        heldout: Some(&data),
-        objective: &SquaredError,
-        settings: &settings,
-        device: Device::flex(),
-        state: None,
-    };
+    let mut trainer = Trainer::new(&data, &SquaredError, &settings, Device::flex());
+    trainer.heldout = Some(&data);
     let mut observer = StopAfter::new(usize::MAX);
     let outcome = trainer.run(line([0.0, 0.0], 0.0), &mut observer).unwrap();
     let measured: Vec<usize> = observer.seen.iter().filter(|r| r.heldout.is_some()).map(|r| r.step).collect();
     assert_eq!(measured, [8, 16, 20]);
     let last = outcome.last.unwrap();
-    assert_eq!((last.total, last.samples, last.phase.as_str()), (20, 100, "second"));
+    assert_eq!((last.step, last.total, last.samples, last.phase.as_str()), (20, 100, 100, "second"));
     let loss = trainer.heldout_loss(&outcome.module, &data).unwrap();
     assert_eq!(last.heldout, Some(loss));
+    assert_eq!(loss.accuracy, None);
     // Brute force over the points.
     let w = numbers(&outcome.module);
     let errors = data.0.iter().map(|(x, y)| f64::from(w[0] * x[0] + w[1] * x[1] + w[2] - y).powi(2));
-    assert!((loss - errors.sum::<f64>() / 10.0).abs() < 1e-5 * loss);
+    assert!((loss.loss - errors.sum::<f64>() / 10.0).abs() < 1e-5 * loss.loss);
     assert_eq!(observer.seen[12].rate, 0.02 * 0.5, "half of the warm-up of the second phase");
 }
 
@@ -362,10 +358,11 @@ fn tied() -> Tied {
     }
 }
 
-fn tied_logits(model: &Tied, ids: Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>> {
-    let x = model.embed.lookup(ids);
-    let x = x.clone() + activation::silu(model.up.forward(x, &mut Ctx::default()));
-    Ok(model.embed.forward(model.norm.forward(x), &mut Ctx::default()))
+fn tied_logits(model: &Tied, ids: Tensor<2, Int>, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<3>> {
+    let x = model.embed.lookup(ids, ctx);
+    let x = x.clone() + activation::silu(model.up.forward(x, ctx));
+    let x = model.norm.forward(x, ctx);
+    Ok(model.embed.forward(x, ctx))
 }
 
 #[test]
@@ -373,7 +370,8 @@ fn the_gradient_of_a_tied_weight_is_that_of_both_uses() {
     let (device, model) = (Device::flex(), tied());
     let data = TokenWindows::new((0..65).map(|i| (i * 7) % 31).collect(), 16, VOCAB, "text").unwrap();
     let loss = |model: &Tied, device: &Device| {
-        NextToken(tied_logits).loss(model, &data.batch(&[0, 1, 2, 3], device)).unwrap().mean
+        let batch = data.batch(&first_items(4), device).unwrap();
+        NextToken(tied_logits).loss(model, &batch, &mut Pass::default()).unwrap().mean
     };
     let backward = loss(&model, &device.clone().autodiff()).backward();
     let Weight::Dense(param) = &model.embed.weight else { panic!("dense") };
@@ -410,14 +408,7 @@ fn threads_do_not_change_a_byte() {
     let trained = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let objective = NextToken(tied_logits);
-        let trainer = Trainer {
-            data: &data,
-            heldout: None,
-            objective: &objective,
-            settings: &settings,
-            device: Device::flex(),
-            state: None,
-        };
+        let trainer = Trainer::new(&data, &objective, &settings, Device::flex());
         numbers(&pool.install(|| trainer.run(tied(), &mut Silent::default())).unwrap().module)
     };
     let one = trained(1);

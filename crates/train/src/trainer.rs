@@ -6,20 +6,28 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
+use trimtab_math::random::Stream;
+use trimtab_nn::Capture;
 
-use crate::data::Dataset;
+use crate::average;
+use crate::buffers;
+use crate::data::{BatchTransform, Dataset};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::objective::Objective;
-use crate::observer::{Observer, StepRecord};
+use crate::objective::{Objective, Pass};
+use crate::observer::{Measured, Observer, StepRecord};
 use crate::optimizer::Optimizer;
 use crate::parameters;
-use crate::sampler::Sampler;
+use crate::per_sample::SampleStatistics;
+use crate::position::Position;
+use crate::sampler::{Item, Sampler};
 use crate::settings::{Phase, Settings};
-use crate::state::{Position, State};
+use crate::state::State;
+use crate::statistics::Gatherer;
+use crate::workers::{Alone, Workers, share};
 
 /// Everything of a run but the module.
-pub struct Trainer<'a, D, O> {
+pub struct Trainer<'a, D: Dataset, O> {
     /// What is trained on.
     pub data: &'a D,
     /// What the held-out loss is measured on.
@@ -32,6 +40,8 @@ pub struct Trainer<'a, D, O> {
     pub device: Device,
     /// Where the state is saved, and resumed from if the file is there.
     pub state: Option<PathBuf>,
+    /// A change of every batch before the objective sees it; not of held-out ones.
+    pub transform: Option<&'a dyn BatchTransform<D::Batch>>,
 }
 
 /// What a run ends with.
@@ -39,19 +49,23 @@ pub struct Trainer<'a, D, O> {
 pub struct Outcome<M> {
     /// The trained module.
     pub module: M,
+    /// The moving average of its parameters, if one was asked for: what was measured.
+    pub average: Option<M>,
     /// Steps done, over all phases.
     pub step: usize,
-    /// Whether all steps were done; otherwise the run was interrupted and its state saved.
+    /// Items seen, over all phases.
+    pub samples: u64,
+    /// Whether everything was done; otherwise the run was interrupted and its state saved.
     pub finished: bool,
     /// The last step, if this run did one.
     pub last: Option<StepRecord>,
 }
 
-/// Where a run stands within its phases.
-struct Place<'s> {
-    phase: &'s Phase,
-    /// Steps of the phase that are done.
-    done: usize,
+impl<M> Outcome<M> {
+    /// The average of the parameters where there is one, otherwise the module.
+    pub fn result(&self) -> &M {
+        self.average.as_ref().unwrap_or(&self.module)
+    }
 }
 
 /// What the passes of one step give.
@@ -61,13 +75,25 @@ struct Passes {
     loss: f64,
     /// Norm of the gradients before clipping.
     norm: f64,
-    terms: usize,
+    terms: f64,
+    /// What single samples said, if they were asked.
+    statistics: Option<SampleStatistics>,
 }
 
-impl<D, O> Trainer<'_, D, O>
-where
-    D: Dataset,
-{
+/// What changes from step to step.
+struct Run<M> {
+    module: M,
+    average: Option<M>,
+    optimizer: Optimizer,
+    position: Position,
+}
+
+impl<'a, D: Dataset, O> Trainer<'a, D, O> {
+    /// A run without held-out data, saved state and transform.
+    pub fn new(data: &'a D, objective: &'a O, settings: &'a Settings, device: Device) -> Self {
+        Self { data, heldout: None, objective, settings, device, state: None, transform: None }
+    }
+
     /// Trains `module`, whose parameters lie on `device` with gradients.
     ///
     /// If [`Trainer::state`] is a file, the run goes on from there, with the same result as without the interruption.
@@ -75,7 +101,23 @@ where
     /// # Errors
     /// [`Error::Setting`], [`Error::Diverged`], [`Error::NothingToTrain`], a state of another run or an unusable one
     /// ([`Error::OtherRun`], [`Error::State`]), and what the objective meets.
-    pub fn run<M: Module>(&self, module: M, observer: &mut dyn Observer) -> Result<Outcome<M>>
+    pub fn run<M: Module>(&self, module: M, observer: &mut dyn Observer<M>) -> Result<Outcome<M>>
+    where
+        O: Objective<M, D::Batch>,
+    {
+        self.run_with(module, observer, &mut Alone)
+    }
+
+    /// [`Trainer::run`] as one of several processes.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::run`], and a process that is gone.
+    pub fn run_with<M: Module>(
+        &self,
+        module: M,
+        observer: &mut dyn Observer<M>,
+        workers: &mut dyn Workers,
+    ) -> Result<Outcome<M>>
     where
         O: Objective<M, D::Batch>,
     {
@@ -83,170 +125,235 @@ where
         if self.data.is_empty() {
             return Err(Error::setting("data", "has no item"));
         }
-        let (mut module, mut step, mut optimizer) = self.resume(module)?;
+        let mut run = self.resume(module)?;
         let mut sampler = Sampler::new(self.data.len(), self.settings.seed);
-        let (first, start) = (step, Instant::now());
+        let (first, start) = (run.position.samples, Instant::now());
+        let total = self.settings.samples(self.data.len());
         let mut last = None;
-        while let Some(place) = self.place(step) {
-            if place.done == 0 {
-                optimizer = Optimizer::new(&place.phase.optimizer);
+        while let Some(phase) = self.settings.phase(run.position.phase) {
+            let length = phase.length(self.data.len(), self.settings.batch.first());
+            if run.position.phase_samples >= length {
+                self.next_phase(&mut run);
+                continue;
             }
             let clock = Instant::now();
-            let passes = self.passes(&module, place.phase, step, &mut sampler)?;
-            let mut record = self.record(&place, step, &passes);
-            module = optimizer.step(module, passes.gradients, record.rate);
-            step += 1;
-            record.terms_per_s = passes.terms as f64 / clock.elapsed().as_secs_f64();
-            record.heldout = self.measure(&module, step)?;
-            let pace = start.elapsed().as_secs_f64() / (step - first) as f64;
-            record.seconds_left = pace * (record.total - step) as f64;
-            observer.step(&record);
-            let stop = step < record.total && observer.interrupted();
+            let size = (run.position.batch as u64).min(length - run.position.phase_samples) as usize;
+            let passes = self.passes(&mut run, phase, size, &mut sampler, workers)?;
+            let rates = phase.rates(run.position.phase_samples + size as u64, length);
+            run.module = run.optimizer.step(run.module, passes.gradients, &rates);
+            if let Some(share) = self.settings.average {
+                run.average = run.average.map(|average| average::follow(average, &run.module, share));
+            }
+            run.position
+                .advance(size, self.settings.batch.next(run.position.batch, passes.statistics.as_ref()));
+            let heldout = self.measure(&run, length, total)?;
+            let seen = run.position.samples - first;
+            let pace = start.elapsed().as_secs_f64() / seen as f64;
+            let record = StepRecord {
+                phase: phase.name.clone(),
+                step: run.position.step,
+                samples: run.position.samples,
+                total,
+                batch: size,
+                loss: passes.loss,
+                gradient_norm: passes.norm,
+                rate: rates.last().copied().unwrap_or(0.0),
+                terms_per_s: passes.terms / clock.elapsed().as_secs_f64(),
+                noise_scale: passes.statistics.map(|seen| seen.noise_scale()),
+                heldout,
+                seconds_left: pace * total.saturating_sub(run.position.samples) as f64,
+            };
+            if let Some(patience) = self.settings.patience
+                && let Some(heldout) = heldout
+                && run.position.waits(heldout.loss, patience)
+            {
+                run.position.phase_samples = length;
+            }
+            observer.step(&record, run.average.as_ref().unwrap_or(&run.module));
+            let over = run.position.samples >= total || self.is_over(&run.position);
+            let stop = !over && observer.interrupted();
             last = Some(record);
-            if stop || is_due(self.settings.save_every, step) {
-                self.save(&module, &optimizer, step)?;
+            if workers.rank() == 0 && (stop || is_due(self.settings.save_every, run.position.step)) {
+                self.save(&run)?;
             }
             if stop {
-                return Ok(Outcome { module, step, finished: false, last });
+                return Ok(run.end(false, last));
             }
         }
-        Ok(Outcome { module, step, finished: true, last })
+        Ok(run.end(true, last))
     }
 
-    /// The mean loss on all held-out items.
+    /// Whether nothing comes after this position.
+    fn is_over(&self, position: &Position) -> bool {
+        let length = |phase: &Phase| phase.length(self.data.len(), self.settings.batch.first());
+        let done = |phase: &Phase| position.phase_samples >= length(phase);
+        self.settings.phase(position.phase).is_none_or(done)
+            && self.settings.phase(position.phase + 1).is_none()
+    }
+
+    fn next_phase<M>(&self, run: &mut Run<M>) {
+        run.position.next_phase();
+        let Some(phase) = self.settings.phase(run.position.phase) else { return };
+        let old = std::mem::replace(&mut run.optimizer, Optimizer::new(phase));
+        if phase.keep_state {
+            run.optimizer = old.succeed(phase);
+        }
+    }
+
+    /// Loss and share of right answers on all held-out items.
     ///
     /// # Errors
     /// What the objective meets.
-    pub fn heldout_loss<M: Module>(&self, module: &M, data: &D) -> Result<f64>
+    pub fn heldout_loss<M: Module>(&self, module: &M, data: &D) -> Result<Measured>
     where
         O: Objective<M, D::Batch>,
     {
         let module = module.valid();
-        let items: Vec<usize> = (0..data.len()).collect();
-        let (mut sum, mut terms) = (0.0, 0.0);
-        for part in items.chunks(self.settings.batch) {
-            let loss = self.objective.loss(&module, &data.batch(part, &self.device))?;
+        let items: Vec<Item> = (0..data.len()).map(|index| Item { index, epoch: 0 }).collect();
+        let (mut sum, mut terms, mut correct) = (0.0, 0.0, Some(0));
+        for part in items.chunks(self.pass_size(self.settings.batch.first())) {
+            let mut pass = Pass { seed: self.settings.seed, ..Pass::default() };
+            let loss = self.objective.loss(&module, &data.batch(part, &self.device)?, &mut pass)?;
             sum += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
             terms += loss.terms as f64;
+            correct = correct.zip(loss.correct).map(|(a, b)| a + b);
         }
-        Ok(sum / terms)
+        Ok(Measured { loss: sum / terms, accuracy: correct.map(|n| n as f64 / terms) })
     }
 
-    fn place(&self, step: usize) -> Option<Place<'_>> {
-        let mut before = 0;
-        self.settings.phases.iter().find_map(|phase| {
-            let place = (step < before + phase.steps).then(|| Place { phase, done: step - before });
-            before += phase.steps;
-            place
-        })
+    fn pass_size(&self, batch: usize) -> usize {
+        self.settings.micro_batch.unwrap_or(batch).min(batch).max(1)
     }
 
-    /// Forward and backward passes of one step. The gradients are clipped.
+    /// Forward and backward passes of one step of `size` items. The gradients are exchanged, clipped, and noisy.
     fn passes<M: Module>(
         &self,
-        module: &M,
+        run: &mut Run<M>,
         phase: &Phase,
-        step: usize,
+        size: usize,
         sampler: &mut Sampler,
+        workers: &mut dyn Workers,
     ) -> Result<Passes>
     where
         O: Objective<M, D::Batch>,
     {
         let (settings, device) = (self.settings, self.device.clone().autodiff());
-        let (mut gradients, mut sum, mut terms) = (Gradients::default(), 0.0, 0);
-        for pass in 0..settings.accumulate {
-            let position = self.samples(step) + (pass * settings.batch) as u64;
-            let batch = self.data.batch(&sampler.take(position, settings.batch), &device);
-            let loss = self.objective.loss(module, &batch)?;
+        let Position { step, samples, .. } = run.position;
+        let progress = samples as f64 / settings.samples(self.data.len()).max(1) as f64;
+        let asks = settings.batch.asks(step, size);
+        let (mut gradients, mut sums) = (Gradients::default(), [0.0, 0.0]);
+        let mut gatherer = Gatherer::default();
+        let own = sampler.take(samples, size)[share(size, workers.rank(), workers.size())].to_vec();
+        for (number, items) in own.chunks(self.pass_size(size)).enumerate() {
+            let mut batch = self.data.batch(items, &device)?;
+            if let Some(transform) = self.transform {
+                let item = (workers.rank() << 32) + number;
+                let mut stream = Stream::new(settings.seed, "train/transform", step as u64, item as u64);
+                batch = transform.apply(batch, &mut stream, progress)?;
+            }
+            let capture = asks.then(Capture::default);
+            let mut pass =
+                Pass { training: true, step, progress, seed: settings.seed, capture, ..Pass::default() };
+            let loss = self.objective.loss(&run.module, &batch, &mut pass)?;
             let backward = loss.mean.backward();
-            sum += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
-            terms += loss.terms;
-            let of_pass = Gradients::collect(module, backward, &phase.trainable, loss.terms);
-            gradients = gradients.merge(of_pass, module);
+            sums[0] += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
+            sums[1] += loss.terms as f64;
+            if let Some(capture) = pass.capture.take() {
+                gatherer.add(capture.resolve(&backward), items.len(), &pass.statistics)?;
+            }
+            let of_pass = Gradients::collect(&run.module, backward, |path| phase.trains(path), loss.terms);
+            gradients = gradients.merge(of_pass);
+            buffers::update(&mut run.module, &pass.statistics);
         }
-        let loss = finite(sum / terms as f64, "loss", step)?;
+        workers.exchange(&mut gradients)?;
+        workers.sum(&mut sums)?;
+        let loss = finite(sums[0] / sums[1], "loss", step)?;
         if gradients.is_empty() {
-            return Err(nothing_to_train(module, phase));
+            return Err(nothing_to_train(&run.module, phase));
         }
-        let norm = finite(gradients.norm(module), "gradient norm", step)?;
-        if let Some(limit) = settings.clip_norm {
-            gradients.clip(module, norm, limit);
+        let statistics = match asks {
+            true => Some(gatherer.finish(&gradients, workers)?),
+            false => None,
+        };
+        let norm = finite(gradients.norm(), "gradient norm", step)?;
+        let limits = [settings.clip_norm, phase.optimizer.clips()].into_iter().flatten();
+        if let Some(limit) = limits.reduce(f64::min) {
+            gradients.clip(norm, limit);
         }
-        Ok(Passes { gradients, loss, norm, terms })
+        if let Some(noise) = settings.noise {
+            noise.apply(&mut gradients, settings.seed, step);
+        }
+        Ok(Passes { gradients, loss, norm, terms: sums[1], statistics })
     }
 
-    /// What is known of a step before its update.
-    fn record(&self, place: &Place<'_>, step: usize, passes: &Passes) -> StepRecord {
-        let phase = place.phase;
-        let factor = phase.schedule.factor(self.samples(place.done + 1), self.samples(phase.steps));
-        StepRecord {
-            phase: phase.name.clone(),
-            step: step + 1,
-            total: self.settings.steps(),
-            samples: self.samples(step + 1),
-            loss: passes.loss,
-            gradient_norm: passes.norm,
-            rate: phase.rate * factor,
-            terms_per_s: 0.0,
-            heldout: None,
-            seconds_left: 0.0,
-        }
-    }
-
-    /// Items that so many steps see.
-    fn samples(&self, steps: usize) -> u64 {
-        steps as u64 * self.settings.samples_per_step()
-    }
-
-    fn measure<M: Module>(&self, module: &M, step: usize) -> Result<Option<f64>>
+    fn measure<M: Module>(&self, run: &Run<M>, length: u64, total: u64) -> Result<Option<Measured>>
     where
         O: Objective<M, D::Batch>,
     {
-        let due = step == self.settings.steps() || is_due(self.settings.heldout_every, step);
+        let Position { step, samples, phase_samples, .. } = run.position;
+        let ends = samples >= total || (phase_samples >= length && self.is_over(&run.position));
+        let due = ends || is_due(self.settings.heldout_every, step);
         match self.heldout.filter(|data| due && !data.is_empty()) {
-            Some(data) => self.heldout_loss(module, data).map(Some),
+            Some(data) => self.heldout_loss(run.average.as_ref().unwrap_or(&run.module), data).map(Some),
             None => Ok(None),
         }
     }
 
-    fn save<M: Module>(&self, module: &M, optimizer: &Optimizer, step: usize) -> Result<()> {
+    fn save<M: Module>(&self, run: &Run<M>) -> Result<()> {
         let Some(path) = &self.state else { return Ok(()) };
         let unsaved = |name| Error::State { path: path.clone(), message: format!("cannot hold \"{name}\"") };
         let state = State {
-            position: Position::new(step, self.data.len(), self.settings),
-            parameters: parameters::values(module),
-            optimizer: optimizer.save().map_err(unsaved)?,
+            position: run.position.clone(),
+            parameters: parameters::values(&run.module),
+            average: run.average.as_ref().map(parameters::values).unwrap_or_default(),
+            optimizer: run.optimizer.save().map_err(unsaved)?,
         };
-        state.write(path)
+        state.write(path, self.data.len(), self.settings)
     }
 
-    /// The rule that the state saved after `step` steps belongs to: that of the phase of the last of them.
-    fn optimizer(&self, step: usize) -> Optimizer {
-        let phase = self.place(step.saturating_sub(1)).map_or(&self.settings.phases[0], |place| place.phase);
-        Optimizer::new(&phase.optimizer)
-    }
-
-    /// The module, the step and the optimizer to begin with: as saved, or fresh.
-    fn resume<M: Module>(&self, module: M) -> Result<(M, usize, Optimizer)> {
-        let Some(path) = &self.state else { return Ok((module, 0, self.optimizer(0))) };
-        let Some(state) = State::read(path, self.data.len(), self.settings)? else {
-            return Ok((module, 0, self.optimizer(0)));
+    /// The run to begin with: as saved, or fresh.
+    fn resume<M: Module>(&self, module: M) -> Result<Run<M>> {
+        let saved = match &self.state {
+            Some(path) => State::read(path, self.data.len(), self.settings)?.map(|state| (path, state)),
+            None => None,
         };
-        let State { position, parameters: values, optimizer: saved } = state;
-        let mut values = values.into_iter().collect();
-        let module = parameters::replace(module, |name, shape| restore(path, &mut values, name, shape))?;
-        if let Some(name) = values.into_keys().next() {
-            let message = format!("holds a parameter \"{name}\" that the module has not");
-            return Err(Error::OtherRun { path: path.clone(), message });
-        }
-        let mut optimizer = self.optimizer(position.step);
-        optimizer.load(saved, &parameters::parameters(&module), &self.device).map_err(|name| {
-            Error::State {
-                path: path.clone(),
-                message: format!("the optimizer state of \"{name}\" is incomplete"),
+        let Some((path, State { position, parameters: values, average, optimizer: saved })) = saved else {
+            let average = self.settings.average.map(|_| module.valid());
+            let optimizer = Optimizer::new(&self.settings.phases[0]);
+            let position = Position::new(self.settings.batch.first());
+            return Ok(Run { module, average, optimizer, position });
+        };
+        let put = |module: M, values: Vec<(String, TensorData)>| {
+            let mut values = values.into_iter().collect();
+            let module = parameters::replace(module, |name, shape| restore(path, &mut values, name, shape))?;
+            match values.into_keys().next() {
+                Some(name) => {
+                    let message = format!("holds a parameter \"{name}\" that the module has not");
+                    Err(Error::OtherRun { path: path.clone(), message })
+                }
+                None => Ok(module),
             }
+        };
+        let module = put(module, values)?;
+        let average = match self.settings.average {
+            Some(_) => Some(put(module.valid(), average)?),
+            None => None,
+        };
+        // After the last phase the rules are those of the last.
+        let phase = self.settings.phase(position.phase).unwrap_or(&self.settings.phases[0]);
+        let mut optimizer = Optimizer::new(phase);
+        optimizer.load(saved, &parameters::parameters(&module), &self.device).map_err(|name| {
+            let message = format!("the optimizer state of \"{name}\" is incomplete");
+            Error::State { path: path.clone(), message }
         })?;
-        Ok((module, position.step, optimizer))
+        Ok(Run { module, average, optimizer, position })
+    }
+}
+
+impl<M> Run<M> {
+    fn end(self, finished: bool, last: Option<StepRecord>) -> Outcome<M> {
+        let Position { step, samples, .. } = self.position;
+        Outcome { module: self.module, average: self.average, step, samples, finished, last }
     }
 }
 
@@ -262,7 +369,7 @@ fn nothing_to_train<M: Module>(module: &M, phase: &Phase) -> Error {
     let example = parameters::parameters(module).into_iter().next().map(|info| info.path);
     Error::NothingToTrain {
         phase: phase.name.clone(),
-        patterns: phase.trainable.paths.clone(),
+        patterns: phase.trainable.0.clone(),
         example: example.unwrap_or_default(),
     }
 }

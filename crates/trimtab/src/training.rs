@@ -12,7 +12,9 @@ use trimtab_models::pico::grammar::Split;
 use trimtab_models::pico::tokenizer::{self, END_OF_TEXT};
 use trimtab_models::{Model, init, pico};
 use trimtab_nn::{Ctx, Flow, Network};
-use trimtab_train::{NextToken, Observer, Outcome, Settings, StepRecord, TokenWindows, Trainer};
+use trimtab_train::{
+    Dataset, Measured, NextToken, Observer, Outcome, Settings, StepRecord, TokenWindows, Trainer,
+};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -222,17 +224,17 @@ pub fn train(
         settings: &recipe.training,
         device: device.clone(),
         state: Some(out.partial().join(STATE)),
+        transform: None,
     };
-    let total = recipe.training.steps();
-    monitor.begin("train", total);
+    monitor.begin("train", recipe.training.samples(data.len()) as usize);
     let module = model.trainable(&device.clone().autodiff())?;
     let outcome = trainer.run(module, &mut Show { monitor })?;
     if !outcome.finished {
         return Err(Error::Interrupted { kept: out.partial().display().to_string() });
     }
-    let heldout_loss = match outcome.last.as_ref().and_then(|last| last.heldout) {
-        Some(loss) => loss,
-        None => trainer.heldout_loss(&outcome.module, &heldout)?,
+    let Measured { loss: heldout_loss, .. } = match outcome.last.as_ref().and_then(|last| last.heldout) {
+        Some(measured) => measured,
+        None => trainer.heldout_loss(outcome.result(), &heldout)?,
     };
     let params = write(&mut out, recipe, &outcome, &config, &json)?;
     let output = out.publish()?;
@@ -240,7 +242,7 @@ pub fn train(
     Ok(Summary {
         output,
         params,
-        steps: total,
+        steps: outcome.step,
         tokens: data.tokens(),
         loss: outcome.last.map(|last| last.loss),
         heldout_loss,
@@ -249,8 +251,8 @@ pub fn train(
     })
 }
 
-fn logits(model: &Network, ids: Tensor<2, Int>) -> trimtab_nn::Result<Tensor<3>> {
-    model.forward(Flow::Tokens(ids), &mut Ctx::default())?.hidden("loss")
+fn logits(model: &Network, ids: Tensor<2, Int>, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<3>> {
+    model.forward(Flow::Tokens(ids), ctx)?.hidden("loss")
 }
 
 /// What the result depends on.
@@ -281,7 +283,7 @@ fn write(
 ) -> Result<usize> {
     let mut params = 0;
     let mut tensors = Vec::new();
-    for (name, shape, values) in outcome.module.tensors() {
+    for (name, shape, values) in outcome.result().tensors() {
         params += values.len();
         tensors.push((name, RawTensor::from_f32(shape, &values, recipe.dtype.dtype())?));
     }
@@ -306,14 +308,14 @@ struct Show<'m> {
     monitor: &'m mut dyn Monitor,
 }
 
-impl Observer for Show<'_> {
-    fn step(&mut self, record: &StepRecord) {
-        let heldout = record.heldout.map_or(String::new(), |loss| format!(" (held out {loss:.4})"));
+impl<M> Observer<M> for Show<'_> {
+    fn step(&mut self, record: &StepRecord, _: &M) {
+        let heldout = record.heldout.map_or(String::new(), |m| format!(" (held out {:.4})", m.loss));
         let detail = format!(
             "loss {:.4}{heldout}, gradient {:.2}, rate {:.2e}, {:.0} tokens/s, {:.0} s left",
             record.loss, record.gradient_norm, record.rate, record.terms_per_s, record.seconds_left
         );
-        self.monitor.advance(record.step, &detail);
+        self.monitor.advance(record.samples as usize, &detail);
     }
 
     fn interrupted(&self) -> bool {

@@ -167,8 +167,8 @@ impl Layer {
                 other => Features::Planes(norm.forward(other.planes(), ctx)),
             },
             Self::Norm(norm) => match x.rows() {
-                Features::Vector(x) => Features::Vector(norm.forward(x)),
-                Features::Planes(x) | Features::Pixels(x) => Features::Pixels(norm.forward(x)),
+                Features::Vector(x) => Features::Vector(norm.forward(x, ctx)),
+                Features::Planes(x) | Features::Pixels(x) => Features::Pixels(norm.forward(x, ctx)),
             },
             Self::Act(act) => x.act(*act),
             Self::Max(window) => {

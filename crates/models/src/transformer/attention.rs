@@ -70,8 +70,8 @@ impl Attention {
                     return Tensor::zeros([b, t, width], &v.device());
                 }
                 let full = matches!(c.qk_norm, Some((QkNorm::Full, _)));
-                let whole = |x: Tensor<3>, norms: &[Norm]| match norms {
-                    [norm] if full => norm.forward(x),
+                let mut whole = |x: Tensor<3>, norms: &[Norm]| match norms {
+                    [norm] if full => norm.forward(x, ctx),
                     _ => x,
                 };
                 let (q, k) = (whole(q, &self.q_norms), whole(k, &self.k_norms));
@@ -82,7 +82,7 @@ impl Attention {
             return Tensor::zeros([b, t, width], &v.device());
         }
         if matches!(c.qk_norm, Some((QkNorm::Head | QkNorm::EachHead, _))) {
-            (q, k) = (head_norm(q, &self.q_norms), head_norm(k, &self.k_norms));
+            (q, k) = (head_norm(q, &self.q_norms, ctx), head_norm(k, &self.k_norms, ctx));
         }
         let options = &c.blocks[self.index];
         if let Some(rotary) = &options.rotary {
@@ -154,12 +154,13 @@ impl Attention {
 }
 
 /// Normalizes the channels of every head, with one norm for all heads or one for each.
-fn head_norm(x: Tensor<4>, norms: &[Norm]) -> Tensor<4> {
+fn head_norm(x: Tensor<4>, norms: &[Norm], ctx: &mut Ctx<'_>) -> Tensor<4> {
     match norms {
         [] => x,
-        [norm] => norm.forward(x),
+        [norm] => norm.forward(x, ctx),
         norms => {
-            let heads = norms.iter().enumerate().map(|(h, norm)| norm.forward(x.clone().narrow(1, h, 1)));
+            let heads =
+                norms.iter().enumerate().map(|(h, norm)| norm.forward(x.clone().narrow(1, h, 1), ctx));
             Tensor::cat(heads.collect(), 1)
         }
     }

@@ -63,13 +63,15 @@ impl Block {
 
     /// What the attention adds to the stream, given its normalized input.
     fn attend(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
-        let y = apply(&self.attention_post_norm, self.attention.forward(x, ctx));
+        let y = self.attention.forward(x, ctx);
+        let y = apply(&self.attention_post_norm, y, ctx);
         self.scaled(y, &self.attention_scale)
     }
 
     /// What the feed-forward sublayer adds to the stream, given its normalized input.
     fn feed(&self, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
-        let y = apply(&self.mlp_post_norm, self.feed.forward(x, ctx));
+        let y = self.feed.forward(x, ctx);
+        let y = apply(&self.mlp_post_norm, y, ctx);
         self.scaled(y, &self.mlp_scale)
     }
 
@@ -78,12 +80,12 @@ impl Block {
         let (Some(cross), Some(memory)) = (&self.cross, memory) else { return x };
         match self.config.norm_place {
             NormPlace::Before => {
-                let input = apply(&self.cross_norm, x.clone());
+                let input = apply(&self.cross_norm, x.clone(), ctx);
                 x + cross.across(input, memory.clone(), ctx)
             }
             NormPlace::After => {
                 let sum = x.clone() + cross.across(x, memory.clone(), ctx);
-                apply(&self.cross_norm, sum)
+                apply(&self.cross_norm, sum, ctx)
             }
         }
     }
@@ -92,20 +94,27 @@ impl Block {
     fn pass(&self, x: Tensor<3>, memory: Option<&Tensor<3>>, ctx: &mut Ctx<'_>) -> Tensor<3> {
         match (self.config.norm_place, self.config.parallel) {
             (NormPlace::Before, false) => {
-                let x = x.clone() + self.attend(apply(&self.attention_norm, x), ctx);
+                let input = apply(&self.attention_norm, x.clone(), ctx);
+                let x = x + self.attend(input, ctx);
                 let x = self.look_across(x, memory, ctx);
-                x.clone() + self.feed(apply(&self.mlp_norm, x), ctx)
+                let input = apply(&self.mlp_norm, x.clone(), ctx);
+                x + self.feed(input, ctx)
             }
             (NormPlace::Before, true) => {
-                let input = apply(&self.attention_norm, x.clone());
+                let input = apply(&self.attention_norm, x.clone(), ctx);
                 // Without a norm of its own the feed-forward sublayer reads what the attention reads.
-                let other = self.mlp_norm.as_ref().map_or_else(|| input.clone(), |n| n.forward(x.clone()));
+                let other = match &self.mlp_norm {
+                    Some(norm) => norm.forward(x.clone(), ctx),
+                    None => input.clone(),
+                };
                 x + self.attend(input, ctx) + self.feed(other, ctx)
             }
             (NormPlace::After, _) => {
-                let x = apply(&self.attention_norm, x.clone() + self.attend(x, ctx));
+                let sum = x.clone() + self.attend(x, ctx);
+                let x = apply(&self.attention_norm, sum, ctx);
                 let x = self.look_across(x, memory, ctx);
-                apply(&self.mlp_norm, x.clone() + self.feed(x, ctx))
+                let sum = x.clone() + self.feed(x, ctx);
+                apply(&self.mlp_norm, sum, ctx)
             }
         }
     }
@@ -121,9 +130,9 @@ impl Block {
     }
 }
 
-fn apply(norm: &Option<Norm>, x: Tensor<3>) -> Tensor<3> {
+fn apply(norm: &Option<Norm>, x: Tensor<3>, ctx: &mut Ctx<'_>) -> Tensor<3> {
     match norm {
-        Some(norm) => norm.forward(x),
+        Some(norm) => norm.forward(x, ctx),
         None => x,
     }
 }

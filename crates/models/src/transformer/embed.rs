@@ -116,8 +116,8 @@ impl Embed {
                     (flow, _) => (flow, None),
                 };
                 let ids = flow.tokens(self.site.name())?;
-                let owner = ctx.tied.as_ref().filter(|_| self.borrowed).unwrap_or(&self.site);
-                let x = owner.lookup(ids.clone());
+                let lender = ctx.tied.clone().filter(|_| self.borrowed);
+                let x = lender.as_ref().unwrap_or(&self.site).lookup(ids.clone(), ctx);
                 let x = match features {
                     Some((token, features)) => self.put_features(x, &ids, token, features)?,
                     None => x,
@@ -184,7 +184,7 @@ impl Stage for Embed {
         x = self.project(x, EmbedProjection::First, ctx);
         x = self.add_tables(x, ids.as_ref(), ctx)?;
         if let Some(norm) = &self.norm {
-            x = norm.forward(x);
+            x = norm.forward(x, ctx);
         }
         Ok(Flow::Hidden(self.project(x, EmbedProjection::Last, ctx)))
     }

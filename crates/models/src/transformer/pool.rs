@@ -51,7 +51,8 @@ impl AttentionPool {
         let qkv = [q, part(x.clone(), 1), part(x, 2)];
         let mixed = attend(qkv, sight, ctx.mask.clone(), &Scoring::default(), None);
         let pooled = self.out.forward(mixed.reshape([b, width]), ctx);
-        pooled.clone() + self.mlp.forward(self.norm.forward(pooled), ctx)
+        let normalized = self.norm.forward(pooled.clone(), ctx);
+        pooled + self.mlp.forward(normalized, ctx)
     }
 
     pub(crate) fn layers(&self) -> impl Iterator<Item = Layer<'_>> {

@@ -81,7 +81,7 @@ impl Stage for ReadOut {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
         let mut x = flow.hidden(&self.name)?;
         if let Some(norm) = &self.norm {
-            x = norm.forward(x);
+            x = norm.forward(x, ctx);
         }
         if let Some(site) = &self.projection {
             x = site.forward(x, ctx);

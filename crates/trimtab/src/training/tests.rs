@@ -3,7 +3,7 @@
 use burn::tensor::TensorData;
 use trimtab_models::pico::checkpoint as pico_checkpoint;
 use trimtab_nn::{StageSource, Weight};
-use trimtab_train::{Dataset, Objective};
+use trimtab_train::{Item, Objective, Pass};
 
 use super::*;
 use crate::monitor::Quiet;
@@ -53,7 +53,7 @@ struct StopAfter(usize);
 impl Monitor for StopAfter {
     fn begin(&mut self, _: &str, _: usize) {}
     fn advance(&mut self, done: usize, detail: &str) {
-        if detail.starts_with("loss") && done == self.0 {
+        if detail.starts_with("loss") && done == 4 * self.0 {
             self.0 = 0;
         }
     }
@@ -137,8 +137,10 @@ fn the_gradient_of_the_tied_embedding_is_the_slope_of_the_loss() {
     let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
     let module = model.trainable(&device.clone().autodiff()).unwrap();
     let data = TokenWindows::new((0..65).map(|i| (i * 11) % 29).collect(), 16, 300, "text").unwrap();
+    let items = [0, 1, 2, 3].map(|index| Item { index, epoch: 0 });
     let loss = |module: &Network, device: &Device| {
-        NextToken(logits).loss(module, &data.batch(&[0, 1, 2, 3], device)).unwrap().mean
+        let batch = data.batch(&items, device).unwrap();
+        NextToken(logits).loss(module, &batch, &mut Pass::default()).unwrap().mean
     };
     let backward = loss(&module, &device.clone().autodiff()).backward();
     let site = module.sites().next().unwrap();
