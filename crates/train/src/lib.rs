@@ -29,6 +29,7 @@ mod error;
 mod gradients;
 mod noise;
 mod objective;
+pub mod objectives;
 mod observer;
 mod optimizer;
 mod parameters;

@@ -1,0 +1,11 @@
+//! Losses beside the plain cross-entropy, each a function of what a network gives.
+
+mod contrastive;
+mod decoupled_mixup;
+mod images;
+mod masked;
+
+pub use contrastive::{Contrastive, ContrastiveKind, info_nce_share};
+pub use decoupled_mixup::{DecoupledMixup, Head, Mode};
+pub use images::{Classify, ImageBatch, MixedLabel, Targets, ViewBatch, soft_cross_entropy};
+pub use masked::log_sum_exp;
