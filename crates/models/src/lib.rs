@@ -12,7 +12,9 @@ pub mod model;
 pub mod pico;
 pub mod spec;
 pub mod transformer;
+pub mod zoo;
 
 pub use conv::{ConvSpec, Normalization};
 pub use error::{Error, Result};
 pub use model::{Model, Spec};
+pub use zoo::Zoo;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use trimtab_math::random::Stream;
-use trimtab_nn::{Axis, Ctx, Norm, NormKind, Site, SiteKind, SiteMeta, Weight};
+use trimtab_nn::{
+    Axis, Ctx, Flow, Layer, LayerMut, Network, Norm, NormKind, Site, SiteKind, SiteMeta, Stage, Weight,
+};
 
 use super::*;
 use crate::parameters::values;
@@ -415,4 +417,267 @@ fn threads_do_not_change_a_byte() {
     assert_eq!(one, trained(2));
     assert_eq!(one, trained(3));
     assert_ne!(one, numbers(&tied()), "training does something");
+}
+
+/// One number, pulled towards a point with noise of a known size.
+struct Noisy {
+    n: usize,
+    deviation: f32,
+}
+
+impl Dataset for Noisy {
+    type Batch = Tensor<2>;
+
+    fn len(&self) -> usize {
+        self.n
+    }
+
+    fn batch(&self, items: &[Item], device: &Device) -> Result<Tensor<2>> {
+        let value = |item: &Item| {
+            let mut stream = Stream::new(9, "noisy", item.epoch, item.index as u64);
+            [0, 1].map(|_| self.deviation * stream.normal() as f32)
+        };
+        let values: Vec<f32> = items.iter().flat_map(value).collect();
+        Ok(Tensor::from_data(TensorData::new(values, [items.len(), 2]), device))
+    }
+}
+
+/// `|w - x|^2 / 2` per sample, whose gradient has a known spread.
+struct Pull;
+
+impl Objective<Network, Tensor<2>> for Pull {
+    fn loss(&self, model: &Network, batch: &Tensor<2>, pass: &mut Pass) -> Result<Loss> {
+        let [n, _] = batch.dims();
+        // The gradient of a sample with respect to W is (W - noise) where the input is one and the noise is the target.
+        let one = Tensor::<2>::ones([n, 1], &batch.device());
+        let y = model.forward(Flow::Vector(one), &mut pass.ctx())?.vector("test")? - batch.clone();
+        Ok(Loss::new((y.square() * 0.5).sum() / n as f64, n))
+    }
+}
+
+/// A stage of one site.
+#[derive(Clone)]
+struct Only(Site);
+
+impl Stage for Only {
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Flow> {
+        Ok(Flow::Vector(self.0.forward(flow.vector("test")?, ctx)))
+    }
+
+    fn layers(&self) -> Vec<Layer<'_>> {
+        vec![Layer::Site(&self.0)]
+    }
+
+    fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+        vec![LayerMut::Site(&mut self.0)]
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Stage> {
+        Box::new(self.clone())
+    }
+}
+
+fn scalar_site(values: [f32; 2]) -> Site {
+    let meta = SiteMeta {
+        name: "w".into(),
+        kind: SiteKind::Linear,
+        rows: 2,
+        cols: 1,
+        transposed: false,
+        input: Axis::new("one", 1),
+        output: Axis::new("two", 2),
+        reads: "one".into(),
+        fused: None,
+    };
+    let device = Device::flex().autodiff();
+    let weight = Tensor::from_data(TensorData::new(values.to_vec(), [2, 1]), &device);
+    Site::new(meta, Weight::dense(weight), None).unwrap()
+}
+
+#[test]
+fn an_adaptive_batch_follows_the_control_law() {
+    // Gradient of a sample: W + noise of variance 2 s^2 in all. A batch passes where 2 s^2 / b <= eta^2 |W|^2.
+    let data = Noisy { n: 100_000, deviation: 0.3 };
+    let adaptive = Adaptive {
+        initial: 4,
+        max: 4096,
+        test: Test::Norm { eta: 0.5 },
+        interval: 1,
+        growth_cap: 1e9,
+        grid: 1,
+    };
+    let phase = Phase { steps: None, samples: Some(60_000), rate: 0.05, ..phase(1, 0.05, sgd(0.0)) };
+    let settings = Settings { batch: BatchSize::Adaptive(adaptive), ..settings(1, vec![phase]) };
+    let trainer = Trainer::new(&data, &Pull, &settings, Device::flex());
+    let mut seen = Law::default();
+    let stages: Vec<Box<dyn Stage>> = vec![Box::new(Only(scalar_site([3.0, -4.0])))];
+    trainer.run(Network::new(stages, None, 0), &mut seen).unwrap();
+    let grown = seen.0.iter().filter(|(batch, _)| (64..4096).contains(batch)).count();
+    assert!(grown > 10 && seen.0.windows(2).all(|pair| pair[0].0 <= pair[1].0), "it grows and never shrinks");
+    // Whenever it has just grown, it is what the law asks for at the weights of then, within what a batch can tell.
+    let checked =
+        seen.0.windows(2).filter(|pair| pair[1].0 > pair[0].0 && pair[0].0 > 64 && pair[1].0 < 4096);
+    let mut n = 0;
+    for pair in checked {
+        let wanted = 2.0 * 0.09 / (0.25 * pair[0].1);
+        assert!((pair[1].0 as f64 / wanted - 1.0).abs() < 0.3, "{pair:?} {wanted}");
+        n += 1;
+    }
+    assert!(n > 5, "{n}");
+}
+
+/// Batch of each step, and the squared norm of the weights before it.
+struct Law(Vec<(usize, f64)>, f64);
+
+impl Default for Law {
+    fn default() -> Self {
+        Self(Vec::new(), 25.0)
+    }
+}
+
+impl Observer<Network> for Law {
+    fn step(&mut self, record: &StepRecord, module: &Network) {
+        self.0.push((record.batch, self.1));
+        self.1 = numbers(module).iter().map(|w| f64::from(*w).powi(2)).sum();
+    }
+}
+
+#[test]
+fn the_paths_of_captures_are_those_of_the_module() {
+    // A parameter that no layer captures is an error, not a wrong number.
+    let data = Points::noisy(64);
+    let adaptive = Adaptive {
+        initial: 4,
+        max: 64,
+        test: Test::Norm { eta: 0.5 },
+        interval: 1,
+        growth_cap: 2.0,
+        grid: 1,
+    };
+    let phase = Phase { steps: None, samples: Some(64), ..phase(1, 0.05, sgd(0.0)) };
+    let settings = Settings { batch: BatchSize::Adaptive(adaptive), ..settings(1, vec![phase]) };
+    let error = run(&data, &settings, None, &mut Silent::default()).unwrap_err().to_string();
+    assert!(error.contains("no statistics of single samples for \"bias\""), "{error}");
+}
+
+#[test]
+fn noise_has_its_variance_and_is_the_same_again() {
+    let gradient = |n: usize| {
+        let values = Tensor::zeros([n], &Device::flex());
+        Gradients::from_iter([("w".to_string(), Gradient { shape: vec![n], values })])
+    };
+    let noise = GradientNoise { eta: 0.3, gamma: 0.55 };
+    let drawn = |noise: GradientNoise, seed, t, n| -> Vec<f64> {
+        let mut gradients = gradient(n);
+        noise.apply(&mut gradients, seed, t);
+        let (_, gradient) = gradients.iter().next().unwrap();
+        gradient.values.clone().into_data().iter::<f64>().collect()
+    };
+    for t in [0, 9, 999] {
+        let x = drawn(noise, 1, t, 1_000_000);
+        let variance = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        // A million draws: 0.14 percent; one percent is seven of it.
+        assert!((variance / (0.3 / (1.0 + t as f64).powf(0.55)) - 1.0).abs() < 0.01, "{t}: {variance}");
+        // The deviation in place of the variance, as in several ports, would be seen.
+        assert!((variance.sqrt() / noise.variance(t) - 1.0).abs() > 0.1, "{t}");
+    }
+    assert_eq!(drawn(noise, 1, 5, 100), drawn(noise, 1, 5, 100));
+    assert_ne!(drawn(noise, 1, 5, 100), drawn(noise, 1, 6, 100));
+    assert_ne!(drawn(noise, 1, 5, 100), drawn(noise, 2, 5, 100));
+    let none = GradientNoise { eta: 0.0, gamma: 0.55 };
+    assert_eq!(drawn(none, 1, 5, 100), [0.0; 100]);
+    // And in the loop: a run with noise is another one, and the same when it is repeated.
+    let data = Points::noisy(16);
+    let plain = settings(4, vec![phase(6, 0.05, sgd(0.0))]);
+    let noisy = Settings { noise: Some(noise), ..plain.clone() };
+    assert_eq!(trained(&data, &noisy), trained(&data, &noisy));
+    assert_ne!(trained(&data, &noisy), trained(&data, &plain));
+    assert_eq!(trained(&data, &Settings { noise: Some(none), ..plain.clone() }), trained(&data, &plain));
+}
+
+#[test]
+fn an_average_of_the_parameters_is_kept_and_resumed() {
+    let data = Points::noisy(17);
+    let settings = Settings { average: Some(0.75), ..long(1) };
+    let mut expected = vec![0.1f32, 0.2, 0.0];
+    let straight = run(&data, &settings, None, &mut Follow(&mut expected)).unwrap();
+    let average = numbers(straight.average.as_ref().unwrap());
+    // The average of what the same run without one goes through.
+    let mut plain = Silent::default();
+    let module = run(&data, &long(1), None, &mut plain).unwrap().module;
+    assert_eq!(numbers(&straight.module), numbers(&module));
+    assert_ne!(average, numbers(&module));
+    let mut by_hand = vec![0.1f32, 0.2, 0.0];
+    let mut each = Blend(&mut by_hand);
+    run(&data, &long(1), None, &mut each).unwrap();
+    assert!(by_hand.iter().zip(&average).all(|(a, b)| (a - b).abs() < 1e-6), "{by_hand:?} {average:?}");
+    assert_eq!(expected, average, "the observer sees the average");
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state.safetensors");
+    run(&data, &settings, Some(&state), &mut StopAfter::new(7)).unwrap();
+    let rest = run(&data, &settings, Some(&state), &mut Silent::default()).unwrap();
+    assert_eq!(numbers(rest.result()), average);
+}
+
+/// Keeps the numbers that the loop shows.
+struct Follow<'a>(&'a mut Vec<f32>);
+
+impl Observer<Line> for Follow<'_> {
+    fn step(&mut self, _: &StepRecord, module: &Line) {
+        *self.0 = numbers(module);
+    }
+}
+
+/// A moving average of what the loop shows.
+struct Blend<'a>(&'a mut Vec<f32>);
+
+impl Observer<Line> for Blend<'_> {
+    fn step(&mut self, _: &StepRecord, module: &Line) {
+        self.0.iter_mut().zip(numbers(module)).for_each(|(a, x)| *a = 0.75 * *a + 0.25 * x);
+    }
+}
+
+#[test]
+fn phases_take_turns_in_rounds_and_keep_their_state_if_asked() {
+    let data = Points::noisy(12);
+    let part = |name: &str, steps| Phase {
+        name: name.into(),
+        trainable: Paths(vec![name.into()]),
+        ..phase(steps, 0.05, sgd(0.9))
+    };
+    let alternating = Settings {
+        rounds: 3,
+        ..settings(4, vec![part("weight", 2), Phase { keep_state: true, ..part("bias", 1) }])
+    };
+    let mut seen = StopAfter::new(usize::MAX);
+    let outcome = run(&data, &alternating, None, &mut seen).unwrap();
+    let names: Vec<&str> = seen.seen.iter().map(|record| record.phase.as_str()).collect();
+    assert_eq!(names, ["weight", "weight", "bias"].repeat(3));
+    assert_eq!((outcome.step, outcome.samples), (9, 36));
+    // Two halves of one phase are the phase, if the optimizer goes on; not if it begins again.
+    let half = |keep_state| Phase { keep_state, ..phase(3, 0.05, sgd(0.9)) };
+    let whole = trained(&data, &settings(4, vec![phase(6, 0.05, sgd(0.9))]));
+    assert_eq!(trained(&data, &settings(4, vec![half(false), half(true)])), whole);
+    assert_ne!(trained(&data, &settings(4, vec![half(false), half(false)])), whole);
+}
+
+#[test]
+fn a_phase_in_epochs_ends_with_the_data_and_without_progress_early() {
+    let data = Points::noisy(10);
+    let epochs = Phase { steps: None, epochs: Some(1.5), ..phase(1, 0.05, sgd(0.0)) };
+    let mut seen = StopAfter::new(usize::MAX);
+    run(&data, &settings(4, vec![epochs]), None, &mut seen).unwrap();
+    let batches: Vec<usize> = seen.seen.iter().map(|record| record.batch).collect();
+    assert_eq!(batches, [4, 4, 4, 3]);
+    // The best is reached soon; then three measurements without a new one end the phase.
+    let patient =
+        Settings { heldout_every: 1, patience: Some(3), ..settings(10, vec![phase(500, 0.3, sgd(0.0))]) };
+    let mut trainer = Trainer::new(&data, &SquaredError, &patient, Device::flex());
+    trainer.heldout = Some(&data);
+    let mut seen = StopAfter::new(usize::MAX);
+    let outcome = trainer.run(line([0.0, 0.0], 0.0), &mut seen).unwrap();
+    assert!(outcome.finished && outcome.step < 400, "{}", outcome.step);
+    let losses: Vec<f64> = seen.seen.iter().map(|record| record.heldout.unwrap().loss).collect();
+    let (best, last) = losses.split_at(losses.len() - 3);
+    assert!(last.iter().all(|loss| *loss >= best.iter().fold(f64::MAX, |a, b| a.min(*b))));
 }

@@ -242,7 +242,6 @@ mod tests {
         for (anchor, q) in q.iter().enumerate() {
             let (coupled, decoupled) = (slope(true, anchor), slope(false, anchor));
             assert!(coupled.iter().zip(&decoupled).all(|(a, b)| (a - q * b).abs() < 1e-6), "{anchor}");
-
         }
     }
 
