@@ -22,6 +22,7 @@
 //! position are saved by name, the sampler needs no state, and no generator of the framework is used.
 
 mod data;
+pub mod denoise;
 mod error;
 mod gradients;
 mod objective;
