@@ -57,7 +57,10 @@ impl Edges {
         }
         distinct.retain(|&v| v != low);
         let mut edges = vec![low];
-        edges.extend((0..bins).filter_map(|k| distinct.get((k as u128 * distinct.len() as u128 / bins as u128) as usize)));
+        edges.extend(
+            (0..bins)
+                .filter_map(|k| distinct.get((k as u128 * distinct.len() as u128 / bins as u128) as usize)),
+        );
         edges.extend(distinct.last());
         edges.dedup();
         Ok(Self { edges, assumption: format!("{bins} bins of equal content per layer and epoch") })
@@ -71,7 +74,11 @@ impl Edges {
     pub fn uniform(low: f32, high: f32, bins: usize, scope: &str) -> Result<Self> {
         check_bins(bins)?;
         if !(low.is_finite() && high.is_finite() && low <= high) {
-            return Err(Error::Setting { what: "upper end", found: high.into(), expected: "finite, not below the lower" });
+            return Err(Error::Setting {
+                what: "upper end",
+                found: high.into(),
+                expected: "finite, not below the lower",
+            });
         }
         let step = (f64::from(high) - f64::from(low)) / bins as f64;
         let mut edges: Vec<f32> = (0..bins).map(|k| (f64::from(low) + k as f64 * step) as f32).collect();
@@ -114,7 +121,12 @@ impl Edges {
     ///
     /// # Errors
     /// [`Error::Length`] of the labels.
-    pub fn estimate(&self, estimator: &'static str, layer: &Activations, labels: &[usize]) -> Result<Estimate> {
+    pub fn estimate(
+        &self,
+        estimator: &'static str,
+        layer: &Activations,
+        labels: &[usize],
+    ) -> Result<Estimate> {
         let codes = self.codes(layer);
         let (i_tx, i_ty) = (Some(entropy(&codes)), information(&codes, labels)?);
         Ok(Estimate { estimator, assumption: self.assumption.clone(), i_tx, i_ty })
@@ -166,7 +178,8 @@ mod tests {
         let pairs: Vec<(usize, usize)> = table.iter().flat_map(|&(t, y, n)| vec![(t, y); n]).collect();
         let (t, y): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let (pt, py) = ([4.0, 8.0], [5.0, 7.0]);
-        let term = |&(a, b, n): &(usize, usize, usize)| n as f64 / 12.0 * (n as f64 * 12.0 / (pt[a] * py[b])).log2();
+        let term =
+            |&(a, b, n): &(usize, usize, usize)| n as f64 / 12.0 * (n as f64 * 12.0 / (pt[a] * py[b])).log2();
         let expected: f64 = table.iter().map(term).sum();
         assert!((information(&t, &y).unwrap() - expected).abs() < 1e-12);
         assert!((information(&y, &t).unwrap() - expected).abs() < 1e-12);
@@ -196,7 +209,8 @@ mod tests {
         // Steps of 1/64 stay distinct in f32 under all three maps.
         let values: Vec<f32> = (0..3000).map(|_| stream.below(320) as f32 / 64.0).collect();
         let maps: [fn(f32) -> f32; 3] = [|x| x * x * x, |x| 10.0 * x, f32::exp];
-        let codes = |values: &[f32], edges: Edges| -> Vec<usize> { values.iter().map(|&v| edges.bin(v)).collect() };
+        let codes =
+            |values: &[f32], edges: Edges| -> Vec<usize> { values.iter().map(|&v| edges.bin(v)).collect() };
         let ebab = |v: &[f32], low| codes(v, Edges::ebab(&layer(v, 3), Floor::At(low), BINS).unwrap());
         let fixed = |v: &[f32]| codes(v, Edges::uniform(0.0, 5.0, BINS, "all layers").unwrap());
         for map in maps {

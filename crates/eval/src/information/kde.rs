@@ -73,7 +73,11 @@ impl Kde {
     /// [`Error::Setting`] unless the constant is finite and above 0.
     pub fn variance(&self, layer: &Activations) -> Result<f64> {
         if !(self.constant > 0.0 && self.constant.is_finite()) {
-            return Err(Error::Setting { what: "constant", found: self.constant, expected: "finite and above 0" });
+            return Err(Error::Setting {
+                what: "constant",
+                found: self.constant,
+                expected: "finite and above 0",
+            });
         }
         let max = layer.values.iter().map(|&v| f64::from(v.abs())).fold(0.0, f64::max);
         let of = match self.scale {

@@ -21,7 +21,11 @@ pub fn continuous(t: &Activations, x: &Activations, k: usize) -> Result<f64> {
         return Err(Error::Length { what: "rows of the second variable", found: x.rows(), expected: rows });
     }
     if k == 0 || k >= rows {
-        return Err(Error::Setting { what: "neighbours", found: k as f64, expected: "at least 1, below the rows" });
+        return Err(Error::Setting {
+            what: "neighbours",
+            found: k as f64,
+            expected: "at least 1, below the rows",
+        });
     }
     let of = |i: usize| {
         let pairs: Vec<(f32, f32)> = (0..rows)

@@ -65,7 +65,9 @@ pub enum Error {
         id: u32,
     },
     /// A text contains a special token, so that its corruption could not be read back.
-    #[error("denoise: token {position} of the text is {id}, a sentinel; hint: remove special tokens from the text")]
+    #[error(
+        "denoise: token {position} of the text is {id}, a sentinel; hint: remove special tokens from the text"
+    )]
     SentinelInText {
         /// Position in the text.
         position: usize,
@@ -73,7 +75,9 @@ pub enum Error {
         id: u32,
     },
     /// Spans are out of order, touch each other, or leave the sequence.
-    #[error("denoise: span {start}..{end} of {tokens} tokens is empty, out of order, touches its neighbour or starts at 0")]
+    #[error(
+        "denoise: span {start}..{end} of {tokens} tokens is empty, out of order, touches its neighbour or starts at 0"
+    )]
     Spans {
         /// First masked position.
         start: usize,
@@ -89,7 +93,9 @@ pub enum Error {
         what: &'static str,
     },
     /// A packed row has no room for an example.
-    #[error("denoise: example {example} has {found} tokens ({what}), a row holds {row}; hint: lower the limits")]
+    #[error(
+        "denoise: example {example} has {found} tokens ({what}), a row holds {row}; hint: lower the limits"
+    )]
     TooLong {
         /// Number of the example.
         example: usize,

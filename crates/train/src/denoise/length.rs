@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn prefixes_keep_the_limits_at_every_pivot() {
         let limits = Limits::default();
-        // 3/4 of 682 is 511.5, which rounds to the 512 that fit; of 683, 512.25, too.
+        // A quarter of 683 is 170.75: a suffix of 171 leaves the 512 that fit; 684 would leave 513.
         assert_eq!(for_prefix(&Pivot::Fraction(0.75), &limits, 0).unwrap(), 683);
         assert_eq!(for_prefix(&Pivot::Uniform, &limits, 0).unwrap(), 512);
         let tiny = Limits { inputs: 1, targets: 1, sequence: None };

@@ -139,8 +139,7 @@ impl MixtureConfig {
 
     /// UL2R, to continue the training of a causal model: half S at any pivot, a quarter R, a quarter X.
     pub fn ul2r() -> Self {
-        let of =
-            |mode, weight, mu, r| Denoiser { mode, weight, corruption: SpanCorrupt::new(mu, r) };
+        let of = |mode, weight, mu, r| Denoiser { mode, weight, corruption: SpanCorrupt::new(mu, r) };
         let denoisers =
             vec![of(Mode::R, 2.0, 3.0, 0.15), of(Mode::X, 1.0, 32.0, 0.15), of(Mode::X, 1.0, 3.0, 0.5)];
         Self { s_share: 0.5, pivot: Pivot::Uniform, denoisers, ..Self::ul2() }
@@ -152,16 +151,28 @@ impl MixtureConfig {
         }
         for denoiser in &self.denoisers {
             if denoiser.mode == Mode::S {
-                return Err(Error::setting("mode of a denoiser", "S", "R or X; S is set by s_share and pivot"));
+                return Err(Error::setting(
+                    "mode of a denoiser",
+                    "S",
+                    "R or X; S is set by s_share and pivot",
+                ));
             }
             if !(denoiser.weight >= 0.0 && denoiser.weight.is_finite()) {
-                return Err(Error::setting("weight of a denoiser", denoiser.weight, "a number of at least 0"));
+                return Err(Error::setting(
+                    "weight of a denoiser",
+                    denoiser.weight,
+                    "a number of at least 0",
+                ));
             }
             denoiser.corruption.check()?;
         }
         let weight: f64 = self.denoisers.iter().map(|d| d.weight).sum();
         if self.s_share < 1.0 && !(weight > 0.0 && weight.is_finite()) {
-            return Err(Error::setting("sum of the weights", weight, "above 0 and finite unless s_share is 1"));
+            return Err(Error::setting(
+                "sum of the weights",
+                weight,
+                "above 0 and finite unless s_share is 1",
+            ));
         }
         Ok(())
     }

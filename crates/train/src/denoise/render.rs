@@ -117,7 +117,11 @@ impl Example {
             text.extend_from_slice(&targets[..length]);
             targets = &targets[length..];
         }
-        if targets.is_empty() { Ok(text) } else { Err(unreadable("the targets have more spans than the inputs")) }
+        if targets.is_empty() {
+            Ok(text)
+        } else {
+            Err(unreadable("the targets have more spans than the inputs"))
+        }
     }
 }
 

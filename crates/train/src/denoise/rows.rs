@@ -59,14 +59,14 @@ impl TwoStacks {
     }
 
     fn push(&mut self, example: &Example, vocabulary: &Vocabulary) {
-        let segment = self.segment_ids.last().map_or(1, |last| last + 1);
+        let last = self.segment_ids.last().max(self.decoder_segment_ids.last());
+        let segment = last.map_or(1, |last| last + 1);
         self.input_ids.extend_from_slice(&example.inputs);
         self.attention_mask.resize(self.input_ids.len(), 1);
         self.segment_ids.resize(self.input_ids.len(), segment);
         self.labels.extend(example.targets.iter().map(|&id| i64::from(id)));
-        self.decoder_input_ids.push(vocabulary.padding());
-        let before_last = example.targets.len().saturating_sub(1);
-        self.decoder_input_ids.extend_from_slice(&example.targets[..before_last]);
+        let shifted = std::iter::once(vocabulary.padding()).chain(example.targets.iter().copied());
+        self.decoder_input_ids.extend(shifted.take(example.targets.len()));
         self.decoder_segment_ids.resize(self.labels.len(), segment);
     }
 
@@ -130,9 +130,8 @@ impl Sequence {
         self.labels.resize(end - targets.len(), IGNORED);
         self.labels.extend(targets.iter().map(|&id| i64::from(id)));
         // The last input predicts the first target; the last target predicts nothing.
-        self.loss_mask.resize((end - targets.len()).saturating_sub(1), false);
-        self.loss_mask.resize(end - 1, true);
-        self.loss_mask.resize(end, false);
+        let length = inputs.len() + targets.len();
+        self.loss_mask.extend((1..=length).map(|next| next >= inputs.len() && next < length));
     }
 
     fn pad(&mut self, places: usize, vocabulary: &Vocabulary) {

@@ -138,8 +138,15 @@ fn packed_segments_do_not_see_each_other() {
     assert_eq!(row.prefix_lengths, [3, 6]);
     assert!(row.sees(0, 2) && !row.sees(0, 3) && row.sees(3, 2) && row.sees(6, 11) && !row.sees(6, 12));
     assert!(!row.sees(6, 5) && !row.sees(2, 6) && !row.sees(15, 15) && !row.sees(99, 0));
-    assert_eq!(row.mask().iter().filter(|&&seen| seen).count(), (9 + 15 - 3) + 3 * 0 + (6 * 6 + 7 + 8 + 9) - 6);
+    // Prefixes of 3 and 6 see themselves; each target one place more than the one before it.
+    let seen = row.mask().iter().filter(|&&seen| seen).count();
+    assert_eq!(seen, (3 * 3 + 4 + 5 + 6) + (6 * 6 + 7 + 8 + 9));
     assert!(Sequence::pack(&[two.clone()], 8, &vocabulary).unwrap_err().to_string().contains("9 tokens"));
+
+    let empty = Example { mode: Mode::R, tokens: 0, inputs: vec![], targets: vec![] };
+    let row = &Sequence::pack(&[empty.clone(), one.clone()], 8, &vocabulary).unwrap()[0];
+    assert_eq!((row.loss_mask.len(), row.prefix_lengths.len()), (8, 2));
+    assert!(TwoStacks::pack(&[empty], 2, 2, &vocabulary).is_ok());
 
     let rows = TwoStacks::pack(&[one, two], 12, 8, &vocabulary).unwrap();
     let row = &rows[0];
