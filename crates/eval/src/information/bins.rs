@@ -47,7 +47,7 @@ impl Edges {
             Floor::Minimum => distinct[0],
         };
         if low.is_nan() || distinct[0] < low {
-            let at = layer.values.iter().position(|&v| !(v >= low)).unwrap_or(0);
+            let at = layer.values.iter().position(|&v| v < low).unwrap_or(0);
             return Err(Error::Value {
                 value: layer.values[at],
                 row: at / layer.units,
@@ -191,8 +191,8 @@ mod tests {
 
     #[test]
     fn ebab_edges_by_hand() {
-        // Distinct without 0: 1, 2, 3, 4, 5; three bins: U0, U[5/3], U[10/3], then the largest.
-        let values = [0.0, 5.0, -0.0, 1.0, 2.0, 3.0, 4.0, 1.0];
+        // Distinct without 0: 1, 2, 3, 4, 5, however often 1 is there; three bins: U0, U[5/3], U[10/3], the largest.
+        let values = [0.0, 5.0, -0.0, 1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0];
         let edges = Edges::ebab(&layer(&values, 1), Floor::At(0.0), 3).unwrap();
         assert_eq!(edges.edges(), [0.0, 1.0, 2.0, 4.0, 5.0]);
         assert_eq!([0.0, 1.0, 3.0, 4.5, 5.0].map(|v| edges.bin(v)), [0, 1, 2, 3, 4]);

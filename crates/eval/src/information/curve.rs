@@ -73,16 +73,18 @@ impl Curve {
                 groups.entry(name).or_default().push((record.epoch, i_tx));
             }
         }
-        let score = |((layer, estimator, assumption), mut points): ((&str, &str, &str), Vec<(u64, f64)>)| {
+        let mut found = Vec::with_capacity(groups.len());
+        for ((layer, estimator, assumption), mut points) in groups {
             points.sort_by_key(|point| point.0);
-            Compression {
+            let values: Vec<f64> = points.iter().map(|point| point.1).collect();
+            found.push(Compression {
                 layer: layer.into(),
                 estimator: estimator.into(),
                 assumption: assumption.into(),
-                score: score(&points.iter().map(|point| point.1).collect::<Vec<f64>>()),
-            }
-        };
-        groups.into_iter().map(score).collect()
+                score: score(&values),
+            });
+        }
+        found
     }
 
     /// Writes the columns epoch, layer, estimator, assumption, I_TX and I_TY with a header.

@@ -184,7 +184,7 @@ mod tests {
         let mut starts = [0usize; 18];
         for item in 0..17_000 {
             let mut stream = Stream::new(2, "denoise", 0, item);
-            assert_eq!(long.draw(20, &mut stream).unwrap(), [17..20]);
+            assert_eq!(long.draw(20, &mut stream).unwrap().first(), Some(&(17..20)));
             starts[shifted.draw(20, &mut stream).unwrap()[0].start] += 1;
         }
         assert_eq!(starts[0], 0, "the first token is kept");

@@ -130,7 +130,8 @@ fn the_loss_is_on_targets_and_nowhere_else() {
 fn packed_segments_do_not_see_each_other() {
     let (vocabulary, text) = (t5(), [10, 11, 12, 13]);
     let one = Example::from_prefix(&text, 2, Mode::S, Some(32_101), &vocabulary).unwrap();
-    let two = Example::from_spans(&text, &[1..2], Mode::X, Some(32_102), &vocabulary).unwrap();
+    let two = Example::from_spans(&text, std::slice::from_ref(&(1..2)), Mode::X, Some(32_102), &vocabulary)
+        .unwrap();
     let rows = Sequence::pack(&[one.clone(), two.clone(), one.clone()], 16, &vocabulary).unwrap();
     assert_eq!(rows.len(), 2, "6 and 9 places fit into 16, another 6 do not");
     let row = &rows[0];
@@ -141,7 +142,12 @@ fn packed_segments_do_not_see_each_other() {
     // Prefixes of 3 and 6 see themselves; each target one place more than the one before it.
     let seen = row.mask().iter().filter(|&&seen| seen).count();
     assert_eq!(seen, (3 * 3 + 4 + 5 + 6) + (6 * 6 + 7 + 8 + 9));
-    assert!(Sequence::pack(&[two.clone()], 8, &vocabulary).unwrap_err().to_string().contains("9 tokens"));
+    assert!(
+        Sequence::pack(std::slice::from_ref(&two), 8, &vocabulary)
+            .unwrap_err()
+            .to_string()
+            .contains("9 tokens")
+    );
 
     let empty = Example { mode: Mode::R, tokens: 0, inputs: vec![], targets: vec![] };
     let row = &Sequence::pack(&[empty.clone(), one.clone()], 8, &vocabulary).unwrap()[0];
