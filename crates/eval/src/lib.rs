@@ -5,6 +5,7 @@ use rayon::prelude::*;
 pub mod divergence;
 pub mod error;
 pub mod images;
+pub mod information;
 pub mod language;
 pub mod pairs;
 pub mod rows;

@@ -25,6 +25,7 @@ mod average;
 mod batch;
 mod buffers;
 mod data;
+pub mod denoise;
 mod error;
 mod gradients;
 mod noise;
