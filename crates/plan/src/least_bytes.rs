@@ -39,11 +39,7 @@ pub struct Smallest {
 /// `options` applies to each of the searches.
 ///
 /// Errors: [`Error::Prices`] for an inconsistent list, [`Error::Choice`] for a limit that is NaN.
-pub fn least_bytes(
-    prices: &PriceList,
-    max_damage: f64,
-    options: &SolveOptions,
-) -> Result<Option<Smallest>> {
+pub fn least_bytes(prices: &PriceList, max_damage: f64, options: &SolveOptions) -> Result<Option<Smallest>> {
     if max_damage.is_nan() {
         return Err(Error::Choice { problem: "least bytes: the limit on the damage is NaN".to_string() });
     }

@@ -129,7 +129,8 @@ fn the_same_problem_gives_the_same_answer() {
 fn fewest_bytes(prices: &PriceList, max_damage: f64) -> Option<u64> {
     let mut choices = vec![vec![]];
     for site in &prices.sites {
-        let longer = |c: &Vec<usize>| (0..site.options.len()).map(|o| [&c[..], &[o]].concat()).collect::<Vec<_>>();
+        let longer =
+            |c: &Vec<usize>| (0..site.options.len()).map(|o| [&c[..], &[o]].concat()).collect::<Vec<_>>();
         choices = choices.iter().flat_map(longer).collect();
     }
     let plans = choices.iter().map(|c| prices.total(c).unwrap());
