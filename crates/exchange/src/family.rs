@@ -78,10 +78,14 @@ impl Family {
         }
     }
 
-    /// Whether `[n, m]` is compressed: `min_rate * payload < uncompressed` at the uniform level. 0 compresses all.
+    /// Whether `[n, m]` is compressed: `min_rate * payload < uncompressed` at the uniform level. 0 compresses all
+    /// matrices; vectors (one side is 1) are never compressed: they are few numbers, and sensitive ones.
     pub fn pays(&self, n: usize, m: usize, min_rate: u32) -> bool {
         let payload = self.payload(n, m, self.level().min(self.max_level(n, m)));
-        !matches!(self, Family::Dense) && n * m > 0 && u64::from(min_rate) * payload < 4 * n as u64 * m as u64
+        !matches!(self, Family::Dense)
+            && n > 1
+            && m > 1
+            && u64::from(min_rate) * payload < 4 * n as u64 * m as u64
     }
 
     /// Candidate levels of `[n, m]`, rising, in `floor(gamma * level)..=ceil(beta * level)` as far as they exist; the
@@ -145,7 +149,8 @@ mod tests {
     fn what_pays_by_hand() {
         // 4 (n + m) * 2 < n m: 16 x 16 does not (256 = 256), 16 x 17 does (264 < 272).
         assert!(!POWER.pays(16, 16, 2) && POWER.pays(16, 17, 2) && POWER.pays(2, 2, 0));
-        assert!(!POWER.pays(1, 1000, 2), "a vector never pays");
+        let top_k = Family::TopK { density: 1, error_feedback: true };
+        assert!(top_k.pays(2, 1000, 2) && !top_k.pays(1, 1000, 2) && !top_k.pays(1000, 1, 0));
         assert!(!Family::Dense.pays(1000, 1000, 0));
         assert_eq!(POWER.payload(10, 20, 3), 360);
         assert_eq!(

@@ -51,7 +51,6 @@ mod family;
 mod l_greco;
 mod matrix;
 #[cfg(feature = "mpi")]
-#[allow(unsafe_code)] // One statement about threads: see the module.
 mod mpi;
 mod orthonormal;
 mod policy;

@@ -76,10 +76,7 @@ pub fn least_bytes(prices: &PriceList, max_damage: f64, options: &SolveOptions) 
         let found = solve(prices, &Limits::bytes(bytes), options)?;
         searches += 1;
         if found.damage <= max_damage {
-            high = match found.costs.bytes.checked_sub(1) {
-                Some(fewer) => fewer,
-                None => 0,
-            };
+            high = found.costs.bytes.saturating_sub(1);
             best.choice = found.choice;
             (best.costs, best.damage) = (found.costs, found.damage);
             if best.costs.bytes == low {

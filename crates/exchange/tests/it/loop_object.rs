@@ -106,7 +106,7 @@ fn what_does_not_pay_is_the_exact_mean_and_the_rest_is_owed() {
             match &results[0].2[t] {
                 None => assert!(worst(&found, &expected) < 1e-6, "{name}"),
                 Some(_) => {
-                    assert!(["embed", "conv"].contains(name) && worst(&found, &expected) > 1e-3);
+                    assert!(*name != "bias" && worst(&found, &expected) > 1e-3, "{name}");
                     let owed = mean(&results.iter().map(|r| r.2[t].clone().unwrap()).collect::<Vec<_>>());
                     let sum: Vec<f64> = found.iter().zip(owed).map(|(m, r)| m + r).collect();
                     assert!(worst(&sum, &expected) < 1e-5, "{name}: {}", worst(&sum, &expected));
@@ -169,7 +169,7 @@ fn l_greco_takes_fewer_bytes_for_no_more_error_and_all_ranks_follow() {
         assert!(results.iter().all(|r| r.0 == [3, 6] && r.1 == results[0].1), "{family:?}");
         let made = results[0].2.as_ref().unwrap();
         let chosen = made.chosen.as_ref().unwrap();
-        assert!(results[1].2.is_none() && made.tables.len() == 2);
+        assert!(results[1].2.is_none() && made.tables.len() >= 2);
         assert!(chosen.error <= made.budget && chosen.bytes <= made.uniform.bytes);
         if *family == POWER {
             // Two directions are enough for one, noise needs what it can get: ranks move apart.
@@ -195,9 +195,10 @@ fn sent_bytes_are_those_of_the_payloads() {
     // is n numbers sent.
     assert_eq!(sent(Family::Dense), 9 + 4 * (2400 + 2304 + 55));
     assert_eq!(sent(POWER), 9 + 4 * 55 + 4 * 4 * (60 + 40 + 32 + 72));
-    assert_eq!(sent(FAMILIES[2]), 9 + 4 * 55 + 8 * (24 + 23));
+    // One entry of the 15 pays, too.
+    assert_eq!(sent(FAMILIES[2]), 9 + 4 * 40 + 8 * (24 + 23 + 1));
     // Half a byte a number and 8 bytes for each of five buckets, once for the scatter of halves and once for the gather.
-    assert_eq!(sent(FAMILIES[3]), 9 + 4 * 55 + (1200 + 1152) + 8 * 10);
+    assert_eq!(sent(FAMILIES[3]), 9 + 4 * 40 + (1200 + 1152 + 8) + 8 * (5 + 5 + 1));
 }
 
 #[test]
