@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::accordion::Accordion;
 use crate::error::Result;
-use crate::exchange::Matrix;
 use crate::l_greco::{Levels, l_greco};
-use crate::policy::{ExchangeConfig, Policy};
+use crate::named::Matrix;
+use crate::policy::{ExchangeConfig, Policy, Range};
 use crate::tables::ErrorTable;
 
 /// What was decided, and from what.
@@ -13,16 +14,23 @@ use crate::tables::ErrorTable;
 pub struct Adjustment {
     /// Steps exchanged before it.
     pub step: u64,
-    /// Tables it was made from, in the order of the compressed tensors. Empty for Accordion alone.
+    /// New levels by name. Empty if no choice keeps the budget: then levels stay.
+    pub levels: BTreeMap<String, usize>,
+    /// What L-GreCo has weighed; `None` for Accordion alone.
+    pub choice: Option<Choice>,
+}
+
+/// What L-GreCo has weighed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Errors and sizes, in the order of the compressed tensors.
     pub tables: Vec<ErrorTable>,
     /// Error allowed.
     pub budget: f64,
     /// Sums of the uniform levels.
     pub uniform: Levels,
-    /// The choice; `None` if no choice keeps the budget, and levels stay.
+    /// The choice; `None` if none keeps the budget.
     pub chosen: Option<Levels>,
-    /// New level of every compressed tensor, by name; unchanged ones as they were.
-    pub levels: BTreeMap<String, usize>,
 }
 
 /// Sums of the gradients in the window, on rank 0, and what Accordion remembers of earlier windows.
@@ -45,15 +53,22 @@ impl Window {
         }
     }
 
-    fn mean(&self, name: &str, len: usize) -> Vec<f32> {
-        let n = self.n_steps.max(1) as f32;
-        self.sums.get(name).map_or_else(|| vec![0.0; len], |sum| sum.iter().map(|s| s / n).collect())
+    /// The mean gradients of `matrices`; the next window begins. `None` if no step was observed.
+    fn take(&mut self, matrices: &[Matrix<'_>]) -> Option<Vec<Vec<f32>>> {
+        let n = std::mem::take(&mut self.n_steps) as f32;
+        let sums = std::mem::take(&mut self.sums);
+        let mean = |matrix: &Matrix<'_>| match sums.get(matrix.name) {
+            Some(sum) => sum.iter().map(|s| s / n).collect(),
+            None => vec![0.0; matrix.n * matrix.m],
+        };
+        (n > 0.0).then(|| matrices.iter().map(mean).collect())
     }
 
-    /// Starts the next window.
-    fn clear(&mut self) {
-        self.sums.clear();
-        self.n_steps = 0;
+    /// Accordion's level of one tensor; its norm is remembered.
+    fn accordion(&mut self, accordion: &Accordion, uniform: usize, name: &str, mean: &[f32]) -> usize {
+        let norm = mean.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let before = self.norms.insert(name.to_string(), norm);
+        accordion.level(uniform, before, norm)
     }
 }
 
@@ -62,75 +77,53 @@ pub(crate) fn adjust(
     config: &ExchangeConfig,
     step: u64,
     matrices: &[Matrix<'_>],
-    old: &BTreeMap<String, usize>,
     window: &mut Window,
 ) -> Result<Option<Adjustment>> {
-    if window.n_steps == 0 || matrices.is_empty() {
-        return Ok(None);
-    }
-    let means: Vec<Vec<f32>> = matrices.iter().map(|m| window.mean(m.name, m.n * m.m)).collect();
-    window.clear();
-    let adjustment = match &config.policy {
+    let Some(means) = window.take(matrices) else { return Ok(None) };
+    let uniform = config.family.level();
+    let (levels, choice) = match &config.policy {
         Policy::Uniform => return Ok(None),
         Policy::Accordion { accordion, .. } => {
-            let levels = matrices.iter().zip(&means).map(|(matrix, mean)| {
-                let norms = &mut window.norms;
-                let level = accordion_level(accordion, config, norms, matrix.name, mean);
+            let level = |(matrix, mean): (&Matrix<'_>, &Vec<f32>)| {
+                let level = window.accordion(accordion, uniform, matrix.name, mean);
                 (matrix.name.to_string(), level.min(config.family.max_level(matrix.n, matrix.m)))
-            });
-            let none = Levels { picks: Vec::new(), bytes: 0, error: 0.0 };
-            let levels = levels.collect();
-            Adjustment { step, tables: Vec::new(), budget: 0.0, uniform: none, chosen: None, levels }
+            };
+            (matrices.iter().zip(&means).map(level).collect(), None)
         }
         Policy::LGreco { range, .. } => {
-            let mut tables = Vec::with_capacity(matrices.len());
-            for (matrix, mean) in matrices.iter().zip(&means) {
-                let candidates = config.family.candidates(matrix.n, matrix.m, range.gamma, range.beta);
-                let shape = [matrix.n, matrix.m];
-                let (family, how) = (&config.family, range.low_rank);
-                tables.push(ErrorTable::measure(
-                    family,
-                    matrix.name,
-                    mean,
-                    shape,
-                    candidates,
-                    how,
-                    config.seed,
-                )?);
-            }
-            let uniform = Levels::uniform(&tables)?;
-            let allowed = match &range.accordion {
-                None => uniform.error,
-                Some(accordion) => {
-                    let norms = &mut window.norms;
-                    let pick = |(table, mean): (&ErrorTable, &Vec<f32>)| {
-                        table.at_most(accordion_level(accordion, config, norms, &table.name, mean))
-                    };
-                    Levels::new(&tables, tables.iter().zip(&means).map(pick).collect())?.error
-                }
-            };
-            let budget = range.alpha * allowed;
-            let chosen = l_greco(&tables, budget)?;
-            let mut levels = old.clone();
-            if let Some(chosen) = &chosen {
-                let new = tables.iter().zip(&chosen.picks).map(|(t, &pick)| (t.name.clone(), t.levels[pick]));
-                levels.extend(new);
-            }
-            Adjustment { step, tables, budget, uniform, chosen, levels }
+            let choice = choose(config, range, matrices, &means, window)?;
+            let picks = choice.chosen.as_ref().map_or(&[][..], |chosen| &chosen.picks);
+            let level = |(table, &pick): (&ErrorTable, &usize)| (table.name.clone(), table.levels[pick]);
+            (choice.tables.iter().zip(picks).map(level).collect(), Some(choice))
         }
     };
-    Ok(Some(adjustment))
+    Ok(Some(Adjustment { step, levels, choice }))
 }
 
-/// Accordion's level of one tensor; remembers the norm.
-fn accordion_level(
-    accordion: &crate::accordion::Accordion,
+fn choose(
     config: &ExchangeConfig,
-    norms: &mut BTreeMap<String, f64>,
-    name: &str,
-    mean: &[f32],
-) -> usize {
-    let norm = mean.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    let before = norms.insert(name.to_string(), norm);
-    accordion.level(config.family.level(), before, norm)
+    range: &Range,
+    matrices: &[Matrix<'_>],
+    means: &[Vec<f32>],
+    window: &mut Window,
+) -> Result<Choice> {
+    let mut tables = Vec::with_capacity(matrices.len());
+    for (matrix, mean) in matrices.iter().zip(means) {
+        let levels = config.family.candidates(matrix.n, matrix.m, range.gamma, range.beta);
+        let (shape, how) = ([matrix.n, matrix.m], range.low_rank);
+        tables.push(ErrorTable::measure(&config.family, matrix.name, mean, shape, levels, how, config.seed)?);
+    }
+    let uniform = Levels::uniform(&tables)?;
+    let allowed = match &range.accordion {
+        None => uniform.error,
+        Some(accordion) => {
+            let pick = |(table, mean): (&ErrorTable, &Vec<f32>)| {
+                table.at_most(window.accordion(accordion, config.family.level(), &table.name, mean))
+            };
+            Levels::new(&tables, tables.iter().zip(means).map(pick).collect())?.error
+        }
+    };
+    let budget = range.alpha * allowed;
+    let chosen = l_greco(&tables, budget)?;
+    Ok(Choice { tables, budget, uniform, chosen })
 }

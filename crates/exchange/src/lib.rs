@@ -42,6 +42,7 @@ mod adjust;
 mod agreement;
 mod alone;
 mod baselines;
+mod checkpoint;
 mod communicator;
 mod compressor;
 mod dense;
@@ -52,6 +53,7 @@ mod l_greco;
 mod matrix;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod named;
 mod orthonormal;
 mod policy;
 mod power_sgd;
@@ -63,18 +65,19 @@ mod threads;
 mod top_k;
 
 pub use accordion::Accordion;
-pub use adjust::Adjustment;
+pub use adjust::{Adjustment, Choice};
 pub use alone::Alone;
 pub use baselines::{greedy, same_bytes_uniform};
 pub use communicator::{Communicator, all_reduce_bytes, owned_range};
 pub use compressor::{Compressor, Input, Reduced};
 pub use dense::dense_mean;
 pub use error::{Error, Result};
-pub use exchange::{Exchange, Exchanged, Named};
+pub use exchange::{Exchange, Exchanged};
 pub use family::{Family, MAX_CANDIDATES};
 pub use l_greco::{Levels, l_greco};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+pub use named::Named;
 pub use policy::{ExchangeConfig, Policy, Range, Schedule};
 pub use power_sgd::{PowerSgd, ResidualOf};
 pub use qsgd::{Qsgd, RoundingMode};

@@ -167,7 +167,7 @@ fn l_greco_takes_fewer_bytes_for_no_more_error_and_all_ranks_follow() {
             (decided, exchange.levels().clone(), exchange.adjustment().cloned())
         });
         assert!(results.iter().all(|r| r.0 == [3, 6] && r.1 == results[0].1), "{family:?}");
-        let made = results[0].2.as_ref().unwrap();
+        let made = results[0].2.as_ref().unwrap().choice.as_ref().unwrap();
         let chosen = made.chosen.as_ref().unwrap();
         assert!(results[1].2.is_none() && made.tables.len() >= 2);
         assert!(chosen.error <= made.budget && chosen.bytes <= made.uniform.bytes);
