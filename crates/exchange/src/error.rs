@@ -87,10 +87,10 @@ pub enum Error {
         /// What is wrong with its table.
         problem: String,
     },
-    /// A saved state that does not belong to this exchange.
+    /// A state that does not belong to this exchange or to these tensors.
     #[error(
-        "exchange: saved state: \"{name}\": found {found}, expected {expected}\n\
-         hint: it must come from the same settings and model, on the same rank"
+        "exchange: state \"{name}\": found {found}, expected {expected}\n\
+         hint: it belongs to one model and its settings; begin a new exchange for another"
     )]
     State {
         /// Entry of the state.

@@ -10,6 +10,7 @@ use crate::dense::dense_mean;
 use crate::error::{Error, Result};
 use crate::named::{Corrected, Matrix, Named, check, flattened};
 use crate::policy::ExchangeConfig;
+use crate::state::RESIDUAL;
 
 /// What an exchange has done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +71,12 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Error::Lost`] or another error of the group; [`Error::Mismatch`] if ranks bring different tensors or stand at
-    /// different steps; shapes that values do not fill, names that occur twice.
+    /// different steps; [`Error::State`] if a tensor has another size than before; shapes that values do not fill, names
+    /// that occur twice.
     pub fn exchange(&mut self, tensors: &mut [Named<'_>], comm: &dyn Communicator) -> Result<Exchanged> {
         check(tensors)?;
         let before = comm.sent_bytes();
-        let corrected: Vec<Corrected<'_>> = tensors.iter().map(|t| self.corrected(t)).collect();
+        let corrected = tensors.iter().map(|t| self.corrected(t)).collect::<Result<Vec<_>>>()?;
         let healthy = corrected.iter().all(|c| sound(&c.values));
         let ranks = agree(self.digest(tensors), healthy, comm)?;
         let (mut adjusted, mut means) = (false, None);
@@ -101,17 +103,22 @@ impl Exchange {
     }
 
     /// The gradient with what earlier steps have left.
-    fn corrected<'n>(&self, tensor: &Named<'n>) -> Corrected<'n> {
+    fn corrected<'n>(&self, tensor: &Named<'n>) -> Result<Corrected<'n>> {
         let (n, m) = flattened(tensor.shape);
         let pays = self.config.family.pays(n, m, self.config.min_rate);
         let matrix = pays.then_some(Matrix { name: tensor.name, n, m });
-        let values = match self.residuals.get(tensor.name) {
-            Some(residual) if residual.len() == tensor.values.len() => {
-                tensor.values.iter().zip(residual).map(|(g, r)| g + r).collect()
+        let mut values = tensor.values.to_vec();
+        if let Some(residual) = self.residuals.get(tensor.name) {
+            if residual.len() != values.len() {
+                return Err(Error::State {
+                    name: format!("{RESIDUAL}{}", tensor.name),
+                    found: format!("{} values", residual.len()),
+                    expected: format!("{}", values.len()),
+                });
             }
-            _ => tensor.values.to_vec(),
-        };
-        Corrected { name: tensor.name, matrix, values }
+            values.iter_mut().zip(residual).for_each(|(g, r)| *g += r);
+        }
+        Ok(Corrected { name: tensor.name, matrix, values })
     }
 
     /// The means of all tensors; `None`, with nothing changed, if one is out of range. Otherwise residuals are kept.

@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 /// Move each into the thread that runs it: a rank counts as lost when it is dropped, and a panic drops what its
 /// thread owns. All others then end with [`Error::Lost`] at their next call, or in the one they wait in.
 ///
-/// Calls block their thread. On a pool, there must be a thread for each rank.
+/// Calls block their thread. Give each rank a thread of its own, outside the pool on which compressors work: a worker
+/// that waits in a call would hold up the work that another rank needs to make it.
 #[derive(Debug)]
 pub struct Threads {
     rank: usize,

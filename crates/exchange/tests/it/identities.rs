@@ -1,8 +1,10 @@
 //! What each family promises of one exchange, on four threads.
 
-use trimtab_exchange::{Compressor, PowerSgd, Qsgd, ResidualOf, RoundingMode, TopK};
+use trimtab_exchange::{
+    Alone, Communicator, Compressor, Input, PowerSgd, Qsgd, ResidualOf, RoundingMode, TopK,
+};
 
-use crate::support::{Trace, mean, run, wide, worst};
+use crate::support::{Trace, gradient, mean, on_ranks, run, wide, worst};
 
 /// Entries are of order 1 to 10, and sums of them are `f32`.
 const TOLERANCE: f64 = 1e-5;
@@ -110,10 +112,10 @@ fn warm_start_finds_the_strong_directions() {
 fn a_tensor_that_begins_with_zeros_is_learned_later() {
     for level in [1, 2, 4] {
         let mut compressor = PowerSgd::new(0, ResidualOf::Mean);
-        let values = crate::support::gradient(0, 0, 20, 20);
+        let values = gradient(0, 0, 20, 20);
         let reduce = |compressor: &mut PowerSgd, values: &[f32]| {
-            let input = trimtab_exchange::Input { name: "w", n: 20, m: 20, level, values };
-            compressor.reduce(&[input], &trimtab_exchange::Alone).unwrap().unwrap().remove(0).mean
+            let input = Input { name: "w", n: 20, m: 20, level, values };
+            compressor.reduce(&[input], &Alone).unwrap().unwrap().remove(0).mean
         };
         assert_eq!(reduce(&mut compressor, &[0.0; 400]), [0.0; 400]);
         let norm = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>();
@@ -125,14 +127,14 @@ fn a_tensor_that_begins_with_zeros_is_learned_later() {
 
 #[test]
 fn scale_does_not_matter_down_to_tiny_gradients() {
-    let values = crate::support::gradient(0, 0, 20, 30);
+    let values = gradient(0, 0, 20, 30);
     let last = |scale: f32| {
         let mut compressor = PowerSgd::new(0, ResidualOf::Mean);
         let scaled: Vec<f32> = values.iter().map(|v| v * scale).collect();
         let mut result = Vec::new();
         for _ in 0..4 {
-            let input = trimtab_exchange::Input { name: "w", n: 20, m: 30, level: 2, values: &scaled };
-            result = compressor.reduce(&[input], &trimtab_exchange::Alone).unwrap().unwrap().remove(0).mean;
+            let input = Input { name: "w", n: 20, m: 30, level: 2, values: &scaled };
+            result = compressor.reduce(&[input], &Alone).unwrap().unwrap().remove(0).mean;
         }
         result.iter().map(|v| v / scale).collect::<Vec<f32>>()
     };
@@ -143,8 +145,43 @@ fn scale_does_not_matter_down_to_tiny_gradients() {
 #[test]
 fn levels_out_of_range_are_errors() {
     for level in [0, 4] {
-        let input = trimtab_exchange::Input { name: "w", n: 3, m: 5, level, values: &[1.0; 15] };
-        let refused = PowerSgd::new(0, ResidualOf::Mean).reduce(&[input], &trimtab_exchange::Alone);
+        let input = Input { name: "w", n: 3, m: 5, level, values: &[1.0; 15] };
+        let refused = PowerSgd::new(0, ResidualOf::Mean).reduce(&[input], &Alone);
         assert!(refused.unwrap_err().to_string().contains("power sgd: rank"));
     }
+}
+
+/// PowerSGD is linear: four ranks give what one rank gives for the mean of their gradients, as long as all start from
+/// the same factor. All other identities hold as well if they do not, so this one is what sees it.
+#[test]
+fn four_ranks_are_one_rank_with_the_mean_gradient() {
+    let step = |compressor: &mut PowerSgd, values: &[f32], level, comm: &dyn Communicator| {
+        let input = Input { name: "w", n: 30, m: 50, level, values };
+        compressor.reduce(&[input], comm).unwrap().unwrap().remove(0).mean
+    };
+    // The rank changes after two steps: a new start, from the shared stream again.
+    let levels = [2, 2, 4, 4];
+    let run = |seed_of: fn(usize) -> u64| {
+        let ranks = on_ranks(4, |comm| {
+            let rank = comm.rank();
+            let mut compressor = PowerSgd::new(seed_of(rank), ResidualOf::Mean);
+            let one = |s: usize| gradient(rank, s as u64, 30, 50);
+            (0..4).map(|s| step(&mut compressor, &one(s), levels[s], comm)).collect::<Vec<_>>()
+        });
+        let mut alone = PowerSgd::new(seed_of(0), ResidualOf::Mean);
+        let mut apart = Vec::new();
+        for (s, &level) in levels.iter().enumerate() {
+            let all: Vec<_> = (0..4).map(|rank| gradient(rank, s as u64, 30, 50)).collect();
+            let mean: Vec<f32> = mean(&all).into_iter().map(|x| x as f32).collect();
+            let one = wide(&step(&mut alone, &mean, level, &Alone));
+            apart.push(worst(&wide(&ranks[0][s]), &one) / largest(&one));
+        }
+        apart
+    };
+    // Ten times the tolerance of one step: at rank 4, two directions lie in noise, which warm starts turn by rounding.
+    let apart = run(|_| 5);
+    assert!(apart.iter().all(|&d| d < 10.0 * TOLERANCE), "{apart:?}");
+    // The control: ranks that draw their own starts.
+    let apart = run(|rank| 5 + rank as u64);
+    assert!(apart[0] > 1e-2 && apart[2] > 1e-2, "{apart:?}");
 }

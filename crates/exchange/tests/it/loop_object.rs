@@ -271,3 +271,69 @@ fn a_lost_rank_ends_the_exchange_of_the_others() {
     let ended: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap()).collect();
     assert_eq!(ended, [Err(Error::Lost { rank: 1 }), Ok(2), Err(Error::Lost { rank: 1 })]);
 }
+
+/// One decision after three equal steps, another after three more; rank 0's levels of "embed" and what was weighed.
+fn two_decisions(policy: Policy) -> Vec<(usize, Option<trimtab_exchange::Choice>)> {
+    let config = ExchangeConfig { family: POWER, policy, ..Default::default() };
+    let mut exchange = Exchange::new(config).unwrap();
+    let mut decisions = Vec::new();
+    for step in 0..7 {
+        // The same gradient at every step, without feedback from the first: its norm hardly changes.
+        let mut values = gradients(0, 0);
+        let outcome = one_step(&mut exchange, &mut values, &Alone);
+        if let Exchanged::Averaged { adjusted: true, .. } = outcome {
+            assert!(step == 3 || step == 6);
+            let made = exchange.adjustment().unwrap();
+            decisions.push((exchange.levels()["embed"], made.choice.clone()));
+        }
+    }
+    decisions
+}
+
+#[test]
+fn accordion_is_high_at_first_and_low_when_norms_settle() {
+    let schedule = Schedule { start: 3, period: 3, window: 1 };
+    let accordion = Accordion { threshold: 3.0, ..Accordion::default() };
+    let alone = two_decisions(Policy::Accordion { schedule, accordion });
+    assert_eq!(alone.iter().map(|d| d.0).collect::<Vec<_>>(), [8, 2]);
+
+    // Beside L-GreCo it sets the error allowed: that of rank 8, then that of rank 2.
+    let range = Range { gamma: 0.25, beta: 4.0, accordion: Some(accordion), ..Range::default() };
+    let both = two_decisions(Policy::LGreco { schedule, range });
+    for ((_, choice), rank) in both.iter().zip([8, 2]) {
+        let choice = choice.as_ref().unwrap();
+        let at_rank = |t: &trimtab_exchange::ErrorTable| t.errors[t.at_most(rank)];
+        assert_eq!(choice.budget, choice.tables.iter().map(at_rank).sum::<f64>());
+        assert!(choice.chosen.as_ref().unwrap().error <= choice.budget);
+    }
+    assert!(both[0].1.as_ref().unwrap().budget < both[1].1.as_ref().unwrap().budget);
+}
+
+#[test]
+fn settings_and_states_are_data() {
+    let text = r#"{"family": {"family": "power_sgd", "rank": 4}, "policy": {"policy": "l_greco", "schedule": {"start": 20}}}"#;
+    let config: ExchangeConfig = serde_json::from_str(text).unwrap();
+    let schedule = Schedule { start: 20, ..Schedule::default() };
+    let policy = Policy::LGreco { schedule, range: Range::default() };
+    assert_eq!(config, ExchangeConfig { family: POWER, policy, ..Default::default() });
+    let again: ExchangeConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+    assert_eq!(again, config);
+    let typo = serde_json::from_str::<ExchangeConfig>(&text.replace("rank", "rnk"));
+    assert!(typo.unwrap_err().to_string().contains("rnk"));
+
+    let state = run(ExchangeConfig { family: POWER, ..Default::default() }, 0..2, None).remove(0).1;
+    let again: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+    assert_eq!(again, state);
+}
+
+#[test]
+fn a_tensor_of_another_size_is_refused_and_not_passed_over() {
+    let mut exchange = Exchange::new(ExchangeConfig { family: POWER, ..Default::default() }).unwrap();
+    one_step(&mut exchange, &mut gradients(0, 0), &Alone);
+    let mut values = vec![1.0; 60 * 50];
+    let refused =
+        exchange.exchange(&mut [Named { name: "embed", shape: &[60, 50], values: &mut values }], &Alone);
+    assert!(
+        refused.unwrap_err().to_string().contains("\"residual/embed\": found 2400 values, expected 3000")
+    );
+}
