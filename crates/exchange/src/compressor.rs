@@ -1,7 +1,7 @@
 //! What all families of compressors have in common.
 
 use crate::communicator::Communicator;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::state::State;
 
 /// One rank's matrix on its way into an exchange: the gradient plus what earlier steps left behind.
@@ -60,4 +60,14 @@ pub(crate) fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
 /// The means, unless one of them is out of range.
 pub(crate) fn unless_out_of_range(reduced: Vec<Reduced>) -> Option<Vec<Reduced>> {
     reduced.iter().all(|r| sound(&r.mean)).then_some(reduced)
+}
+
+/// Refuses bytes after the last matrix of a payload.
+pub(crate) fn at_end(rest: &[u8], what: &'static str, inputs: &[Input<'_>]) -> Result<()> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let name = inputs.last().map_or("", |input| input.name).to_string();
+    let (found, expected) = (format!("{} bytes after it", rest.len()), "the end of the payload".to_string());
+    Err(Error::Payload { what, name, found, expected })
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
 
 use crate::communicator::{Communicator, divide, owned_range};
-use crate::compressor::{Compressor, Input, Reduced, unless_out_of_range};
+use crate::compressor::{Compressor, Input, Reduced, at_end, unless_out_of_range};
 use crate::error::Result;
 use crate::quantizer::{BUCKET, Rounding, decode, encode};
 use crate::state::State;
@@ -105,6 +105,7 @@ impl Compressor for Qsgd {
                 };
                 mean.iter_mut().zip(theirs).for_each(|(sum, x)| *sum += x);
             }
+            at_end(rest, "qsgd", inputs)?;
         }
         means.iter_mut().for_each(|mean| divide(mean, size));
 
@@ -123,6 +124,7 @@ impl Compressor for Qsgd {
                 result[range].copy_from_slice(&decoded);
                 rest = later;
             }
+            at_end(rest, "qsgd", inputs)?;
         }
         for (((input, residual), mean), result) in inputs.iter().zip(&mut residuals).zip(&means).zip(&results)
         {

@@ -72,25 +72,31 @@ fn grid(bucket: &[f32], last: u32) -> (f32, f32) {
 /// The `len` numbers of the payload at the start of `bytes`, and what follows it.
 ///
 /// # Errors
-/// A width outside [`WIDTHS`]; fewer bytes than `len` numbers take. `name` is the tensor that the message names.
+/// A width outside [`WIDTHS`]; fewer bytes than `len` numbers take; a grid that is not finite. `name` is the tensor that
+/// the message names.
 pub fn decode<'b>(bytes: &'b [u8], len: usize, bits: usize, name: &str) -> Result<(Vec<f32>, &'b [u8])> {
     check_width(bits)?;
+    let bad = |found: String, expected: String| Error::Payload {
+        what: "qsgd",
+        name: name.to_string(),
+        found,
+        expected,
+    };
     let expected = payload_len(len, bits);
     if bytes.len() < expected {
-        return Err(Error::Payload {
-            what: "qsgd",
-            name: name.to_string(),
-            found: format!("{} bytes", bytes.len()),
-            expected: format!("at least {expected}"),
-        });
+        return Err(bad(format!("{} bytes", bytes.len()), format!("at least {expected}")));
     }
     let (own, rest) = bytes.split_at(expected);
     let (grids, codes) = own.split_at(8 * len.div_ceil(BUCKET));
+    let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    if let Some(at) = grids.chunks_exact(4).position(|b| !number(b).is_finite()) {
+        let found = format!("{} in bucket {}", number(&grids[4 * at..]), at / 2);
+        return Err(bad(found, "finite numbers".to_string()));
+    }
     let mask = (1u32 << bits) - 1;
     let value = |i: usize| {
         let grid = &grids[i / BUCKET * 8..];
-        let unit = f32::from_le_bytes([grid[0], grid[1], grid[2], grid[3]]);
-        let min = f32::from_le_bytes([grid[4], grid[5], grid[6], grid[7]]);
+        let (unit, min) = (number(grid), number(&grid[4..]));
         let bit = i * bits;
         let low = u32::from(codes[bit / 8]);
         let high = codes.get(bit / 8 + 1).map_or(0, |&byte| u32::from(byte));

@@ -7,7 +7,7 @@
 //! Payload of a matrix: `k` places (`u32`), then `k` values (`f32`), little-endian, places ascending.
 
 use crate::communicator::{Communicator, divide};
-use crate::compressor::{Compressor, Input, Reduced, unless_out_of_range};
+use crate::compressor::{Compressor, Input, Reduced, at_end, unless_out_of_range};
 use crate::error::{Error, Result};
 use crate::state::State;
 
@@ -105,6 +105,7 @@ impl Compressor for TopK {
             for (input, sum) in inputs.iter().zip(&mut means) {
                 rest = add(input, rest, sum)?;
             }
+            at_end(rest, "top k", inputs)?;
         }
         let reduced = means.into_iter().zip(residuals).map(|(mut mean, residual)| {
             divide(&mut mean, comm.size());

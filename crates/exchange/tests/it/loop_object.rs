@@ -278,7 +278,7 @@ fn two_decisions(policy: Policy) -> Vec<(usize, Option<trimtab_exchange::Choice>
     let mut exchange = Exchange::new(config).unwrap();
     let mut decisions = Vec::new();
     for step in 0..7 {
-        // The same gradient at every step, without feedback from the first: its norm hardly changes.
+        // The same gradient at every step: its norm grows by the residuals alone, by less than the threshold.
         let mut values = gradients(0, 0);
         let outcome = one_step(&mut exchange, &mut values, &Alone);
         if let Exchanged::Averaged { adjusted: true, .. } = outcome {

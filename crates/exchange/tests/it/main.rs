@@ -2,6 +2,7 @@
 
 mod allocation;
 mod group;
+mod hostile;
 mod identities;
 mod loop_object;
 mod reference;
