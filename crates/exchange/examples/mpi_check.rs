@@ -4,7 +4,7 @@
 //! With the argument `error`, `panic` or `exit`, rank 1 fails in that way, and the others must not hang.
 
 use trimtab_exchange::{
-    Communicator, Exchange, ExchangeConfig, Family, Mpi, Named, Policy, Range, ResidualOf, Result,
+    Communicator, Exchange, ExchangeConfig, Family, LGrecoConfig, Mpi, Named, Policy, ResidualOf, Result,
     RoundingMode, Schedule, Threads,
 };
 use trimtab_math::random::Stream;
@@ -36,7 +36,7 @@ fn trace(comm: &dyn Communicator) -> Result<Vec<u8>> {
     seen.extend(bytes);
 
     let schedule = Schedule { start: 2, period: 2, window: 2 };
-    let policy = Policy::LGreco { schedule, range: Range::default() };
+    let policy = Policy::LGreco { schedule, settings: LGrecoConfig::default() };
     for family in [
         Family::Dense,
         Family::PowerSgd { rank: 2, residual_of: ResidualOf::Mean },

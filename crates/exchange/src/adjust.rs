@@ -6,7 +6,7 @@ use crate::accordion::Accordion;
 use crate::error::Result;
 use crate::l_greco::{Levels, l_greco};
 use crate::named::Matrix;
-use crate::policy::{ExchangeConfig, Policy, Range};
+use crate::policy::{ExchangeConfig, LGrecoConfig, Policy};
 use crate::tables::ErrorTable;
 
 /// What was decided, and from what.
@@ -90,8 +90,8 @@ pub(crate) fn adjust(
             };
             (matrices.iter().zip(&means).map(level).collect(), None)
         }
-        Policy::LGreco { range, .. } => {
-            let choice = choose(config, range, matrices, &means, window)?;
+        Policy::LGreco { settings, .. } => {
+            let choice = choose(config, settings, matrices, &means, window)?;
             let picks = choice.chosen.as_ref().map_or(&[][..], |chosen| &chosen.picks);
             let level = |(table, &pick): (&ErrorTable, &usize)| (table.name.clone(), table.levels[pick]);
             (choice.tables.iter().zip(picks).map(level).collect(), Some(choice))
@@ -102,19 +102,19 @@ pub(crate) fn adjust(
 
 fn choose(
     config: &ExchangeConfig,
-    range: &Range,
+    settings: &LGrecoConfig,
     matrices: &[Matrix<'_>],
     means: &[Vec<f32>],
     window: &mut Window,
 ) -> Result<Choice> {
     let mut tables = Vec::with_capacity(matrices.len());
     for (matrix, mean) in matrices.iter().zip(means) {
-        let levels = config.family.candidates(matrix.n, matrix.m, range.gamma, range.beta);
-        let (shape, how) = ([matrix.n, matrix.m], range.low_rank);
+        let levels = config.family.candidates(matrix.n, matrix.m, settings.gamma, settings.beta);
+        let (shape, how) = ([matrix.n, matrix.m], settings.low_rank);
         tables.push(ErrorTable::measure(&config.family, matrix.name, mean, shape, levels, how, config.seed)?);
     }
     let uniform = Levels::uniform(&tables)?;
-    let allowed = match &range.accordion {
+    let allowed = match &settings.accordion {
         None => uniform.error,
         Some(accordion) => {
             let pick = |(table, mean): (&ErrorTable, &Vec<f32>)| {
@@ -123,7 +123,7 @@ fn choose(
             Levels::new(&tables, tables.iter().zip(means).map(pick).collect())?.error
         }
     };
-    let budget = range.alpha * allowed;
+    let budget = settings.alpha * allowed;
     let chosen = l_greco(&tables, budget)?;
     Ok(Choice { tables, budget, uniform, chosen })
 }

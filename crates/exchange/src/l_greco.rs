@@ -69,5 +69,9 @@ pub fn l_greco(tables: &[ErrorTable], budget: f64) -> Result<Option<Levels>> {
         site.options[choice].label.parse().unwrap_or(table.uniform)
     };
     let picks = tables.iter().zip(prices.sites.iter().zip(&found.choice)).map(pick).collect();
-    Levels::new(tables, picks).map(Some)
+    let chosen = Levels::new(tables, picks)?;
+    // A search that had to be thinned could miss even the uniform point.
+    let uniform = Levels::uniform(tables)?;
+    let better = uniform.error <= budget && uniform.bytes < chosen.bytes;
+    Ok(Some(if better { uniform } else { chosen }))
 }

@@ -78,7 +78,7 @@ pub use l_greco::{Levels, l_greco};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use named::Named;
-pub use policy::{ExchangeConfig, Policy, Range, Schedule};
+pub use policy::{ExchangeConfig, LGrecoConfig, Policy, Schedule};
 pub use power_sgd::{PowerSgd, ResidualOf};
 pub use qsgd::{Qsgd, RoundingMode};
 pub use state::State;

@@ -25,9 +25,9 @@ pub enum Policy {
     LGreco {
         /// When to measure and decide.
         schedule: Schedule,
-        /// What to choose from.
+        /// What to choose from, and how good it has to be.
         #[serde(default)]
-        range: Range,
+        settings: LGrecoConfig,
     },
 }
 
@@ -67,10 +67,10 @@ impl Schedule {
     }
 }
 
-/// What L-GreCo chooses from, and how good it has to be.
+/// Settings of L-GreCo: what it chooses from, and how good that has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Range {
+pub struct LGrecoConfig {
     /// Lowest candidate as a multiple of the uniform level, in `(0, 1]`.
     pub gamma: f64,
     /// Highest candidate as a multiple of the uniform level, at least 1.
@@ -85,7 +85,7 @@ pub struct Range {
     pub accordion: Option<Accordion>,
 }
 
-impl Default for Range {
+impl Default for LGrecoConfig {
     fn default() -> Self {
         Self { gamma: 0.5, beta: 2.0, alpha: 1.0, low_rank: LowRankErrors::default(), accordion: None }
     }
@@ -132,13 +132,14 @@ impl Policy {
         match self {
             Policy::Uniform => Ok(()),
             Policy::Accordion { accordion, .. } => accordion.validate(),
-            Policy::LGreco { range, .. } => {
-                let good = 0.0 < range.gamma && range.gamma <= 1.0 && range.beta >= 1.0 && range.alpha > 0.0;
-                if !good || !range.beta.is_finite() || !range.alpha.is_finite() {
-                    let found = format!("gamma {}, beta {}, alpha {}", range.gamma, range.beta, range.alpha);
-                    return Err(Error::setting("l-greco: range", found, "0 < gamma <= 1 <= beta, 0 < alpha"));
+            Policy::LGreco { settings, .. } => {
+                let LGrecoConfig { gamma, beta, alpha, accordion, .. } = *settings;
+                let good = 0.0 < gamma && gamma <= 1.0 && beta >= 1.0 && alpha > 0.0;
+                if !good || !beta.is_finite() || !alpha.is_finite() {
+                    let found = format!("gamma {gamma}, beta {beta}, alpha {alpha}");
+                    return Err(Error::setting("l-greco", found, "0 < gamma <= 1 <= beta, 0 < alpha"));
                 }
-                range.accordion.map_or(Ok(()), |a| a.validate())
+                accordion.map_or(Ok(()), |a| a.validate())
             }
         }
     }
@@ -162,12 +163,12 @@ mod tests {
     fn senseless_policies_are_refused() {
         let policy = |window| Policy::LGreco {
             schedule: Schedule { start: 5, period: 4, window },
-            range: Range::default(),
+            settings: LGrecoConfig::default(),
         };
         assert!(
             policy(4).validate().is_ok() && policy(5).validate().is_err() && policy(0).validate().is_err()
         );
-        let range = Range { gamma: 1.5, ..Range::default() };
-        assert!(Policy::LGreco { schedule: Schedule::default(), range }.validate().is_err());
+        let settings = LGrecoConfig { gamma: 1.5, ..LGrecoConfig::default() };
+        assert!(Policy::LGreco { schedule: Schedule::default(), settings }.validate().is_err());
     }
 }

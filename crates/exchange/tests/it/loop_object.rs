@@ -1,8 +1,8 @@
 //! The object of the training loop: policies, skipped steps, state and bytes.
 
 use trimtab_exchange::{
-    Accordion, Alone, Communicator, Error, Exchange, ExchangeConfig, Exchanged, Family, LowRankErrors, Named,
-    Policy, Range, ResidualOf, RoundingMode, Schedule, State,
+    Accordion, Alone, Communicator, Error, Exchange, ExchangeConfig, Exchanged, Family, LGrecoConfig,
+    LowRankErrors, Named, Policy, ResidualOf, RoundingMode, Schedule, State,
 };
 
 use crate::support::{gradient, mean, normal, on_ranks, wide, worst};
@@ -20,8 +20,8 @@ const FAMILIES: [Family; 5] = [
 ];
 
 fn greco() -> Policy {
-    let range = Range { low_rank: LowRankErrors::Exact, ..Range::default() };
-    Policy::LGreco { schedule: Schedule { start: 3, period: 3, window: 2 }, range }
+    let settings = LGrecoConfig { low_rank: LowRankErrors::Exact, ..LGrecoConfig::default() };
+    Policy::LGreco { schedule: Schedule { start: 3, period: 3, window: 2 }, settings }
 }
 
 /// Gradients of one rank at one step, by tensor: some nearly of low rank, others noise.
@@ -298,8 +298,9 @@ fn accordion_is_high_at_first_and_low_when_norms_settle() {
     assert_eq!(alone.iter().map(|d| d.0).collect::<Vec<_>>(), [8, 2]);
 
     // Beside L-GreCo it sets the error allowed: that of rank 8, then that of rank 2.
-    let range = Range { gamma: 0.25, beta: 4.0, accordion: Some(accordion), ..Range::default() };
-    let both = two_decisions(Policy::LGreco { schedule, range });
+    let settings =
+        LGrecoConfig { gamma: 0.25, beta: 4.0, accordion: Some(accordion), ..LGrecoConfig::default() };
+    let both = two_decisions(Policy::LGreco { schedule, settings });
     for ((_, choice), rank) in both.iter().zip([8, 2]) {
         let choice = choice.as_ref().unwrap();
         let at_rank = |t: &trimtab_exchange::ErrorTable| t.errors[t.at_most(rank)];
@@ -314,7 +315,7 @@ fn settings_and_states_are_data() {
     let text = r#"{"family": {"family": "power_sgd", "rank": 4}, "policy": {"policy": "l_greco", "schedule": {"start": 20}}}"#;
     let config: ExchangeConfig = serde_json::from_str(text).unwrap();
     let schedule = Schedule { start: 20, ..Schedule::default() };
-    let policy = Policy::LGreco { schedule, range: Range::default() };
+    let policy = Policy::LGreco { schedule, settings: LGrecoConfig::default() };
     assert_eq!(config, ExchangeConfig { family: POWER, policy, ..Default::default() });
     let again: ExchangeConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(again, config);

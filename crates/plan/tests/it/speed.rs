@@ -94,12 +94,8 @@ fn least_bytes_of_many_tensors_and_levels() {
     let start = Instant::now();
     let found = least_bytes(&prices, uniform.1, &SolveOptions::default()).unwrap().unwrap();
     let seconds = start.elapsed().as_secs_f64();
-    eprintln!(
-        "{} searches, {seconds:.2} s, exact {}, {} bytes (at least {}), uniform {}",
-        found.searches, found.exact, found.costs.bytes, found.lower_bound, uniform.0.bytes
-    );
     assert!(found.damage <= uniform.1 && found.costs.bytes < uniform.0.bytes);
     // Exact, or within a part in 10^4 of the least.
     assert!(found.costs.bytes - found.lower_bound <= found.costs.bytes / 10_000);
-    assert!(cfg!(debug_assertions) || seconds < 10.0, "{seconds} s");
+    assert!(cfg!(debug_assertions) || seconds < 10.0, "{seconds} s, {} searches", found.searches);
 }
