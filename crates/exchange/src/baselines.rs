@@ -9,6 +9,7 @@ use crate::tables::ErrorTable;
 /// The uniform level whose bytes come nearest to `bytes` (the larger of two equally near ones), cut to what each
 /// tensor has.
 pub fn same_bytes_uniform(tables: &[ErrorTable], bytes: u64) -> Result<Levels> {
+    tables.iter().try_for_each(ErrorTable::check)?;
     let all: BTreeSet<usize> = tables.iter().flat_map(|t| t.levels.iter().copied()).collect();
     let mut best = Levels::uniform(tables)?;
     for level in all {
@@ -24,6 +25,7 @@ pub fn same_bytes_uniform(tables: &[ErrorTable], bytes: u64) -> Result<Levels> {
 /// From the smallest payloads, one step at a time, whichever saves most error a byte, until the errors add up to at
 /// most `budget`; `None` if they never do. A step may skip levels.
 pub fn greedy(tables: &[ErrorTable], budget: f64) -> Result<Option<Levels>> {
+    tables.iter().try_for_each(ErrorTable::check)?;
     let cheapest = |t: &ErrorTable| (0..t.levels.len()).min_by_key(|&i| t.bytes[i]).unwrap_or(t.uniform);
     let mut levels = Levels::new(tables, tables.iter().map(cheapest).collect())?;
     while levels.error > budget {

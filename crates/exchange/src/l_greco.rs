@@ -58,6 +58,7 @@ impl Levels {
 pub fn l_greco(tables: &[ErrorTable], budget: f64) -> Result<Option<Levels>> {
     let mut sites = Vec::with_capacity(tables.len());
     for table in tables {
+        table.check()?;
         let options = (0..table.levels.len()).filter(|&i| table.errors[i].is_finite());
         let option = |i: usize| SiteOption::new(i.to_string(), table.bytes[i], table.errors[i]);
         sites.push(SitePrices::new(&table.name, 0, options.map(option).collect()));

@@ -92,6 +92,19 @@ impl ErrorTable {
         Ok(Self { name: name.to_string(), levels, errors, bytes, uniform })
     }
 
+    /// Refuses columns of different lengths and a uniform level that is not in the table.
+    pub(crate) fn check(&self) -> Result<()> {
+        let lens = [self.levels.len(), self.errors.len(), self.bytes.len()];
+        if lens.iter().all(|&len| len == lens[0]) && self.uniform < lens[0] {
+            return Ok(());
+        }
+        let problem = format!(
+            "{} levels, {} errors, {} sizes, the uniform level at place {}; expected columns of one length",
+            lens[0], lens[1], lens[2], self.uniform
+        );
+        Err(Error::Table { name: self.name.clone(), problem })
+    }
+
     /// Place of the highest level that is at most `level`; the lowest one if there is none.
     pub fn at_most(&self, level: usize) -> usize {
         self.levels.partition_point(|&l| l <= level).saturating_sub(1)

@@ -121,5 +121,14 @@ fn unusable_tables_are_errors_and_bad_levels_are_passed_over() {
     assert!(l_greco(&[table([f64::NAN, f64::INFINITY])], 1.0).is_err());
     assert!(l_greco(&[table([2.0, 1.0])], f64::NAN).is_err());
     assert_eq!(l_greco(&[table([2.0, 1.0])], 0.5).unwrap(), None);
+    let short = ErrorTable { bytes: vec![10], ..table([2.0, 1.0]) };
+    assert!(
+        l_greco(std::slice::from_ref(&short), 1.0)
+            .unwrap_err()
+            .to_string()
+            .contains("2 levels, 2 errors, 1 sizes")
+    );
+    assert!(greedy(std::slice::from_ref(&short), 1.0).is_err() && same_bytes_uniform(&[short], 10).is_err());
+    assert!(l_greco(&[ErrorTable { uniform: 2, ..table([2.0, 1.0]) }], 1.0).is_err());
     assert_eq!(l_greco(&[], 0.0).unwrap().unwrap().bytes, 0);
 }
