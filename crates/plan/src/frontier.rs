@@ -57,26 +57,30 @@ pub fn frontier(prices: &PriceList, n_points: usize) -> Result<Vec<FrontierPoint
 }
 
 /// Cheapest picks, and the hull steps from there in the order of falling savings.
-struct Corners {
-    start: Vec<usize>,
-    least: u64,
-    steps: Vec<Step>,
+pub(crate) struct Corners {
+    pub(crate) start: Vec<usize>,
+    /// Bytes and damage of the start.
+    pub(crate) least: u64,
+    pub(crate) damage: f64,
+    pub(crate) steps: Vec<Step>,
 }
 
-struct Step {
-    saving: f64,
-    bytes: u64,
-    decision: usize,
-    to: usize,
+/// From one corner to the next: `decision` takes its option `to`, for `bytes` more.
+pub(crate) struct Step {
+    pub(crate) saving: f64,
+    pub(crate) bytes: u64,
+    pub(crate) decision: usize,
+    pub(crate) to: usize,
 }
 
-fn corners(decisions: &[Decision]) -> Corners {
-    let mut corners = Corners { start: Vec::new(), least: 0, steps: Vec::new() };
+pub(crate) fn corners(decisions: &[Decision]) -> Corners {
+    let mut corners = Corners { start: Vec::new(), least: 0, damage: 0.0, steps: Vec::new() };
     for (d, decision) in decisions.iter().enumerate() {
         let points: Vec<(u64, f64)> = decision.options.iter().map(|o| (o.costs.bytes, o.damage)).collect();
         let hull = lower_hull(&points);
         corners.start.push(hull[0]);
         corners.least += points[hull[0]].0;
+        corners.damage += points[hull[0]].1;
         for pair in hull.windows(2) {
             let (from, to) = (points[pair[0]], points[pair[1]]);
             corners.steps.push(Step {

@@ -55,6 +55,7 @@
 //! | `problem`, `lagrange`, `pareto`, `solve` | the exact allocator |
 //! | `brute` | its oracle: all combinations, from the definition |
 //! | `frontier` | the curve of size against damage |
+//! | `least_bytes` | the fewest bytes whose damage stays within a limit: [`least_bytes`] |
 //! | `bisect` | how far along an ordering a measured condition holds |
 //! | `replan` | solve, measure, price again: [`refine`] |
 //! | `plan_file`, `plan_read`, `plan_write`, `plan_diff`, `plan_table` | [`Plan`], its file, its tables |
@@ -81,6 +82,7 @@ mod error;
 mod frontier;
 mod fuse;
 mod lagrange;
+mod least_bytes;
 mod limits;
 mod nearest;
 mod pareto;
@@ -102,6 +104,7 @@ pub use brute::{MAX_COMBINATIONS, brute_force};
 pub use budget::Budget;
 pub use error::{Error, Infeasible, Result};
 pub use frontier::{FrontierPoint, frontier};
+pub use least_bytes::{Smallest, least_bytes};
 pub use limits::{Limits, Totals};
 pub use plan_diff::Change;
 pub use plan_file::{PLAN_VERSION, Plan, PlanHeader, Predicted};

@@ -1,6 +1,6 @@
 //! The solver against brute force on thousands of small random problems.
 
-use trimtab_plan::{Error, Limits, PriceList, SolveOptions, brute_force, solve};
+use trimtab_plan::{Error, Limits, PriceList, SolveOptions, brute_force, least_bytes, solve};
 
 use crate::support::{Random, Shape, random_list};
 
@@ -123,4 +123,63 @@ fn the_same_problem_gives_the_same_answer() {
     let limits = Limits::bytes(prices.weights() * 7 / 16);
     let once = solve(&prices, &limits, &SolveOptions::default()).unwrap();
     assert_eq!(solve(&prices, &limits, &SolveOptions::default()).unwrap(), once);
+}
+
+/// The fewest bytes within a damage, by looking at every combination.
+fn fewest_bytes(prices: &PriceList, max_damage: f64) -> Option<u64> {
+    let mut choices = vec![vec![]];
+    for site in &prices.sites {
+        let longer =
+            |c: &Vec<usize>| (0..site.options.len()).map(|o| [&c[..], &[o]].concat()).collect::<Vec<_>>();
+        choices = choices.iter().flat_map(longer).collect();
+    }
+    let plans = choices.iter().map(|c| prices.total(c).unwrap());
+    plans.filter(|(_, damage)| *damage <= max_damage).map(|(costs, _)| costs.bytes).min()
+}
+
+#[test]
+fn least_bytes_equals_brute_force() {
+    let (mut feasible, mut below_uniform, instances) = (0, 0, 2000);
+    for seed in 0..instances {
+        let mut random = Random(seed + 4242);
+        // Ties and exact sums, small and large costs, then arbitrary real damages.
+        let max_cost = [3, 12, 100_000][seed as usize % 3];
+        let mut prices = random_list(&mut random, Shape { max_sites: 6, max_cost, ..SMALL });
+        if seed % 2 == 0 {
+            for option in prices.sites.iter_mut().flat_map(|s| &mut s.options) {
+                option.damage = random.unit() * 3.0;
+            }
+        }
+        // Half of the limits are the exact sum of some plan, as a uniform default gives it.
+        let plan: Vec<usize> =
+            prices.sites.iter().map(|s| random.below(s.options.len() as u64) as usize).collect();
+        let (costs, damage) = prices.total(&plan).unwrap();
+        let limit = if seed % 4 < 2 { damage } else { random.unit() * 6.0 };
+        let found = least_bytes(&prices, limit, &SolveOptions::default()).unwrap();
+        assert_eq!(found.as_ref().map(|f| f.costs.bytes), fewest_bytes(&prices, limit), "seed {seed}");
+        let Some(found) = found else { continue };
+        assert!(found.damage <= limit && found.exact, "seed {seed}: {found:?}");
+        assert!(seed % 4 >= 2 || found.costs.bytes <= costs.bytes, "seed {seed}: worse than its own limit");
+        feasible += 1;
+        below_uniform += u64::from(seed % 4 < 2 && found.costs.bytes < costs.bytes);
+    }
+    // The control: problems of both kinds, and limits whose own plan is not the answer.
+    assert!(feasible > instances / 2 && feasible < instances && below_uniform > instances / 4);
+}
+
+#[test]
+fn least_bytes_keeps_groups_and_pins() {
+    let shape = Shape { max_options: 4, groups: true, pins: true, max_sites: 5, ..SMALL };
+    for seed in 0..300 {
+        let mut random = Random(seed + 99);
+        let prices = random_list(&mut random, shape);
+        let limit = random.below(60) as f64 / 8.0;
+        let Some(found) = least_bytes(&prices, limit, &SolveOptions::default()).unwrap() else { continue };
+        let within = brute_force(&prices, &Limits::bytes(found.costs.bytes)).unwrap().unwrap();
+        assert_eq!(within.choice, found.choice, "seed {seed}");
+        if let Some(fewer) = found.costs.bytes.checked_sub(1) {
+            let best = brute_force(&prices, &Limits::bytes(fewer)).unwrap();
+            assert!(best.is_none_or(|b| b.damage > limit), "seed {seed}: fewer bytes are enough");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use trimtab_plan::{Limits, PriceList, SiteOption, SitePrices, SolveOptions, frontier, solve};
+use trimtab_plan::{Limits, PriceList, SiteOption, SitePrices, SolveOptions, frontier, least_bytes, solve};
 
 use crate::support::{Random, quantization_list};
 
@@ -72,4 +72,30 @@ fn the_curve_of_a_large_list_needs_no_search() {
     let points = frontier(&prices, 40).unwrap();
     assert!(start.elapsed() < LIMIT);
     assert_eq!(points.len(), 40);
+}
+
+/// 200 gradients with 100 ranks each, as an exchange of gradients has to choose from while a training waits: a second
+/// in a release build, for the fewest bytes at the error of a uniform rank.
+#[test]
+fn least_bytes_of_many_tensors_and_levels() {
+    let mut random = Random(5);
+    let mut sites = Vec::new();
+    for s in 0..200 {
+        let (n, m) = (64 << random.below(6), 64 << random.below(6));
+        let (scale, decay) = ((4.0 * random.unit()).exp(), 0.2 + random.unit());
+        let option = |rank: u64| {
+            let error = scale * (rank as f64).powf(-decay) * (1.0 + 0.02 * random.unit());
+            SiteOption::new(format!("{rank}"), 4 * rank * (n + m), error)
+        };
+        sites.push(SitePrices::new(format!("t{s}"), n * m, (8..108).map(option).collect()));
+    }
+    let prices = PriceList::new("error", sites).unwrap();
+    let uniform = prices.total(&prices.uniform("32").unwrap()).unwrap();
+    let start = Instant::now();
+    let found = least_bytes(&prices, uniform.1, &SolveOptions::default()).unwrap().unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(found.damage <= uniform.1 && found.costs.bytes < uniform.0.bytes);
+    // Exact, or within a part in 10^4 of the least.
+    assert!(found.costs.bytes - found.lower_bound <= found.costs.bytes / 10_000);
+    assert!(cfg!(debug_assertions) || seconds < 10.0, "{seconds} s, {} searches", found.searches);
 }
