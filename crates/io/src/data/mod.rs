@@ -6,6 +6,7 @@ mod images;
 mod packing;
 mod pairs;
 mod prefetch;
+mod series;
 mod text;
 
 pub use folder::{ImageFolder, decode_image};
@@ -13,4 +14,5 @@ pub use images::ImageSet;
 pub use packing::{Packed, PackingOrder, concatenate, pack};
 pub use pairs::{Pair, read_pairs};
 pub use prefetch::Prefetch;
+pub use series::{Series, SeriesWindows, split_by_share};
 pub use text::{read_latin1, read_text};

@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn any_number_of_threads_gives_the_same_bytes() {
-        let recipe = "[[augment]]\nkind = \"random_crop\"\npadding = 2\n[[augment]]\nkind = \"rand_augment\"\n";
+        let recipe =
+            "[[augment]]\nkind = \"random_crop\"\npadding = 2\n[[augment]]\nkind = \"rand_augment\"\n";
         let run = |threads, seed| -> Vec<u32> {
             let pipeline: Pipeline = toml::from_str(recipe).unwrap();
             let make = move |item: u64| {

@@ -114,8 +114,7 @@ impl ColourJitter {
     pub fn apply<T: Element>(&self, image: &mut Image<T>, stream: &mut Stream) {
         let mut order = [0, 1, 2, 3];
         stream.shuffle(&mut order);
-        let mut factor =
-            |x: f32| stream.uniform_in(f64::from((1.0 - x).max(0.0)), f64::from(1.0 + x)) as f32;
+        let mut factor = |x: f32| stream.uniform_in(f64::from((1.0 - x).max(0.0)), f64::from(1.0 + x)) as f32;
         let factors = [factor(self.brightness), factor(self.contrast), factor(self.saturation)];
         let shift = stream.uniform_in(-f64::from(self.hue), f64::from(self.hue)) as f32;
         for step in order {

@@ -86,9 +86,8 @@ pub(super) fn affine<T: Element>(image: &Image<T>, matrix: [[f64; 3]; 2]) -> Ima
     let (half_w, half_h) = (width as f64 / 2.0, height as f64 / 2.0);
     Image::from_fn(image.shape(), |c, y, x| {
         let (px, py) = (x as f64 + 0.5 - half_w, y as f64 + 0.5 - half_h);
-        let source = |row: [f64; 3], half: f64| {
-            (row[0] * px + row[1] * py + row[2] + half - 0.5).round_ties_even()
-        };
+        let source =
+            |row: [f64; 3], half: f64| (row[0] * px + row[1] * py + row[2] + half - 0.5).round_ties_even();
         let (sx, sy) = (source(matrix[0], half_w), source(matrix[1], half_h));
         let inside = sx >= 0.0 && sy >= 0.0 && sx < width as f64 && sy < height as f64;
         if inside { image.at(c, sy as usize, sx as usize) } else { T::default() }
@@ -112,12 +111,11 @@ impl RandomCrop {
         let source = |place: usize, shift: usize, side: usize| {
             (place + shift).checked_sub(padding).filter(|&place| place < side)
         };
-        *image = Image::from_fn(image.shape(), |c, y, x| {
-            match (source(y, top, height), source(x, left, width)) {
+        *image =
+            Image::from_fn(image.shape(), |c, y, x| match (source(y, top, height), source(x, left, width)) {
                 (Some(y), Some(x)) => image.at(c, y, x),
                 _ => T::default(),
-            }
-        });
+            });
     }
 }
 

@@ -181,7 +181,8 @@ mod tests {
                 for i in (0..16).filter(|&i| mixed.partner[i] != i) {
                     let own = mixed.images[i].pixels().iter().filter(|&&v| v == i as u8 + 1).count();
                     assert_eq!(mixed.lambda[i], (own as f64 / 126.0) as f32);
-                    let theirs = mixed.images[i].pixels().iter().filter(|&&v| v == mixed.partner[i] as u8 + 1);
+                    let theirs =
+                        mixed.images[i].pixels().iter().filter(|&&v| v == mixed.partner[i] as u8 + 1);
                     assert_eq!(theirs.count(), 126 - own);
                     assert_eq!((mixed.first[i], mixed.second[i]), (i as i64, mixed.partner[i] as i64));
                     partly += usize::from(own > 0 && own < 126);
@@ -198,7 +199,10 @@ mod tests {
         assert_eq!(mixup(&images[0], &images[1], 0.0), images[1]);
         assert_ne!(mixup(&images[0], &images[1], 0.4), images[0]);
         let nothing = clipped([9, 7], [4, 3], 0.0);
-        assert_eq!((cutmix(&images[0], &images[1], nothing), share_left([9, 7], nothing)), (images[0].clone(), 1.0));
+        assert_eq!(
+            (cutmix(&images[0], &images[1], nothing), share_left([9, 7], nothing)),
+            (images[0].clone(), 1.0)
+        );
         let whole = clipped([8, 8], [4, 4], 1.0);
         assert_eq!(share_left([8, 8], whole), 0.0);
     }

@@ -11,9 +11,7 @@ mod tone;
 
 pub use colour::{ColourJitter, RandomGrayscale, brightness, contrast, hue, saturation};
 pub use filter::{GaussianBlur, gaussian_blur, sharpness};
-pub use geometry::{
-    Crop, HorizontalFlip, RandomCrop, RandomResizedCrop, flip, resize_centre, resized_crop,
-};
+pub use geometry::{Crop, HorizontalFlip, RandomCrop, RandomResizedCrop, flip, resize_centre, resized_crop};
 pub use image::{Element, Image};
 pub use mix::{Mixed, Mixer};
 pub use pipeline::{Augment, Normalize, Pipeline};

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
 
 use super::image::{Element, Image};
-use super::{ColourJitter, GaussianBlur, HorizontalFlip, RandAugment, RandomCrop, RandomGrayscale, RandomResizedCrop};
+use super::{
+    ColourJitter, GaussianBlur, HorizontalFlip, RandAugment, RandomCrop, RandomGrayscale, RandomResizedCrop,
+};
 use crate::error::{Error, Result};
 
 /// One augmentation of an image.
