@@ -18,7 +18,8 @@
 //! | [`gguf`] | GGUF files: reading, block types, writing |
 //! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
 //! | [`fs`] | the calls by which everything is written, and where tests let them fail |
-//! | [`read_text`], [`read_pairs`], [`ImageSet`], [`Tokenizer`] | data |
+//! | [`read_text`], [`read_pairs`], [`ImageSet`], [`ImageFolder`], [`Series`], [`Tokenizer`] | data |
+//! | [`augment`], [`Prefetch`], [`pack`] | data on its way to training |
 
 #[cfg(target_endian = "big")]
 compile_error!("trimtab maps little-endian files; big-endian machines are not supported");
@@ -67,7 +68,11 @@ pub use compressed::{
     float_tensors, int_tensors, read_compressed, read_compressed_weight, to_tensors,
 };
 pub use convert::{AffineFormat, Fidelity, convert, fidelity};
-pub use data::{ImageSet, Pair, read_latin1, read_pairs, read_text};
+pub use data::augment;
+pub use data::{
+    ImageFolder, ImageSet, Packed, PackingOrder, Pair, Prefetch, Series, SeriesWindows, concatenate,
+    decode_image, pack, read_latin1, read_pairs, read_text, split_by_share,
+};
 pub use digest::{file_sha256, sha256};
 pub use dtype::Dtype;
 pub use error::{Error, Result};

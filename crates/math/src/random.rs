@@ -154,6 +154,44 @@ impl Stream {
         radius * cos
     }
 
+    /// Uniform in `[low, high)`; `low` if the two are equal.
+    pub fn uniform_in(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.uniform()
+    }
+
+    /// Gamma variate of scale 1 (Marsaglia and Tsang, "A simple method for generating gamma variables", TOMS 2000,
+    /// section 6 for shapes below 1). Mean and variance are `shape`. A shape that is not positive and finite gives NaN.
+    pub fn gamma(&mut self, shape: f64) -> f64 {
+        self.ln_gamma_variate(shape).exp()
+    }
+
+    /// Beta variate in `[0, 1]`, as the share of the first of two gamma variates. Parameters that are not positive and
+    /// finite give NaN.
+    pub fn beta(&mut self, a: f64, b: f64) -> f64 {
+        // In logarithms: for small parameters both gamma variates underflow to zero.
+        let (x, y) = (self.ln_gamma_variate(a), self.ln_gamma_variate(b));
+        1.0 / (1.0 + (y - x).exp())
+    }
+
+    /// Logarithm of a gamma variate.
+    fn ln_gamma_variate(&mut self, shape: f64) -> f64 {
+        if !(shape > 0.0 && shape.is_finite()) {
+            return f64::NAN;
+        }
+        if shape < 1.0 {
+            return self.ln_gamma_variate(shape + 1.0) + (1.0 - self.uniform()).ln() / shape;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            if v > 0.0 && (1.0 - self.uniform()).ln() < 0.5 * x * x + d * (1.0 - v + v.ln()) {
+                return d.ln() + v.ln();
+            }
+        }
+    }
+
     /// Fisher-Yates shuffle: every order is equally likely.
     pub fn shuffle<T>(&mut self, slice: &mut [T]) {
         for last in (1..slice.len()).rev() {
@@ -240,6 +278,30 @@ mod tests {
         assert!((moment(4) - 3.0).abs() < 0.15);
         let lag: f64 = draws.windows(2).map(|w| w[0] * w[1]).sum::<f64>() / n as f64;
         assert!(lag.abs() < 4.0 / (n as f64).sqrt());
+    }
+
+    #[test]
+    fn gamma_and_beta_have_their_moments() {
+        let n = 100_000;
+        let mut stream = Stream::new(4, "gamma", 0, 0);
+        let mut moments = |draw: &dyn Fn(&mut Stream) -> f64| {
+            let draws: Vec<f64> = (0..n).map(|_| draw(&mut stream)).collect();
+            let mean = draws.iter().sum::<f64>() / n as f64;
+            (mean, draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64)
+        };
+        for shape in [0.2, 1.0, 7.5] {
+            let (mean, variance) = moments(&|s| s.gamma(shape));
+            assert!((mean / shape - 1.0).abs() < 5.0 / (shape * n as f64).sqrt(), "{shape}: mean {mean}");
+            assert!((variance / shape - 1.0).abs() < 0.08, "{shape}: variance {variance}");
+        }
+        for (a, b) in [(0.2, 0.2), (1.0, 1.0), (2.0, 5.0)] {
+            let (mean, variance) = moments(&|s| s.beta(a, b));
+            let expected = a * b / ((a + b).powi(2) * (a + b + 1.0));
+            assert!((mean - a / (a + b)).abs() < 5.0 * (expected / n as f64).sqrt(), "{a}, {b}: mean {mean}");
+            assert!((variance / expected - 1.0).abs() < 0.03, "{a}, {b}: variance {variance}");
+        }
+        assert!(stream.gamma(0.0).is_nan() && stream.beta(-1.0, 1.0).is_nan());
+        assert!((0..1000).all(|_| (0.0..=1.0).contains(&stream.beta(1e-3, 1e-3))));
     }
 
     #[test]

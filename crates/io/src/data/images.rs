@@ -50,6 +50,11 @@ impl ImageSet {
         Ok(Self { shape: [n, c, h, w], labels, pixels: images.bytes })
     }
 
+    /// Images whose numbers lie in memory; `pixels` must fill `shape`, with a label each.
+    pub(super) fn from_pixels(shape: [usize; 4], labels: Vec<i64>, pixels: Vec<u8>) -> Self {
+        Self { shape, labels, pixels: pixels.into() }
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.shape[0]

@@ -13,6 +13,7 @@ mod gguf;
 mod gptq;
 mod hostile;
 mod hostile_codes;
+mod hostile_data;
 mod hostile_files;
 mod images;
 mod int_formats;

@@ -1,0 +1,19 @@
+//! Augmentation of images on the CPU. What is random comes from a stream named by seed, epoch and item.
+
+mod colour;
+mod filter;
+mod geometry;
+mod image;
+mod mix;
+mod pipeline;
+mod rand_augment;
+mod tone;
+
+pub use colour::{ColourJitter, RandomGrayscale, brightness, contrast, hue, saturation};
+pub use filter::{GaussianBlur, gaussian_blur, sharpness};
+pub use geometry::{Crop, HorizontalFlip, RandomCrop, RandomResizedCrop, flip, resize_centre, resized_crop};
+pub use image::{Element, Image};
+pub use mix::{Mixed, Mixer};
+pub use pipeline::{Augment, Normalize, Pipeline};
+pub use rand_augment::{RAND_OPS, RandAugment, RandOp};
+pub use tone::{autocontrast, equalize, posterize, solarize};
