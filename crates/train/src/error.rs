@@ -83,6 +83,9 @@ pub enum Error {
     /// A saved state could not be read or written.
     #[error(transparent)]
     Io(#[from] trimtab_io::Error),
+    /// Ranks could not exchange their gradients.
+    #[error(transparent)]
+    Exchange(trimtab_exchange::Error),
     /// The network refused its input.
     #[error(transparent)]
     Nn(#[from] trimtab_nn::Error),

@@ -9,7 +9,7 @@
 //! | batch transform | [`Dataset::batch`], [`BatchTransform`] | what is drawn for an item, and changes of a whole batch |
 //! | objective | [`Objective`] | [`NextToken`] and others; penalties see the whole module |
 //! | statistics of samples | [`SampleStatistics`] | what single samples say, from captures of the forward pass |
-//! | exchange | [`Workers`] | the mean over processes |
+//! | exchange | [`Workers`], [`Ranks`] | the mean over processes, compressed or not |
 //! | gradient transform | [`Settings::clip_norm`], [`GradientNoise`] | clipping by the norm over all parameters, then noise |
 //! | optimizer | [`OptimizerConfig`], [`Group`] | rules by group of parameters; decay for matrices only; state by parameter path |
 //! | schedule | [`Schedule`] | the rate by samples seen |
@@ -36,6 +36,7 @@ mod optimizer;
 mod parameters;
 mod per_sample;
 mod position;
+mod ranks;
 mod sampler;
 mod schedule;
 mod settings;
@@ -57,6 +58,7 @@ pub use observer::{Measured, Observer, Silent, StepRecord};
 pub use optimizer::{LambVariant, Optimizer, OptimizerConfig};
 pub use parameters::{ParameterInfo, parameters};
 pub use per_sample::SampleStatistics;
+pub use ranks::Ranks;
 pub use sampler::{Item, Sampler};
 pub use schedule::Schedule;
 pub use settings::{Group, Paths, Phase, Settings};

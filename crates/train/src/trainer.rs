@@ -10,7 +10,7 @@ use trimtab_math::random::Stream;
 use trimtab_nn::Capture;
 
 use crate::average;
-use crate::buffers;
+use crate::buffers::{self, NormStatistics};
 use crate::data::{BatchTransform, Dataset};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
@@ -237,12 +237,16 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
     where
         O: Objective<M, D::Batch>,
     {
+        if size < workers.size() {
+            let message = format!("{size} items in a step, but {} processes", workers.size());
+            return Err(Error::setting("batch", message));
+        }
         let (settings, device) = (self.settings, self.device.clone().autodiff());
         let Position { step, samples, .. } = run.position;
         let progress = samples as f64 / settings.samples(self.data.len()).max(1) as f64;
         let asks = settings.batch.asks(step, size);
         let (mut gradients, mut sums) = (Gradients::default(), [0.0, 0.0]);
-        let mut gatherer = Gatherer::default();
+        let (mut gatherer, mut norms) = (Gatherer::default(), NormStatistics::default());
         let own = sampler.take(samples, size)[share(size, workers.rank(), workers.size())].to_vec();
         for (number, items) in own.chunks(self.pass_size(size)).enumerate() {
             let mut batch = self.data.batch(items, &device)?;
@@ -263,8 +267,9 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             }
             let of_pass = Gradients::collect(&run.module, backward, |path| phase.trains(path), loss.terms);
             gradients = gradients.merge(of_pass);
-            buffers::update(&mut run.module, &pass.statistics);
+            norms.add(pass.statistics);
         }
+        norms.finish(workers)?.iter().for_each(|seen| buffers::update(&mut run.module, seen));
         workers.exchange(&mut gradients)?;
         workers.sum(&mut sums)?;
         let loss = finite(sums[0] / sums[1], "loss", step)?;
