@@ -548,10 +548,14 @@ pub struct Generate {
 
 /// `trimtab train`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  trimtab train recipes/pico.toml -o pico/")]
+#[command(after_help = "Examples:\n  trimtab train recipes/pico.toml -o pico/\n  \
+    trimtab train recipes/resnet20_cifar10.toml --data cifar10.safetensors -o resnet20/")]
 pub struct Train {
     /// The recipe (TOML).
     pub recipe: PathBuf,
+    /// Take the data from here instead of from where the recipe says.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
     /// Where the model goes.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,

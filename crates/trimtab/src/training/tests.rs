@@ -1,10 +1,14 @@
 //! A whole run at the smallest size, and the gradient of the real architecture.
 
-use burn::tensor::TensorData;
+use burn::tensor::{Tensor, TensorData};
+use trimtab_io::{ImageSet, Tokenizer};
 use trimtab_models::pico::checkpoint as pico_checkpoint;
+use trimtab_models::pico::tokenizer::END_OF_TEXT;
+use trimtab_models::{Model, init};
 use trimtab_nn::{StageSource, Weight};
-use trimtab_train::{Item, Objective, Pass};
+use trimtab_train::{Item, NextToken, Objective, Pass, TokenWindows};
 
+use super::language::{config, documents, logits, split};
 use super::*;
 use crate::monitor::Quiet;
 
@@ -39,6 +43,11 @@ steps = 6
 rate = 0.01
 "#;
 
+fn config_of(recipe: &Recipe, end: u32) -> Value {
+    let vocab = recipe.tokenizer.as_ref().unwrap().vocab;
+    config(recipe.model.as_ref().unwrap(), vocab, end, recipe.dtype.name())
+}
+
 fn tiny() -> Recipe {
     Recipe::parse(TINY, "tiny.toml").unwrap()
 }
@@ -70,7 +79,7 @@ fn a_run_writes_a_model_that_opens_and_an_interrupted_one_the_same() {
     let (whole, stopped) = (dir.path().join("whole"), dir.path().join("stopped"));
     let summary = run(&tiny(), &whole, &mut Quiet::default()).unwrap();
     assert_eq!(summary.steps, 6);
-    assert!((summary.perplexity - summary.heldout_loss.exp()).abs() < 1e-9);
+    assert!((summary.perplexity.unwrap() - summary.heldout_loss.exp()).abs() < 1e-9);
     // An untrained model spreads over 300 tokens: 5.7 nats.
     assert!(summary.heldout_loss < 5.6, "{summary:?}");
     let model = Model::open(&whole.display().to_string(), None).unwrap();
@@ -104,12 +113,12 @@ fn text_files_are_cut_at_a_line() {
     std::fs::write(dir.path().join("a.txt"), "one line\nzwei Zeilen\ntrois\n").unwrap();
     let data = DataSource::Text { files: vec!["a.txt".into()], heldout: 0.3 };
     let recipe = Recipe { data, ..tiny() };
-    let [train, heldout] = recipe.documents(dir.path()).unwrap();
+    let [train, heldout] = documents(&recipe, dir.path()).unwrap();
     assert_eq!(train, ["one line\n</s>"]);
     assert_eq!(heldout, ["zwei Zeilen\ntrois\n</s>"]);
     assert_eq!(split("äöü", 0.5), ("ä</s>".into(), "öü</s>".into()), "never inside a character");
     let nonsense = Recipe { data: DataSource::Text { files: Vec::new(), heldout: 1.0 }, ..tiny() };
-    assert!(nonsense.documents(dir.path()).unwrap_err().to_string().contains("heldout"));
+    assert!(documents(&nonsense, dir.path()).unwrap_err().to_string().contains("heldout"));
 }
 
 #[test]
@@ -125,14 +134,14 @@ fn the_recipe_of_the_embedded_model_describes_it() {
     let recipe = Recipe::parse(include_str!("../../../../recipes/pico.toml"), "pico.toml").unwrap();
     let checkpoint = pico_checkpoint().unwrap();
     let end = Tokenizer::of(&checkpoint).unwrap().token_id(END_OF_TEXT).unwrap();
-    assert_eq!(checkpoint.config(), Some(&recipe.config(end)));
+    assert_eq!(checkpoint.config(), Some(&config_of(&recipe, end)));
     recipe.training.check().unwrap();
 }
 
 #[test]
 fn the_gradient_of_the_tied_embedding_is_the_slope_of_the_loss() {
     let recipe = tiny();
-    let (device, config) = (Device::flex(), recipe.config(0));
+    let (device, config) = (Device::flex(), config_of(&recipe, 0));
     let checkpoint = init::checkpoint(&config, 1, Dtype::F32).unwrap();
     let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
     let module = model.trainable(&device.clone().autodiff()).unwrap();
@@ -165,4 +174,111 @@ fn the_gradient_of_the_tied_embedding_is_the_slope_of_the_loss() {
     }
     let largest = gradient.iter().fold(0.0f32, |a, g| a.max(g.abs()));
     assert!(largest > 5e-3, "there is something to compare: {largest}");
+}
+
+const PICTURES: &str = r#"
+version = 1
+dtype = "f32"
+
+[network]
+kind = "resnet_cifar"
+depth = 8
+width = 8
+classes = 3
+
+[data.images]
+path = "pictures.safetensors"
+mean = [0.5, 0.5, 0.5]
+std = [0.25, 0.25, 0.25]
+augment = [{ kind = "random_crop", padding = 1 }, { kind = "horizontal_flip" }]
+
+[training]
+batch = 12
+
+[[training.phases]]
+epochs = 12
+rate = 0.1
+optimizer = { kind = "sgd", momentum = 0.9, weight_decay = 1e-4 }
+schedule = { kind = "cosine" }
+"#;
+
+/// Images of three classes, told apart by their brightest colour.
+fn pictures(path: &Path) {
+    let (n, size) = (60usize, 8usize);
+    let mut stream = trimtab_math::random::Stream::new(1, "pictures", 0, 0);
+    let mut tensors = Vec::new();
+    for split in ["train", "test"] {
+        let labels: Vec<i64> = (0..n as i64).map(|i| i % 3).collect();
+        let mut pixels = Vec::new();
+        for label in &labels {
+            for channel in 0..3 {
+                let base = if channel == *label { 110 } else { 60 };
+                pixels.extend((0..size * size).map(|_| (base + stream.below(90)) as u8));
+            }
+        }
+        let images = RawTensor::new(Dtype::U8, vec![n, 3, size, size], pixels.into()).unwrap();
+        let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+        let labels = RawTensor::new(Dtype::I64, vec![n], labels.into()).unwrap();
+        tensors.push((format!("{split}.images"), images));
+        tensors.push((format!("{split}.labels"), labels));
+    }
+    std::fs::write(path, trimtab_io::to_safetensors(&tensors, &Default::default()).unwrap()).unwrap();
+}
+
+#[test]
+fn a_classifier_learns_resumes_and_is_evaluated_as_the_loop_measured_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pictures.safetensors");
+    pictures(&file);
+    let recipe = Recipe::parse(PICTURES, "pictures.toml").unwrap();
+    let run = |recipe: &Recipe, name: &str, monitor: &mut dyn Monitor| {
+        train(recipe, dir.path(), &dir.path().join(name), false, &Device::flex(), monitor)
+    };
+    let summary = run(&recipe, "whole", &mut Quiet::default()).unwrap();
+    assert_eq!((summary.steps, summary.items, summary.tokens), (60, 60, None));
+    assert!(summary.accuracy.unwrap() > 0.9, "{summary:?}");
+    // What is written computes what was measured: running statistics and all.
+    let model = Model::open(&dir.path().join("whole").display().to_string(), None).unwrap();
+    assert_eq!(model.family(), "resnet_cifar");
+    let test = ImageSet::read(&file, "test").unwrap();
+    let images = model.normalization().unwrap().apply(test.pixels(0..60), test.shape, &Device::flex());
+    let found = model.network().unwrap().forward(trimtab_nn::Flow::Image(images), &mut Default::default());
+    let guesses = found.unwrap().vector("test").unwrap().argmax(1).into_data();
+    let right = guesses.iter::<i64>().zip(&test.labels).filter(|(guess, label)| guess == *label).count();
+    assert_eq!(right as f64 / 60.0, summary.accuracy.unwrap());
+    // A run that was stopped in the middle of an epoch ends in the same bytes.
+    let error = run(&recipe, "stopped", &mut StopAt(7 * 12)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    run(&recipe, "stopped", &mut Quiet::default()).unwrap();
+    let weights = |name: &str| std::fs::read(dir.path().join(name).join("model.safetensors")).unwrap();
+    assert!(weights("whole") == weights("stopped"));
+    // Mixed images with the decoupled loss: another run, which learns, too.
+    let mixed = format!(
+        "{PICTURES}\n[objective]\nmix = {{ kind = \"mixup\", alpha = 1.0 }}\ndecoupled = {{ eta = 0.1 }}\n"
+    );
+    let mixed = Recipe::parse(&mixed, "mixed.toml").unwrap();
+    let summary = run(&mixed, "mixed", &mut Quiet::default()).unwrap();
+    assert!(summary.accuracy.unwrap() > 0.8 && weights("mixed") != weights("whole"), "{summary:?}");
+    let few = Recipe::parse(&PICTURES.replace("classes = 3", "classes = 2"), "few.toml").unwrap();
+    let error = run(&few, "few", &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("label 2") && error.contains("2 classes"), "{error}");
+    let none = Recipe { network: None, ..recipe };
+    assert!(run(&none, "none", &mut Quiet::default()).unwrap_err().to_string().contains("network"));
+}
+
+/// Asks to stop after so many samples.
+struct StopAt(usize);
+
+impl Monitor for StopAt {
+    fn begin(&mut self, _: &str, _: usize) {}
+    fn advance(&mut self, done: usize, detail: &str) {
+        if detail.starts_with("loss") && done >= self.0 {
+            self.0 = 0;
+        }
+    }
+    fn note(&mut self, _: &str) {}
+    fn warn(&mut self, _: &str) {}
+    fn interrupted(&self) -> bool {
+        self.0 == 0
+    }
 }

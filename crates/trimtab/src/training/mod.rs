@@ -1,0 +1,315 @@
+//! Training by a recipe: data, initial weights, the loop, and a checkpoint directory.
+
+mod images;
+mod language;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use trimtab_io::{Dtype, OutDir, RawTensor};
+use trimtab_models::Zoo;
+use trimtab_nn::Network;
+use trimtab_train::{Dataset, Measured, Objective, Observer, Outcome, Settings, StepRecord, Trainer};
+
+pub use images::{ImageObjective, ImageSource, Pictures};
+
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+
+/// Version of the recipes that this program reads.
+const VERSION: u32 = 1;
+const SHARD_BYTES: u64 = 5_000_000_000;
+/// Saved state of an unfinished run, in the directory of unfinished output.
+const STATE: &str = "training.safetensors";
+
+/// What to train, on what, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Version of the format; 1.
+    pub version: u32,
+    /// Seed of the initial weights.
+    #[serde(default)]
+    pub seed: u64,
+    /// Type of the weights that are written.
+    #[serde(default)]
+    pub dtype: WeightType,
+    /// Tokens of a window, for text.
+    #[serde(default)]
+    pub window: Option<usize>,
+    /// `config.json` of the model, without what follows from the tokenizer; for text.
+    #[serde(default)]
+    pub model: Option<Map<String, Value>>,
+    /// The tokenizer, which is trained on the data; for text.
+    #[serde(default)]
+    pub tokenizer: Option<TokenizerSettings>,
+    /// The network, for images.
+    #[serde(default)]
+    pub network: Option<Zoo>,
+    /// What is minimized on images.
+    #[serde(default)]
+    pub objective: ImageObjective,
+    /// The data.
+    pub data: DataSource,
+    /// The loop.
+    pub training: Settings,
+}
+
+/// Type of the weights that are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// 16 bits with the exponent of single precision.
+    #[default]
+    Bf16,
+    /// IEEE half.
+    F16,
+    /// IEEE single.
+    F32,
+}
+
+impl WeightType {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+            Self::F32 => Dtype::F32,
+        }
+    }
+
+    /// Name in `config.json`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::F32 => "float32",
+        }
+    }
+}
+
+/// How the tokenizer is trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSettings {
+    /// Tokens, at least 257.
+    pub vocab: usize,
+}
+
+/// Where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DataSource {
+    /// Stories of the built-in grammar.
+    Stories {
+        /// Seed of the grammar.
+        #[serde(default)]
+        seed: u64,
+        /// Stories to train on.
+        count: u64,
+        /// Stories of the held-out split to measure on.
+        heldout: u64,
+    },
+    /// Text files, each one document; paths are relative to the recipe.
+    Text {
+        /// The files.
+        files: Vec<PathBuf>,
+        /// Share of every file, at its end, that is held out.
+        #[serde(default = "small_share")]
+        heldout: f64,
+    },
+    /// Images with labels.
+    Images(ImageSource),
+}
+
+fn small_share() -> f64 {
+    0.02
+}
+
+/// How a training run ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Where the model is.
+    pub output: PathBuf,
+    /// Numbers that were written.
+    pub params: usize,
+    /// Steps.
+    pub steps: usize,
+    /// Items of the data that were trained on: windows, images.
+    pub items: usize,
+    /// Tokens among them, for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
+    /// Loss of the last step, nats a token or an image; absent where an earlier run had done all steps.
+    pub loss: Option<f64>,
+    /// Mean loss on held-out data.
+    pub heldout_loss: f64,
+    /// `exp` of it, for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+    /// Share of held-out images that are classified right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+impl Recipe {
+    /// Parses a recipe; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for what is no recipe of this version.
+    pub fn parse(text: &str, path: &str) -> Result<Self> {
+        let failed = |message: String| Error::Data { what: path.into(), message };
+        let recipe: Self = toml::from_str(text).map_err(|e| failed(e.to_string()))?;
+        match recipe.version {
+            VERSION => Ok(recipe),
+            other => Err(failed(format!("version {other}, expected {VERSION}"))),
+        }
+    }
+
+    /// Takes the data from another place than the recipe says.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for stories, which come from nowhere.
+    pub fn read_data_from(&mut self, path: PathBuf) -> Result<()> {
+        match &mut self.data {
+            DataSource::Images(source) => source.path = path,
+            DataSource::Text { files, .. } => *files = vec![path],
+            DataSource::Stories { .. } => {
+                let message = "the recipe trains on stories of the built-in grammar, not on a file".into();
+                return Err(Error::Setting { what: "--data", message });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Trains by `recipe` (whose relative paths start at `base`) and writes a checkpoint directory to `output`.
+///
+/// An interrupted or killed run is continued by the same call, and gives the same bytes as an uninterrupted one.
+///
+/// # Errors
+/// [`Error::Interrupted`] after the monitor asked to stop; otherwise what data, model, loop and files meet.
+pub fn train(
+    recipe: &Recipe,
+    base: &Path,
+    output: &Path,
+    force: bool,
+    device: &Device,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary> {
+    let run = Run { recipe, base, output, force, device };
+    match &recipe.data {
+        DataSource::Stories { .. } | DataSource::Text { .. } => language::train(&run, monitor),
+        DataSource::Images(source) => images::train(&run, source, monitor),
+    }
+}
+
+/// One call of [`train`].
+struct Run<'a> {
+    recipe: &'a Recipe,
+    base: &'a Path,
+    output: &'a Path,
+    force: bool,
+    device: &'a Device,
+}
+
+impl Run<'_> {
+    /// A part of the recipe that this kind of data needs.
+    fn need<'r, T>(&self, part: &'r Option<T>, what: &'static str) -> Result<&'r T> {
+        let message = "is missing: this kind of data needs it".to_string();
+        part.as_ref().ok_or(Error::Setting { what, message })
+    }
+}
+
+impl Run<'_> {
+    /// The output directory of this recipe on this data.
+    fn open(&self, data: impl Hash) -> Result<OutDir> {
+        let mut hash = DefaultHasher::new();
+        json!(self.recipe).to_string().hash(&mut hash);
+        data.hash(&mut hash);
+        Ok(OutDir::create(self.output, &format!("train {:016x}", hash.finish()), self.force)?)
+    }
+
+    /// Trains a network with a saved state in `out`; what it does on held-out data.
+    fn go<D: Dataset, O: Objective<Network, D::Batch>>(
+        &self,
+        trainer: &mut Trainer<'_, D, O>,
+        network: Network,
+        out: &OutDir,
+        unit: &'static str,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(Outcome<Network>, Measured)> {
+        trainer.state = Some(out.partial().join(STATE));
+        monitor.begin("train", self.recipe.training.samples(trainer.data.len()) as usize);
+        let outcome = trainer.run(network, &mut Show { monitor, unit })?;
+        if !outcome.finished {
+            return Err(Error::Interrupted { kept: out.partial().display().to_string() });
+        }
+        let measured = outcome.last.as_ref().and_then(|last| last.heldout);
+        let measured = match (measured, trainer.heldout) {
+            (Some(measured), _) => measured,
+            (None, Some(data)) => trainer.heldout_loss(outcome.result(), data)?,
+            (None, None) => trainer.heldout_loss(outcome.result(), trainer.data)?,
+        };
+        Ok((outcome, measured))
+    }
+
+    /// Writes the weights; returns their number.
+    fn write(
+        &self,
+        out: &mut OutDir,
+        network: &Network,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<usize> {
+        let mut params = 0;
+        let mut tensors = Vec::new();
+        for (name, shape, values) in network.tensors() {
+            params += values.len();
+            tensors.push((name, RawTensor::from_f32(shape, &values, self.recipe.dtype.dtype())?));
+        }
+        if !out.unit_done("model") {
+            out.commit_unit("model", &tensors)?;
+        }
+        out.finish_shards(SHARD_BYTES, metadata)?;
+        Ok(params)
+    }
+}
+
+/// Passes on what the loop tells.
+struct Show<'m> {
+    monitor: &'m mut dyn Monitor,
+    /// What is counted by the second.
+    unit: &'static str,
+}
+
+impl<M> Observer<M> for Show<'_> {
+    fn step(&mut self, record: &StepRecord, _: &M) {
+        let heldout = match record.heldout {
+            Some(Measured { loss, accuracy: Some(right) }) => {
+                format!(" (held out {loss:.4}, {:.2} % right)", 100.0 * right)
+            }
+            Some(Measured { loss, accuracy: None }) => format!(" (held out {loss:.4})"),
+            None => String::new(),
+        };
+        let detail = format!(
+            "loss {:.4}{heldout}, gradient {:.2}, rate {:.2e}, {:.0} {}/s, {:.0} s left",
+            record.loss,
+            record.gradient_norm,
+            record.rate,
+            record.terms_per_s,
+            self.unit,
+            record.seconds_left
+        );
+        self.monitor.advance(record.samples as usize, &detail);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.monitor.interrupted()
+    }
+}
+
+#[cfg(test)]
+mod tests;
