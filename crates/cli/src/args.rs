@@ -566,13 +566,28 @@ pub struct Train {
 
 /// `trimtab reproduce`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  trimtab reproduce --list\n  trimtab reproduce --list --json")]
+#[command(
+    after_help = "Examples:\n  trimtab reproduce --list\n  trimtab reproduce gradient-noise --data data/ -o noise.html\n  \
+    trimtab reproduce 98 --quick --json"
+)]
 pub struct Reproduce {
     /// Show every paper with its verdict.
     #[arg(long)]
     pub list: bool,
     /// Papers, by name or number.
     pub papers: Vec<String>,
+    /// About a minute's work instead of up to ten: shows the direction of the effect.
+    #[arg(long)]
+    pub quick: bool,
+    /// Folder with the data of the experiments [default: the variable TRIMTAB_DATA].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Write the report, one HTML page.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace an existing report.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `trimtab bench`.

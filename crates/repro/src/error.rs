@@ -16,6 +16,17 @@ pub enum Error {
         /// What was asked for.
         asked: String,
     },
+    /// The folder with the data of the experiments is not known.
+    #[error(
+        "this experiment takes {what}, and no folder with data is given\nhint: --data FOLDER, or the variable TRIMTAB_DATA"
+    )]
+    NoData {
+        /// What is missing.
+        what: String,
+    },
+    /// The user asked to stop.
+    #[error("interrupted; nothing was written")]
+    Stopped,
     /// An experiment stopped before it had a verdict.
     #[error("{name} (paper {number}): {step} stopped")]
     Experiment {

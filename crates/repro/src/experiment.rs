@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::lab::Lab;
 
 /// What is known here of a paper's claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -46,7 +47,8 @@ impl fmt::Display for Verdict {
 }
 
 /// How much work a measurement may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scale {
     /// About a minute on two cores: shows the direction of the effect.
     Quick,
@@ -82,12 +84,36 @@ pub struct Measurement {
     pub figure: String,
     /// Where it was measured: model, data, seeds.
     pub scale: String,
+    /// All that was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<Table>,
+}
+
+impl Measurement {
+    /// A verdict with its figure and where it was measured.
+    pub fn new(verdict: Verdict, figure: impl Into<String>, scale: impl Into<String>) -> Self {
+        Self { verdict, figure: figure.into(), scale: scale.into(), tables: Vec::new() }
+    }
+}
+
+/// Figures of a run, baselines beside the method.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Table {
+    /// What it shows, with units.
+    pub title: String,
+    /// Head of each column.
+    pub columns: Vec<String>,
+    /// Rows of as many cells.
+    pub rows: Vec<Vec<String>>,
 }
 
 /// The test of one paper's claim.
 pub trait Experiment: Sync {
     /// Number of the paper, 1 to 99.
     fn paper(&self) -> u8;
+
+    /// The rule of the verdict, and the baselines: written before the first run.
+    fn rule(&self) -> &'static str;
 
     /// Tries the exact identities that the method implies; takes seconds.
     ///
@@ -101,7 +127,7 @@ pub trait Experiment: Sync {
     /// # Errors
     /// [`Error::Experiment`](crate::Error::Experiment) when a step cannot run. An effect that is missing is a verdict,
     /// no error.
-    fn measure(&self, scale: Scale) -> Result<Measurement>;
+    fn measure(&self, scale: Scale, lab: &Lab<'_>) -> Result<Measurement>;
 
     /// The last measurement at [`Scale::Full`] that is committed with the experiment, if there is one.
     fn recorded(&self) -> Option<Measurement>;

@@ -3,10 +3,17 @@
 use serde::Serialize;
 
 use crate::experiment::{Experiment, Verdict};
+use crate::experiments;
 use crate::papers::{self, Family};
 
 /// Every experiment; one line each.
-pub const EXPERIMENTS: &[&dyn Experiment] = &[];
+pub const EXPERIMENTS: &[&dyn Experiment] = &[&experiments::GradientNoise];
+
+/// The experiment on the paper with this number, if there is one.
+#[must_use]
+pub fn experiment(paper: u8) -> Option<&'static dyn Experiment> {
+    EXPERIMENTS.iter().copied().find(|experiment| experiment.paper() == paper)
+}
 
 /// A paper with the verdict on its claim, as `trimtab reproduce --list --json` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,6 +76,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::error::Result;
     use crate::experiment::{Check, Measurement, Scale};
+    use crate::lab::Lab;
 
     /// An experiment that records what it is told.
     struct Told {
@@ -80,15 +88,14 @@ pub(crate) mod tests {
         fn paper(&self) -> u8 {
             self.paper
         }
+        fn rule(&self) -> &'static str {
+            "as told"
+        }
         fn check(&self) -> Result<Vec<Check>> {
             Ok(Vec::new())
         }
-        fn measure(&self, scale: Scale) -> Result<Measurement> {
-            Ok(Measurement {
-                verdict: Verdict::Partly,
-                figure: "told".to_owned(),
-                scale: format!("{scale:?}"),
-            })
+        fn measure(&self, scale: Scale, _: &Lab<'_>) -> Result<Measurement> {
+            Ok(Measurement::new(Verdict::Partly, "told", format!("{scale:?}")))
         }
         fn recorded(&self) -> Option<Measurement> {
             self.recorded.clone()
@@ -97,11 +104,7 @@ pub(crate) mod tests {
 
     /// Rows in which paper 7 has not run and paper 87 is recorded as partly reproduced.
     pub(crate) fn sample_rows() -> Vec<Row> {
-        let measured = Measurement {
-            verdict: Verdict::Partly,
-            figure: "1.0 | 2.0".to_owned(),
-            scale: "3 seeds".to_owned(),
-        };
+        let measured = Measurement::new(Verdict::Partly, "1.0 | 2.0", "3 seeds");
         let waiting = Told { paper: 7, recorded: None };
         let done = Told { paper: 87, recorded: Some(measured) };
         rows(&[&done, &waiting])

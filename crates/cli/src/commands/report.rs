@@ -111,7 +111,7 @@ fn name(value: &impl ValueEnum) -> String {
 }
 
 /// Refuses a file that is there, and a folder in which none can be written.
-fn free(path: &Path, force: bool) -> anyhow::Result<()> {
+pub fn free(path: &Path, force: bool) -> anyhow::Result<()> {
     if path.is_dir() {
         bail!("{} is a directory, expected the name of a file for the report", path.display());
     }

@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::evidence::Halves;
+
+/// The style of all pages.
+pub const STYLE: &str = include_str!("../../templates/report.css");
 use crate::judge::Quality;
 use crate::planning::CandidateReport;
 

@@ -1,0 +1,6 @@
+//! The experiments: one file a paper.
+
+mod gradient_noise;
+mod perceptron;
+
+pub use gradient_noise::GradientNoise;
