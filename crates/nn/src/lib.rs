@@ -1,4 +1,4 @@
-//! Floor 1 of the house: what a network is made of.
+//! Floor 2 of the house: what a network is made of.
 //!
 //! A network is a row of [stages](stage::Stage), a stage holds [sites](site::Site), and every site is a named linear
 //! map along two named [axes](axis::Axis). [Taps](tap::Tap) look at what flows through a site. Methods work on sites,
