@@ -1,6 +1,6 @@
 //! Architectures: networks built from sites.
 //!
-//! A family of transformers is a TOML file ([`spec::ModelSpec`]) over one module ([`transformer::Transformer`]), one of
+//! A family of transformers is a TOML file ([`spec::ModelSpec`]) over one kind of block ([`transformer::Block`]), one of
 //! convolutional networks a TOML file ([`ConvSpec`]) over another, and both are made of the same sites. [`Model`] is a
 //! checkpoint with its architecture, not yet loaded; it loads whole or stage by stage.
 

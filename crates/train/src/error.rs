@@ -85,7 +85,7 @@ pub enum Error {
     Io(#[from] trimtab_io::Error),
     /// Ranks could not exchange their gradients.
     #[error(transparent)]
-    Exchange(trimtab_exchange::Error),
+    Exchange(Box<trimtab_exchange::Error>),
     /// The network refused its input.
     #[error(transparent)]
     Nn(#[from] trimtab_nn::Error),

@@ -74,6 +74,6 @@ fn host(gradient: &Gradient) -> Vec<f32> {
 
 impl From<trimtab_exchange::Error> for Error {
     fn from(error: trimtab_exchange::Error) -> Self {
-        Self::Exchange(error)
+        Self::Exchange(Box::new(error))
     }
 }

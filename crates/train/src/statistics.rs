@@ -42,7 +42,7 @@ impl Gatherer {
             // The gradient of the mean is that of one sample over their number.
             let n = *samples as f64;
             let norms = resolved.squared_norms(|path| direction(path).is_some())?;
-            let products = resolved.products(&direction);
+            let products = resolved.products(direction);
             sums[0] += n;
             sums[1] += norms.iter().sum::<f64>() * n * n;
             sums[2] += products.iter().sum::<f64>() * n;

@@ -239,6 +239,6 @@ fn codes_without_a_configuration_are_refused() {
     let (_, dense) = both(&code, json!({"quant_method": "fp8"}));
     assert!(dense.network().is_ok());
     let (coded, _) = both(&code, Value::Null);
-    let message = coded.network().err().expect("an error").to_string();
+    let message = coded.network().expect_err("an error").to_string();
     assert!(message.contains("holds F8_E4M3 codes, and no quantization_config says"), "{message}");
 }

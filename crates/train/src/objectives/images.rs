@@ -25,8 +25,6 @@ pub enum Targets {
     Classes(Vec<usize>),
     /// Two classes each.
     Mixed(Vec<MixedLabel>),
-    /// A distribution each, `[B, C]`.
-    Soft(Tensor<2>),
 }
 
 impl Targets {
@@ -46,7 +44,6 @@ impl Targets {
             Self::Mixed(all) => {
                 rows(all.len(), &|i| [(all[i].a, all[i].lambda), (all[i].b, 1.0 - all[i].lambda)])
             }
-            Self::Soft(soft) => soft.clone() * (1.0 - smoothing) + smoothing / classes as f64,
         }
     }
 
