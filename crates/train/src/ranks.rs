@@ -8,6 +8,9 @@ use crate::gradients::{Gradient, Gradients};
 use crate::workers::Workers;
 
 /// A group of ranks, and how their gradients become one.
+///
+/// What a compressing exchange keeps from step to step (residuals, factors, levels) is not part of the saved state of a run yet:
+/// a resumed run begins without.
 pub struct Ranks<C> {
     group: C,
     exchange: Exchange,

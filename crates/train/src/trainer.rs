@@ -171,7 +171,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             }
             observer.step(&record, run.average.as_ref().unwrap_or(&run.module));
             let over = run.position.samples >= total || self.is_over(&run.position);
-            let stop = !over && observer.interrupted();
+            let stop = !over && any(observer.interrupted(), workers)?;
             last = Some(record);
             if workers.rank() == 0 && (stop || is_due(self.settings.save_every, run.position.step)) {
                 self.save(&run)?;
@@ -360,6 +360,13 @@ impl<M> Run<M> {
         let Position { step, samples, .. } = self.position;
         Outcome { module: self.module, average: self.average, step, samples, finished, last }
     }
+}
+
+/// Whether one of the processes says so: all have to end at the same step.
+fn any(here: bool, workers: &mut dyn Workers) -> Result<bool> {
+    let mut votes = [f64::from(u8::from(here))];
+    workers.sum(&mut votes)?;
+    Ok(votes[0] > 0.0)
 }
 
 fn is_due(every: usize, step: usize) -> bool {
