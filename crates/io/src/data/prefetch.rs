@@ -197,7 +197,7 @@ mod tests {
         assert!(made.load(Ordering::SeqCst) <= 6);
         drop(items);
         assert_eq!(Arc::strong_count(&made), 1, "the maker is gone, and the workers with it");
-        assert_eq!(Prefetch::new(5..5, 2, 1, |item| Ok(item)).unwrap().count(), 0);
-        assert!(Prefetch::new(0..5, 0, 1, |item| Ok(item)).is_err());
+        assert_eq!(Prefetch::new(5..5, 2, 1, Ok).unwrap().count(), 0);
+        assert!(Prefetch::new(0..5, 0, 1, Ok).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Augmentation of images on the CPU. What is random comes from a stream named by seed, epoch and item.
 
+pub(super) mod check;
 mod colour;
 mod filter;
 mod geometry;
