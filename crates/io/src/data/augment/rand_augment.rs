@@ -68,6 +68,7 @@ pub const RAND_OPS: [RandOp; 14] = [
 
 impl RandOp {
     /// The strength of bin `magnitude` of `bins` on an image of `[height, width]`, and whether its sign is random.
+    /// Fewer than two bins have the first strength only.
     pub fn strength(self, magnitude: usize, bins: usize, [height, width]: [usize; 2]) -> (f64, bool) {
         let between = |start: f64, end: f64| spaced([start, end], magnitude, bins);
         match self {
@@ -77,7 +78,11 @@ impl RandOp {
             Self::TranslateY => (between(0.0, 150.0 / 331.0 * height as f64), true),
             Self::Rotate => (between(0.0, 30.0), true),
             Self::Brightness | Self::Color | Self::Contrast | Self::Sharpness => (between(0.0, 0.9), true),
-            Self::Posterize => (8.0 - between(0.0, 4.0).round_ties_even(), false),
+            Self::Posterize => {
+                // Not by steps: half a bit has to be exactly that.
+                let dropped = magnitude as f64 * 4.0 / bins.saturating_sub(1).max(1) as f64;
+                (8.0 - dropped.round_ties_even(), false)
+            }
             Self::Solarize => (between(255.0, 0.0), false),
         }
     }
@@ -195,6 +200,9 @@ mod tests {
         assert_eq!([end(RandOp::Posterize), end(RandOp::Solarize)], [4.0, 0.0]);
         assert!((end(RandOp::TranslateX) - 150.0).abs() < 1e-9);
         assert_eq!(RandOp::Posterize.strength(0, 31, [8, 8]).0, 8.0);
+        // 0.5, 1.5 and 2.5 bits dropped: to even.
+        assert_eq!([3, 9, 15].map(|bin| RandOp::Posterize.strength(bin, 25, [8, 8]).0), [8.0, 6.0, 6.0]);
+        assert_eq!(RandOp::Solarize.strength(0, 1, [8, 8]).0, 255.0);
         assert_eq!(RandOp::Solarize.strength(0, 31, [8, 8]).0, 255.0);
     }
 
