@@ -423,7 +423,38 @@ fn journal() -> AnyResult {
 fn data() -> AnyResult {
     seed("data", "quotes", &[b"sentence1,sentence2,score\n\"a, b\",c,2.5\nd,\"e \"\"f\"\"\",0\n"])?;
     seed("data", "plain", &[b"a,b,1\nc,d,4.75\r\n"])?;
-    seed("data", "latin", &[b"caf\xe9 x"])
+    seed("data", "latin", &[b"caf\xe9 x"])?;
+    seed("data", "series", &[b"date,a,b\n2016-07-01,5.8,-2.0e1\n2016-07-02,\"1\",3\n"])?;
+    seed("data", "bmp", &[&bmp()])?;
+    seed("data", "wav-i16", &[&wav(1, 2, 16, &[1, 2, 3, 4, 5, 6, 7, 8])])?;
+    seed("data", "wav-i24", &[&wav(1, 1, 24, &[9; 12])])?;
+    seed("data", "wav-f32", &[&wav(3, 1, 32, &[0, 0, 0, 0x3f, 0, 0, 0x80, 0xbf])])
+}
+
+/// Two by two pixels of three bytes, rows padded to four.
+fn bmp() -> Vec<u8> {
+    let mut file = b"BM".to_vec();
+    file.extend([70u32, 0, 54, 40, 2, 2].map(u32::to_le_bytes).concat());
+    file.extend([1u16, 24].map(u16::to_le_bytes).concat());
+    file.extend([0u32, 16, 2835, 2835, 0, 0].map(u32::to_le_bytes).concat());
+    file.extend([[10, 20, 30, 40, 50, 60, 0, 0], [70, 80, 90, 255, 0, 128, 0, 0]].concat());
+    file
+}
+
+/// `format` is 1 for integers, 3 for floats.
+fn wav(format: u16, channels: u16, bits: u16, data: &[u8]) -> Vec<u8> {
+    let block = channels * bits / 8;
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + data.len() as u32).to_le_bytes());
+    file.extend(b"WAVEfmt ");
+    file.extend(16u32.to_le_bytes());
+    file.extend([format, channels].map(u16::to_le_bytes).concat());
+    file.extend([8000, 8000 * u32::from(block)].map(u32::to_le_bytes).concat());
+    file.extend([block, bits].map(u16::to_le_bytes).concat());
+    file.extend(b"data");
+    file.extend((data.len() as u32).to_le_bytes());
+    file.extend(data);
+    file
 }
 
 fn spec() -> AnyResult {

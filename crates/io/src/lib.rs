@@ -70,7 +70,7 @@ pub use compressed::{
 pub use convert::{AffineFormat, Fidelity, convert, fidelity};
 pub use data::augment;
 pub use data::{
-    ImageFolder, ImageSet, Packed, PackingOrder, Pair, Prefetch, Series, SeriesWindows, concatenate,
+    ImageFolder, ImageSet, Packed, PackingOrder, Pair, Prefetch, Series, SeriesWindows, Wav, concatenate,
     decode_image, pack, read_latin1, read_pairs, read_text, split_by_share,
 };
 pub use digest::{file_sha256, sha256};

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageReader, Limits};
 
-use super::augment::{Image, resize_centre};
+use super::augment::{Image, check, resize_centre};
 use super::images::ImageSet;
 use crate::error::{Error, Result};
 
-/// Longest side of an image that is decoded, in pixels.
-const LONGEST_SIDE: u32 = 16_384;
 /// What the decoder of one image may hold, in bytes.
 const DECODER_BYTES: u64 = 512 << 20;
 
@@ -28,12 +26,12 @@ impl ImageFolder {
     /// resized to cover it and their centre is cut out.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if there is no image, or a name is not UTF-8; [`Error::Invalid`] if a side of `resize` is 0;
-    /// [`Error::Io`].
+    /// [`Error::Malformed`] if there is no image, or a name is not UTF-8; [`Error::Invalid`] if a side of `resize` is 0
+    /// or above 16,384; [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, resize: Option<[usize; 2]>) -> Result<Self> {
         let path = path.as_ref();
-        if resize.is_some_and(|size| size.contains(&0)) {
-            return Err(Error::invalid("resize", "no side may be 0"));
+        if let Some(size) = resize {
+            check::sides("resize", size)?;
         }
         let (mut classes, mut files) = (Vec::new(), Vec::new());
         for (name, folder) in entries(path)?.into_iter().filter(|(_, path)| path.is_dir()) {
@@ -108,8 +106,8 @@ pub fn decode_image(bytes: &[u8], name: &str) -> Result<Image<u8>> {
         .with_guessed_format()
         .map_err(|e| Error::malformed(name, e.to_string()))?;
     let mut limits = Limits::default();
-    limits.max_image_width = Some(LONGEST_SIDE);
-    limits.max_image_height = Some(LONGEST_SIDE);
+    limits.max_image_width = Some(check::LONGEST_SIDE as u32);
+    limits.max_image_height = Some(check::LONGEST_SIDE as u32);
     limits.max_alloc = Some(DECODER_BYTES);
     reader.limits(limits);
     let rgb = reader.decode().map_err(wrong)?.into_rgb8();

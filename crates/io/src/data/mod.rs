@@ -8,6 +8,7 @@ mod pairs;
 mod prefetch;
 mod series;
 mod text;
+mod wav;
 
 pub use folder::{ImageFolder, decode_image};
 pub use images::ImageSet;
@@ -16,3 +17,4 @@ pub use pairs::{Pair, read_pairs};
 pub use prefetch::Prefetch;
 pub use series::{Series, SeriesWindows, split_by_share};
 pub use text::{read_latin1, read_text};
+pub use wav::Wav;

@@ -1,9 +1,9 @@
-//! Damaged images and series: an error or sound numbers, never a panic.
+//! Damaged images, series and sounds: an error or sound numbers, never a panic.
 
 use std::path::Path;
 
 use trimtab_hostile::storm_of;
-use trimtab_io::{Series, decode_image};
+use trimtab_io::{Series, Wav, decode_image};
 
 /// A small picture as a file of this kind.
 fn picture(dir: &Path, ending: &str) -> Vec<u8> {
@@ -39,4 +39,42 @@ fn mutated_series_do_no_harm() {
         }
         Err(_) => false,
     });
+}
+
+/// A wav file: `format` is 1 for integers, 3 for floats; a part before the data that readers pass over.
+fn sound(format: u16, channels: u16, bits: u16, data: &[u8]) -> Vec<u8> {
+    let block = channels * bits / 8;
+    let mut fmt = Vec::new();
+    fmt.extend([format, channels].map(u16::to_le_bytes).concat());
+    fmt.extend([8000, 8000 * u32::from(block)].map(u32::to_le_bytes).concat());
+    fmt.extend([block, bits].map(u16::to_le_bytes).concat());
+    let mut body = b"WAVE".to_vec();
+    for (name, part) in [(b"fmt ", &fmt[..]), (b"LIST", b"INFO"), (b"data", data)] {
+        body.extend(name);
+        body.extend((part.len() as u32).to_le_bytes());
+        body.extend(part);
+    }
+    [&b"RIFF"[..], &(body.len() as u32).to_le_bytes(), &body].concat()
+}
+
+#[test]
+fn mutated_sounds_do_no_harm() {
+    let floats: Vec<u8> = [0.0f32, 0.5, -1.0, 0.25].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let sounds = [
+        sound(1, 1, 8, &[0, 128, 255, 7]),
+        sound(1, 2, 16, &[1, 2, 3, 4, 5, 6, 7, 8]),
+        sound(1, 1, 24, &[9; 12]),
+        sound(1, 2, 32, &[200; 16]),
+        sound(3, 1, 32, &floats),
+    ];
+    for (seed, whole) in sounds.iter().enumerate() {
+        storm_of(whole, 20 + seed as u64, |bytes| match Wav::parse(bytes, "w") {
+            Ok(wav) => {
+                assert!(wav.rate > 0 && wav.samples.iter().all(|sample| sample.is_finite()));
+                assert_eq!(wav.samples.len(), wav.frames() * wav.channels);
+                true
+            }
+            Err(_) => false,
+        });
+    }
 }

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod affine;
+mod augment;
 mod awq;
 mod checkpoint;
 mod compressed;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use trimtab_io::{Checkpoint, ImageSet, Tokenizer, read_pairs, read_text};
+use trimtab_io::{
+    Checkpoint, ImageSet, Series, SeriesWindows, Tokenizer, Wav, read_pairs, read_text, split_by_share,
+};
 
 /// The folder; prints that the test is skipped if there is none.
 #[allow(clippy::print_stderr, reason = "a skipped test says so by name")]
@@ -53,6 +55,58 @@ fn real_pairs_and_images() {
         assert_eq!(set.shape, [5000, 3, 32, 32]);
         assert!(set.labels.iter().all(|label| (0..10).contains(label)));
     }
+}
+
+#[test]
+fn real_sounds() {
+    let Some(data) = data("real_sounds") else { return };
+    let Some(folder) = sibling(&data, "audio/digits") else { return };
+    let (mut files, mut loudest) = (0, 0.0f32);
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "wav") {
+            continue;
+        }
+        let wav = Wav::read(&path).unwrap();
+        assert_eq!((wav.rate, wav.channels), (8000, 1), "{}", path.display());
+        // A spoken digit: a tenth of a second to three.
+        assert!((800..24_000).contains(&wav.frames()), "{}: {}", path.display(), wav.frames());
+        let peak = wav.samples.iter().fold(0.0f32, |peak, v| peak.max(v.abs()));
+        assert!(peak > 0.0 && peak <= 1.0, "{}: {peak}", path.display());
+        loudest = loudest.max(peak);
+        files += 1;
+    }
+    assert!(files >= 100 && loudest > 0.1, "{files} files, the loudest at {loudest}");
+}
+
+#[test]
+fn a_real_series() {
+    let Some(data) = data("a_real_series") else { return };
+    let Some(path) = sibling(&data, "timeseries/ETTh1.csv") else { return };
+    let mut series = Series::read(path).unwrap();
+    assert_eq!(series.columns, ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]);
+    assert_eq!(series.rows(), 17_420);
+    let first = series.slice(0..1).unwrap().to_vec();
+    assert_eq!(first, [5.827, 2.009, 1.599, 0.462, 4.203, 1.34, 30.531].map(|v: f64| v as f32));
+    assert_eq!(series.slice(17_419..17_420).unwrap()[6], 9.567);
+
+    let [train, validation, test] = split_by_share(series.rows(), 0.6, 0.2).unwrap();
+    assert_eq!([train.len(), validation.len(), test.len()], [10_452, 3_484, 3_484]);
+    let scales = series.standardize(train.clone()).unwrap();
+    for (column, (mean, deviation)) in scales.iter().enumerate() {
+        let part = series.slice(train.clone()).unwrap();
+        let values = || part.iter().skip(column).step_by(7).map(|&v| f64::from(v));
+        let n = train.len() as f64;
+        let found = (values().sum::<f64>() / n, values().map(|v| v * v).sum::<f64>() / n);
+        assert!(found.0.abs() < 1e-4 && (found.1 - 1.0).abs() < 1e-4, "column {column}: {found:?}");
+        // Forecasts are scaled back by the same numbers.
+        assert!((part[column] * deviation + mean - first[column]).abs() < 1e-4, "column {column}");
+    }
+    let windows = SeriesWindows { rows: test, input: 96, target: 24, stride: 1 };
+    assert_eq!(windows.len(), 3_484 - 96 - 24 + 1);
+    let [_, last] = windows.get(windows.len() - 1).unwrap();
+    assert_eq!(last.end, series.rows());
+    assert_eq!(series.slice(last).unwrap().len(), 24 * 7);
 }
 
 /// `tools/fixtures/make_torch.py --training` makes the twin.

@@ -5,11 +5,17 @@
 use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
 
+use super::check;
 use super::image::{Element, Image};
+use crate::error::{Error, Result};
 
-/// `ratio * a + (1 - ratio) * b`, within the range.
-pub(super) fn blend<T: Element>(a: T, b: f32, ratio: f32) -> T {
-    T::clamped(ratio * a.to_f32() + (1.0 - ratio) * b)
+/// What blends a number with another by `factor`: `factor * a + (1 - factor) * b`, within the range.
+///
+/// The shares are rounded from `f64` one by one, as torchvision's are. One that is derived from the other moves bytes that
+/// are near a whole number.
+pub(super) fn blend<T: Element>(factor: f64) -> impl Fn(T, f32) -> T {
+    let (own, other) = (factor as f32, (1.0 - factor) as f32);
+    move |a, b| T::clamped(own * a.to_f32() + other * b)
 }
 
 /// Luma of ITU-R 601 at each pixel, `[height, width]`; the first channel where there are not three.
@@ -23,30 +29,33 @@ fn luma<T: Element>(image: &Image<T>) -> Vec<f32> {
 }
 
 /// Scales intensities; 1 changes nothing, 0 is black.
-pub fn brightness<T: Element>(image: &mut Image<T>, factor: f32) {
-    image.pixels_mut().iter_mut().for_each(|v| *v = blend(*v, 0.0, factor));
+pub fn brightness<T: Element>(image: &mut Image<T>, factor: f64) {
+    let blend = blend(factor);
+    image.pixels_mut().iter_mut().for_each(|v| *v = blend(*v, 0.0));
 }
 
 /// Spreads intensities around their mean luma; 1 changes nothing, 0 is grey.
-pub fn contrast<T: Element>(image: &mut Image<T>, factor: f32) {
+pub fn contrast<T: Element>(image: &mut Image<T>, factor: f64) {
+    let blend = blend(factor);
     let luma = luma(image);
     let mean = luma.iter().map(|&v| f64::from(v)).sum::<f64>() / luma.len() as f64;
-    image.pixels_mut().iter_mut().for_each(|v| *v = blend(*v, mean as f32, factor));
+    image.pixels_mut().iter_mut().for_each(|v| *v = blend(*v, mean as f32));
 }
 
 /// Spreads colours around their luma; 1 changes nothing, 0 is a grey image.
-pub fn saturation<T: Element>(image: &mut Image<T>, factor: f32) {
+pub fn saturation<T: Element>(image: &mut Image<T>, factor: f64) {
     if image.shape()[0] != 3 {
         return;
     }
-    let luma = luma(image);
+    let (luma, blend) = (luma(image), blend(factor));
     for plane in image.pixels_mut().chunks_exact_mut(luma.len()) {
-        plane.iter_mut().zip(&luma).for_each(|(v, &grey)| *v = blend(*v, grey, factor));
+        plane.iter_mut().zip(&luma).for_each(|(v, &grey)| *v = blend(*v, grey));
     }
 }
 
 /// Turns the hue by `shift` of a full circle.
-pub fn hue<T: Element>(image: &mut Image<T>, shift: f32) {
+pub fn hue<T: Element>(image: &mut Image<T>, shift: f64) {
+    let shift = shift as f32;
     if image.shape()[0] != 3 {
         return;
     }
@@ -100,23 +109,44 @@ fn to_rgb([h, s, v]: [f32; 3]) -> [f32; 3] {
 #[serde(default, deny_unknown_fields)]
 pub struct ColourJitter {
     /// Strength, from 0.
-    pub brightness: f32,
+    pub brightness: f64,
     /// Strength, from 0.
-    pub contrast: f32,
+    pub contrast: f64,
     /// Strength, from 0.
-    pub saturation: f32,
+    pub saturation: f64,
     /// Part of a circle, in `[0, 0.5]`.
-    pub hue: f32,
+    pub hue: f64,
 }
 
 impl ColourJitter {
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        check::strength("colour_jitter.brightness", self.brightness)?;
+        check::strength("colour_jitter.contrast", self.contrast)?;
+        check::strength("colour_jitter.saturation", self.saturation)?;
+        if !(0.0..=0.5).contains(&self.hue) {
+            return Err(Error::invalid(
+                "colour_jitter.hue",
+                format!("expected [0, 0.5], found {}", self.hue),
+            ));
+        }
+        Ok(())
+    }
+
     /// Changes the image.
-    pub fn apply<T: Element>(&self, image: &mut Image<T>, stream: &mut Stream) {
+    ///
+    /// # Errors
+    /// Those of [`Self::check`].
+    pub fn apply<T: Element>(&self, image: &mut Image<T>, stream: &mut Stream) -> Result<()> {
+        self.check()?;
         let mut order = [0, 1, 2, 3];
         stream.shuffle(&mut order);
-        let mut factor = |x: f32| stream.uniform_in(f64::from((1.0 - x).max(0.0)), f64::from(1.0 + x)) as f32;
+        let mut factor = |x: f64| stream.uniform_in((1.0 - x).max(0.0), 1.0 + x);
         let factors = [factor(self.brightness), factor(self.contrast), factor(self.saturation)];
-        let shift = stream.uniform_in(-f64::from(self.hue), f64::from(self.hue)) as f32;
+        let shift = stream.uniform_in(-self.hue, self.hue);
         for step in order {
             match step {
                 0 if self.brightness > 0.0 => brightness(image, factors[0]),
@@ -126,6 +156,7 @@ impl ColourJitter {
                 _ => {}
             }
         }
+        Ok(())
     }
 }
 
@@ -144,11 +175,24 @@ impl Default for RandomGrayscale {
 }
 
 impl RandomGrayscale {
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        check::probability("random_grayscale.p", self.p)
+    }
+
     /// Changes the image, or not.
-    pub fn apply<T: Element>(&self, image: &mut Image<T>, stream: &mut Stream) {
+    ///
+    /// # Errors
+    /// Those of [`Self::check`].
+    pub fn apply<T: Element>(&self, image: &mut Image<T>, stream: &mut Stream) -> Result<()> {
+        self.check()?;
         if stream.uniform() < self.p {
             saturation(image, 0.0);
         }
+        Ok(())
     }
 }
 
@@ -167,7 +211,7 @@ mod tests {
             assert_ne!(same, image);
         }
         let mut turned = image.clone();
-        ColourJitter::default().apply(&mut turned, &mut Stream::new(0, "t", 0, 0));
+        ColourJitter::default().apply(&mut turned, &mut Stream::new(0, "t", 0, 0)).unwrap();
         assert_eq!(turned, image);
     }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
 
+use super::check;
 use super::colour::blend;
 use super::image::{Element, Image};
 use crate::error::{Error, Result};
@@ -46,7 +47,7 @@ pub fn gaussian_blur<T: Element>(image: &Image<T>, kernel_size: usize, sigma: f3
 }
 
 /// Sharpens (above 1) or softens (below 1, with a kernel of 3 by 3 whose centre weighs 5 of 13); 1 changes nothing.
-pub fn sharpness<T: Element>(image: &mut Image<T>, factor: f32) {
+pub fn sharpness<T: Element>(image: &mut Image<T>, factor: f64) {
     let [_, height, width] = image.shape();
     if height <= 2 || width <= 2 {
         return;
@@ -61,8 +62,8 @@ pub fn sharpness<T: Element>(image: &mut Image<T>, factor: f32) {
             .sum();
         T::rounded((around + 4.0 * image.at(c, y, x).to_f32()) / 13.0)
     });
-    let soft = soft.pixels();
-    image.pixels_mut().iter_mut().zip(soft).for_each(|(v, s)| *v = blend(*v, s.to_f32(), factor));
+    let (soft, blend) = (soft.pixels(), blend(factor));
+    image.pixels_mut().iter_mut().zip(soft).for_each(|(v, s)| *v = blend(*v, s.to_f32()));
 }
 
 /// Blurs with a random sigma and a probability (SimCLR, arXiv:2002.05709, appendix A: p 0.5, sigma 0.1 to 2).
@@ -88,11 +89,26 @@ fn default_p() -> f64 {
 }
 
 impl GaussianBlur {
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        check::side("gaussian_blur.kernel_size", self.kernel_size)?;
+        if self.kernel_size.is_multiple_of(2) {
+            let message = format!("expected an odd number, found {}", self.kernel_size);
+            return Err(Error::invalid("gaussian_blur.kernel_size", message));
+        }
+        check::ascending("gaussian_blur.sigma", self.sigma)?;
+        check::probability("gaussian_blur.p", self.p)
+    }
+
     /// Changes the image, or not.
     ///
     /// # Errors
-    /// Those of [`gaussian_blur`].
+    /// Those of [`Self::check`] and [`gaussian_blur`].
     pub fn apply<T: Element>(&self, image: &mut Image<T>, stream: &mut Stream) -> Result<()> {
+        self.check()?;
         let (draw, sigma) = (stream.uniform(), stream.uniform_in(self.sigma[0], self.sigma[1]));
         if draw < self.p {
             *image = gaussian_blur(image, self.kernel_size, sigma as f32)?;

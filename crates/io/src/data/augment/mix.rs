@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
 
+use super::check;
 use super::geometry::{Crop, resized_crop};
 use super::image::{Element, Image};
 use crate::error::{Error, Result};
@@ -82,12 +83,20 @@ impl Mixer {
         Ok(Mixed { images: mixed, first: labels.to_vec(), second, lambda, partner })
     }
 
-    fn check(&self) -> Result<()> {
-        let sound = match *self {
-            Self::Mixup { alpha } | Self::CutMix { alpha } => alpha > 0.0 && alpha.is_finite(),
-            Self::ResizeMix { scale: [low, high] } => 0.0 < low && low <= high && high <= 1.0,
-        };
-        if sound { Ok(()) } else { Err(Error::invalid("mixing", format!("{self:?} is out of range"))) }
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        match *self {
+            Self::Mixup { alpha } => check::positive("mixup.alpha", alpha),
+            Self::CutMix { alpha } => check::positive("cut_mix.alpha", alpha),
+            Self::ResizeMix { scale } if scale[1] > 1.0 => {
+                let message = format!("the partner cannot grow, found {scale:?}");
+                Err(Error::invalid("resize_mix.scale", message))
+            }
+            Self::ResizeMix { scale } => check::ascending("resize_mix.scale", scale),
+        }
     }
 
     fn pair<T: Element>(

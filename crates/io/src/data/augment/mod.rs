@@ -1,5 +1,9 @@
 //! Augmentation of images on the CPU. What is random comes from a stream named by seed, epoch and item.
+//!
+//! Operations on bytes give the bytes of torchvision on tensors, resized crops within one level at ties; the draws are
+//! our own.
 
+pub(super) mod check;
 mod colour;
 mod filter;
 mod geometry;

@@ -43,21 +43,36 @@ pub enum Augment {
 }
 
 impl Augment {
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::RandomCrop(a) => a.check(),
+            Self::HorizontalFlip(a) => a.check(),
+            Self::RandomResizedCrop(a) => a.check(),
+            Self::ColourJitter(a) => a.check(),
+            Self::RandomGrayscale(a) => a.check(),
+            Self::GaussianBlur(a) => a.check(),
+            Self::RandAugment(a) => a.check(),
+        }
+    }
+
     /// Changes the image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for settings that do not fit the image.
+    /// [`Error::Invalid`] for settings out of their ranges, or that do not fit the image.
     pub fn apply(&self, image: &mut Image<u8>, stream: &mut Stream) -> Result<()> {
         match self {
             Self::RandomCrop(a) => a.apply(image, stream),
             Self::HorizontalFlip(a) => a.apply(image, stream),
-            Self::RandomResizedCrop(a) => return a.apply(image, stream),
+            Self::RandomResizedCrop(a) => a.apply(image, stream),
             Self::ColourJitter(a) => a.apply(image, stream),
             Self::RandomGrayscale(a) => a.apply(image, stream),
-            Self::GaussianBlur(a) => return a.apply(image, stream),
-            Self::RandAugment(a) => return a.apply(image, stream),
+            Self::GaussianBlur(a) => a.apply(image, stream),
+            Self::RandAugment(a) => a.apply(image, stream),
         }
-        Ok(())
     }
 }
 
@@ -72,16 +87,32 @@ pub struct Normalize {
 }
 
 impl Normalize {
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        if !self.mean.iter().all(|m| m.is_finite()) {
+            let message = format!("expected finite numbers, found {:?}", self.mean);
+            return Err(Error::invalid("normalize.mean", message));
+        }
+        if !self.std.iter().all(|&s| s > 0.0 && s.is_finite()) || self.std.len() != self.mean.len() {
+            let message = format!("expected {} positive numbers, found {:?}", self.mean.len(), self.std);
+            return Err(Error::invalid("normalize.std", message));
+        }
+        Ok(())
+    }
+
     /// The image as floats, normalized.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless there is one mean and one positive deviation for each channel.
+    /// Those of [`Self::check`]; [`Error::Invalid`] unless there is one mean for each channel.
     pub fn apply<T: Element>(&self, image: &Image<T>) -> Result<Image<f32>> {
+        self.check()?;
         let channels = image.shape()[0];
-        let lengths = (self.mean.len(), self.std.len());
-        if lengths != (channels, channels) || !self.std.iter().all(|&s| s > 0.0) {
-            let message = format!("{channels} channels need as many means and positive deviations: {self:?}");
-            return Err(Error::invalid("normalize", message));
+        if self.mean.len() != channels {
+            let message = format!("{channels} channels need as many means: {:?}", self.mean);
+            return Err(Error::invalid("normalize.mean", message));
         }
         Ok(Image::from_fn(image.shape(), |c, y, x| {
             (image.at(c, y, x).to_f32() / T::FULL - self.mean[c]) / self.std[c]
@@ -89,9 +120,9 @@ impl Normalize {
     }
 }
 
-/// Augmentations in their order, then floats.
+/// Augmentations in their order, then floats. One that is read from a recipe has been checked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(try_from = "Unchecked")]
 pub struct Pipeline {
     /// In the order they are applied.
     pub augment: Vec<Augment>,
@@ -99,11 +130,38 @@ pub struct Pipeline {
     pub normalize: Option<Normalize>,
 }
 
+/// A [`Pipeline`] as it is written.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Unchecked {
+    augment: Vec<Augment>,
+    normalize: Option<Normalize>,
+}
+
+impl TryFrom<Unchecked> for Pipeline {
+    type Error = Error;
+
+    fn try_from(Unchecked { augment, normalize }: Unchecked) -> Result<Self> {
+        let pipeline = Self { augment, normalize };
+        pipeline.check()?;
+        Ok(pipeline)
+    }
+}
+
 impl Pipeline {
+    /// Whether all settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        self.augment.iter().try_for_each(Augment::check)?;
+        self.normalize.as_ref().map_or(Ok(()), Normalize::check)
+    }
+
     /// Augments item `item` in epoch `epoch`. The result depends on these two, `seed` and the image alone.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for settings that do not fit the image.
+    /// [`Error::Invalid`] for settings out of their ranges, or that do not fit the image.
     pub fn apply(&self, mut image: Image<u8>, seed: u64, epoch: u64, item: u64) -> Result<Image<f32>> {
         let mut stream = Stream::new(seed, "augment", epoch, item);
         for augment in &self.augment {
@@ -156,6 +214,65 @@ mod tests {
         assert_eq!(forward, backward);
         assert_eq!(forward[0].shape(), [3, 8, 6]);
         assert!(run(1, 3, 0) != forward[0] && run(2, 2, 0) != forward[0] && forward[1] != forward[0]);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused_by_name() {
+        let cases = [
+            ("horizontal_flip", "p = 1.5", "horizontal_flip.p: expected [0, 1], found 1.5"),
+            ("horizontal_flip", "p = nan", "horizontal_flip.p: "),
+            ("random_grayscale", "p = -0.1", "random_grayscale.p: "),
+            ("random_crop", "padding = 16385", "random_crop.padding: expected 1 to 16384, found 16385"),
+            ("random_resized_crop", "size = [0, 8]", "random_resized_crop.size: "),
+            ("random_resized_crop", "size = [8, 16385]", "random_resized_crop.size: "),
+            (
+                "random_resized_crop",
+                "size = [8, 8], scale = [0.9, 0.1]",
+                "random_resized_crop.scale: expected positive numbers, ascending, found [0.9, 0.1]",
+            ),
+            ("random_resized_crop", "size = [8, 8], scale = [0, 1]", "random_resized_crop.scale: "),
+            ("random_resized_crop", "size = [8, 8], scale = [8, 100]", "random_resized_crop.scale: "),
+            ("random_resized_crop", "size = [8, 8], ratio = [1, inf]", "random_resized_crop.ratio: "),
+            (
+                "colour_jitter",
+                "brightness = -0.1",
+                "colour_jitter.brightness: expected a number from 0, found -0.1",
+            ),
+            ("colour_jitter", "contrast = inf", "colour_jitter.contrast: "),
+            ("colour_jitter", "saturation = nan", "colour_jitter.saturation: "),
+            ("colour_jitter", "hue = 0.6", "colour_jitter.hue: expected [0, 0.5], found 0.6"),
+            ("gaussian_blur", "kernel_size = 4", "gaussian_blur.kernel_size: "),
+            ("gaussian_blur", "kernel_size = 16385", "gaussian_blur.kernel_size: "),
+            ("gaussian_blur", "kernel_size = 3, sigma = [2, 1]", "gaussian_blur.sigma: "),
+            ("gaussian_blur", "kernel_size = 3, p = 2", "gaussian_blur.p: "),
+            ("rand_augment", "n = 16385", "rand_augment.n: "),
+            ("rand_augment", "bins = 1", "rand_augment.bins: "),
+            (
+                "rand_augment",
+                "magnitude = 31",
+                "rand_augment.magnitude: expected less than bins, 31, found 31",
+            ),
+        ];
+        for (kind, settings, expected) in cases {
+            let text = format!("augment = [{{ kind = \"{kind}\", {settings} }}]");
+            let error = toml::from_str::<Pipeline>(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{settings}: {error}");
+        }
+        for (settings, expected) in [
+            ("mean = [nan], std = [1]", "normalize.mean: "),
+            ("mean = [0], std = [0]", "normalize.std: expected 1 positive numbers, found [0.0]"),
+            ("mean = [0, 0], std = [1]", "normalize.std: expected 2 positive numbers"),
+        ] {
+            let error = toml::from_str::<Pipeline>(&format!("normalize = {{ {settings} }}")).unwrap_err();
+            assert!(error.to_string().contains(expected), "{settings}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_made_by_hand_are_checked_where_they_are_used() {
+        let jitter = Augment::ColourJitter(ColourJitter { hue: f64::NAN, ..ColourJitter::default() });
+        let pipeline = Pipeline { augment: vec![jitter], normalize: None };
+        assert!(matches!(pipeline.apply(image(), 0, 0, 0), Err(Error::Invalid { .. })));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
 
+use super::check;
 use super::colour::{brightness, contrast, saturation};
 use super::filter::sharpness;
 use super::geometry::affine;
@@ -66,26 +67,30 @@ pub const RAND_OPS: [RandOp; 14] = [
 ];
 
 impl RandOp {
-    /// The strength of bin `magnitude` of `bins` (at least 2) on an image of `[height, width]`, and whether its sign is
-    /// random.
-    fn strength(self, magnitude: usize, bins: usize, [height, width]: [usize; 2]) -> (f64, bool) {
-        let share = magnitude as f64 / (bins - 1) as f64;
+    /// The strength of bin `magnitude` of `bins` on an image of `[height, width]`, and whether its sign is random.
+    /// Fewer than two bins have the first strength only.
+    pub fn strength(self, magnitude: usize, bins: usize, [height, width]: [usize; 2]) -> (f64, bool) {
+        let between = |start: f64, end: f64| spaced([start, end], magnitude, bins);
         match self {
             Self::Identity | Self::AutoContrast | Self::Equalize => (0.0, false),
-            Self::ShearX | Self::ShearY => (0.3 * share, true),
-            Self::TranslateX => (150.0 / 331.0 * width as f64 * share, true),
-            Self::TranslateY => (150.0 / 331.0 * height as f64 * share, true),
-            Self::Rotate => (30.0 * share, true),
-            Self::Brightness | Self::Color | Self::Contrast | Self::Sharpness => (0.9 * share, true),
-            Self::Posterize => (8.0 - (4.0 * share).round_ties_even(), false),
-            Self::Solarize => (255.0 * (1.0 - share), false),
+            Self::ShearX | Self::ShearY => (between(0.0, 0.3), true),
+            Self::TranslateX => (between(0.0, 150.0 / 331.0 * width as f64), true),
+            Self::TranslateY => (between(0.0, 150.0 / 331.0 * height as f64), true),
+            Self::Rotate => (between(0.0, 30.0), true),
+            Self::Brightness | Self::Color | Self::Contrast | Self::Sharpness => (between(0.0, 0.9), true),
+            Self::Posterize => {
+                // Not by steps: half a bit has to be exactly that.
+                let dropped = magnitude as f64 * 4.0 / bins.saturating_sub(1).max(1) as f64;
+                (8.0 - dropped.round_ties_even(), false)
+            }
+            Self::Solarize => (between(255.0, 0.0), false),
         }
     }
 
     /// Changes the image with this strength, whose unit is the operation's.
     pub fn apply(self, image: &mut Image<u8>, strength: f64) {
         let [_, height, width] = image.shape();
-        let factor = (1.0 + strength) as f32;
+        let factor = 1.0 + strength;
         match self {
             Self::Identity => {}
             // Slants are about the corner at the top left, as in the library of the paper.
@@ -113,6 +118,18 @@ impl RandOp {
     }
 }
 
+/// Number `index` of `count` from `start` to `end`: in single precision and from the nearer end, as `torch.linspace` does.
+///
+/// A threshold or a count of pixels is often a whole number there; a rounding error more would move it by one.
+fn spaced([start, end]: [f64; 2], index: usize, count: usize) -> f64 {
+    let (start, end, last) = (start as f32, end as f32, count.saturating_sub(1).max(1));
+    let step = (end - start) / last as f32;
+    f64::from(match index < count / 2 {
+        true => start + step * index as f32,
+        false => end - step * last.saturating_sub(index) as f32,
+    })
+}
+
 /// `n` random operations of one strength.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -132,15 +149,32 @@ impl Default for RandAugment {
 }
 
 impl RandAugment {
+    /// Whether the settings are in their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the name of the field.
+    pub fn check(&self) -> Result<()> {
+        check::side("rand_augment.n", self.n.max(1))?;
+        if self.bins < 2 {
+            return Err(Error::invalid(
+                "rand_augment.bins",
+                format!("expected at least 2, found {}", self.bins),
+            ));
+        }
+        check::side("rand_augment.bins", self.bins)?;
+        if self.magnitude >= self.bins {
+            let message = format!("expected less than bins, {}, found {}", self.bins, self.magnitude);
+            return Err(Error::invalid("rand_augment.magnitude", message));
+        }
+        Ok(())
+    }
+
     /// Changes the image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `magnitude < bins` and `bins >= 2`.
+    /// Those of [`Self::check`].
     pub fn apply(&self, image: &mut Image<u8>, stream: &mut Stream) -> Result<()> {
-        if self.bins < 2 || self.magnitude >= self.bins {
-            let message = format!("magnitude {} of {} bins", self.magnitude, self.bins);
-            return Err(Error::invalid("rand_augment", message));
-        }
+        self.check()?;
         for _ in 0..self.n {
             let op = *stream.choose(&RAND_OPS);
             let [_, height, width] = image.shape();
@@ -159,10 +193,16 @@ mod tests {
     #[test]
     fn strengths_end_where_the_library_ends() {
         let end = |op: RandOp| op.strength(30, 31, [331, 331]).0;
-        assert_eq!([end(RandOp::ShearX), end(RandOp::Rotate), end(RandOp::Color)], [0.3, 30.0, 0.9]);
+        assert_eq!(
+            [end(RandOp::ShearX), end(RandOp::Rotate), end(RandOp::Color)],
+            [0.3f32, 30.0, 0.9].map(f64::from)
+        );
         assert_eq!([end(RandOp::Posterize), end(RandOp::Solarize)], [4.0, 0.0]);
         assert!((end(RandOp::TranslateX) - 150.0).abs() < 1e-9);
         assert_eq!(RandOp::Posterize.strength(0, 31, [8, 8]).0, 8.0);
+        // 0.5, 1.5 and 2.5 bits dropped: to even.
+        assert_eq!([3, 9, 15].map(|bin| RandOp::Posterize.strength(bin, 25, [8, 8]).0), [8.0, 6.0, 6.0]);
+        assert_eq!(RandOp::Solarize.strength(0, 1, [8, 8]).0, 255.0);
         assert_eq!(RandOp::Solarize.strength(0, 31, [8, 8]).0, 255.0);
     }
 
