@@ -28,7 +28,7 @@ const LICENCES: [&str; 12] = [
 const BANNED: [&str; 3] = ["native-tls", "openssl-sys", "tokio"];
 
 /// Crates that the program holds in several versions, because crates that it needs disagree.
-const TWICE: [&str; 16] = [
+const TWICE: [&str; 17] = [
     "base64",
     "cpufeatures",
     "darling",
@@ -38,6 +38,7 @@ const TWICE: [&str; 16] = [
     "equator-macro",
     "getrandom",
     "hashbrown",
+    "miniz_oxide",
     "nom",
     "rand",
     "rand_core",
