@@ -3,7 +3,8 @@
 #
 #   tools/report/screenshots.sh REPORT.html [FOLDER]
 #
-# Needs Chromium; CHROMIUM names another program. Without one, nothing is checked, and the script says so.
+# Needs Chromium; CHROMIUM names another program. Without one, nothing is checked, and the script says so; code 3 if it is there
+# and does not run.
 set -eu
 
 page=${1:?usage: screenshots.sh REPORT.html [FOLDER]}
@@ -30,7 +31,7 @@ visit() {
 
 # A page that complains has to be heard, or silence proves nothing.
 printf '<!DOCTYPE html><title>x</title><script>console.error("heard")</script>' >"$work/loud.html"
-visit "file://$work/loud.html" 400 300 1 "$work/loud.png"
+(visit "file://$work/loud.html" 400 300 1 "$work/loud.png") || { echo "no browser runs here" >&2; exit 3; }
 grep -q heard "$work/console" || { echo "this Chromium does not report its console" >&2; exit 1; }
 
 for width in 1280 400; do
