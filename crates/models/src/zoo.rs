@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// What stands for the network in messages; it has no path yet.
 const NAME: &str = "(new network)";
 
+/// Largest size of anything: what is larger is a slip of the hand.
+const LARGEST: usize = 10_000;
+
 /// A convolutional network that is not trained yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -81,9 +84,10 @@ impl Zoo {
     fn shapes(&self) -> Result<Shapes> {
         match *self {
             Self::ResnetCifar { depth, width, classes, channels } => {
-                if depth < 8 || depth % 6 != 2 || width * classes * channels == 0 {
+                let sizes = [width, classes, channels].iter().all(|n| (1..=LARGEST).contains(n));
+                if !(8..=LARGEST).contains(&depth) || depth % 6 != 2 || !sizes {
                     let message = format!(
-                        "a CIFAR ResNet has 6 n + 2 layers and positive sizes, found depth {depth}, width {width}, {classes} classes, {channels} colours"
+                        "a CIFAR ResNet has 6 n + 2 layers and sizes from 1 to {LARGEST}, found depth {depth}, width {width}, {classes} classes, {channels} colours"
                     );
                     return Err(Error::Config { model: NAME.into(), message });
                 }
@@ -169,7 +173,7 @@ mod tests {
 
     #[test]
     fn sizes_that_no_network_has_are_refused() {
-        for (depth, width) in [(21, 16), (2, 16), (20, 0)] {
+        for (depth, width) in [(21, 16), (2, 16), (20, 0), (20, usize::MAX)] {
             let zoo = Zoo::ResnetCifar { depth, width, classes: 10, channels: 3 };
             assert!(zoo.checkpoint(0, &colours()).is_err(), "{depth} {width}");
         }

@@ -2,38 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 
-use crate::parameters::Path;
+use crate::parameters::{Path, flat};
 
 /// `average <- share * average + (1 - share) * module`, parameter by parameter; buffers are averaged, too. `average` lies on a
 /// device without gradients.
 pub(crate) fn follow<M: Module>(average: M, module: &M, share: f64) -> M {
-    let mut values = Values::default();
-    module.visit(&mut values);
-    average.map(&mut Blend { path: Path::default(), values: values.of, share })
-}
-
-#[derive(Default)]
-struct Values {
-    path: Path,
-    of: BTreeMap<String, Tensor<1>>,
-}
-
-impl ModuleVisitor for Values {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.enter(name);
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.exit();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = param.base().without_autodiff();
-        self.of.insert(self.path.join(), value.flatten(0, D - 1));
-    }
+    let values = flat(module).into_iter().map(|(path, _, value)| (path, value)).collect();
+    average.map(&mut Blend { path: Path::default(), values, share })
 }
 
 struct Blend {

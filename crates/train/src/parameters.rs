@@ -23,7 +23,16 @@ pub fn parameters<M: Module>(module: &M) -> Vec<ParameterInfo> {
 
 /// The numbers of all float parameters, by path.
 pub(crate) fn values<M: Module>(module: &M) -> Vec<(String, TensorData)> {
-    let mut collect = Values::default();
+    let data = |(path, shape, flat): (String, Vec<usize>, Tensor<1>)| {
+        let numbers: Vec<f32> = flat.into_data().iter::<f32>().collect();
+        (path, TensorData::new(numbers, shape))
+    };
+    flat(module).into_iter().map(data).collect()
+}
+
+/// All float parameters without their gradients: path, shape, and the numbers as one row.
+pub(crate) fn flat<M: Module>(module: &M) -> Vec<(String, Vec<usize>, Tensor<1>)> {
+    let mut collect = Flat::default();
     module.visit(&mut collect);
     collect.found
 }
@@ -81,12 +90,12 @@ impl ModuleVisitor for List {
 }
 
 #[derive(Default)]
-struct Values {
+struct Flat {
     path: Path,
-    found: Vec<(String, TensorData)>,
+    found: Vec<(String, Vec<usize>, Tensor<1>)>,
 }
 
-impl ModuleVisitor for Values {
+impl ModuleVisitor for Flat {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.enter(name);
     }
@@ -96,7 +105,8 @@ impl ModuleVisitor for Values {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.push((self.path.join(), param.base().into_data()));
+        let value = param.base().without_autodiff();
+        self.found.push((self.path.join(), value.dims().to_vec(), value.flatten(0, D - 1)));
     }
 }
 

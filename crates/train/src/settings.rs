@@ -147,7 +147,7 @@ impl Phase {
         match (self.samples, self.epochs, self.steps) {
             (Some(samples), ..) => samples,
             (_, Some(epochs), _) => (epochs * items as f64).round() as u64,
-            (.., steps) => steps.unwrap_or(0) as u64 * batch as u64,
+            (.., steps) => (steps.unwrap_or(0) as u64).saturating_mul(batch as u64),
         }
     }
 
@@ -209,7 +209,9 @@ impl Settings {
     /// Items of the whole run over a data set of `items`, as far as they are known beforehand.
     pub fn samples(&self, items: usize) -> u64 {
         let batch = self.batch.first();
-        self.rounds as u64 * self.phases.iter().map(|phase| phase.length(items, batch)).sum::<u64>()
+        let round =
+            self.phases.iter().fold(0u64, |sum, phase| sum.saturating_add(phase.length(items, batch)));
+        round.saturating_mul(self.rounds as u64)
     }
 
     /// Refuses what makes no sense.

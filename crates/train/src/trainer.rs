@@ -125,6 +125,11 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         if self.data.is_empty() {
             return Err(Error::setting("data", "has no item"));
         }
+        let empty = |phase: &&Phase| phase.length(self.data.len(), self.settings.batch.first()) == 0;
+        if let Some(phase) = self.settings.phases.iter().find(empty) {
+            let message = format!("is no item of the {} that there are", self.data.len());
+            return Err(Error::setting(format!("{}.epochs", phase.name), message));
+        }
         let mut run = self.resume(module)?;
         let mut sampler = Sampler::new(self.data.len(), self.settings.seed);
         let (first, start) = (run.position.samples, Instant::now());

@@ -65,6 +65,15 @@ impl Default for DecoupledMixup {
 }
 
 impl DecoupledMixup {
+    /// What makes no sense, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let Self { eta, t, xi, .. } = *self;
+        let sound = eta >= 0.0 && t >= 0.0 && xi > 0.0 && [eta, t, xi].iter().all(|x| x.is_finite());
+        (!sound).then(|| {
+            format!("eta and t must not be negative and xi must be positive, found {eta}, {t}, {xi}")
+        })
+    }
+
     /// How much a class with this share counts.
     fn h(&self, share: f64) -> f64 {
         if share >= self.xi { 1.0 } else { (share / self.xi).powf(self.t) }

@@ -13,7 +13,7 @@ use trimtab_nn::{Ctx, Flow, Network};
 use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, MixedLabel, Targets};
 use trimtab_train::{BatchTransform, Dataset, Item, Trainer};
 
-use super::{Run, STATE, Summary};
+use super::{Run, Summary};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
@@ -56,6 +56,19 @@ pub struct ImageObjective {
     pub mix: Option<Mixer>,
     /// Added for mixed images.
     pub decoupled: Option<DecoupledMixup>,
+}
+
+impl ImageObjective {
+    fn check(&self) -> Result<()> {
+        if !(0.0..1.0).contains(&self.smoothing) {
+            let message = format!("must lie in [0, 1), found {}", self.smoothing);
+            return Err(Error::Setting { what: "objective.smoothing", message });
+        }
+        match self.decoupled.and_then(|decoupled| decoupled.problem()) {
+            Some(message) => Err(Error::Setting { what: "objective.decoupled", message }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Labelled images as a data set of the loop. What is drawn for an image depends on seed, pass and image alone.
@@ -152,7 +165,14 @@ fn logits(model: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>) -> trimtab_nn::
 pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monitor) -> Result<Summary> {
     let recipe = run.recipe;
     let zoo = run.need(&recipe.network, "network")?;
+    recipe.objective.check()?;
     let [train, test] = read(source, run.base)?;
+    for (set, split) in [(&train, &source.train), (&test, &source.heldout)] {
+        if set.is_empty() {
+            let message = format!("the split \"{split}\" of {} has no image", source.path.display());
+            return Err(Error::Setting { what: "data.images", message });
+        }
+    }
     let mut out = run.open((&train.labels, &test.labels, train.pixels(0..train.len())))?;
     let normalize = Some(Normalize { mean: source.mean.clone(), std: source.std.clone() });
     let plain = Pipeline { augment: Vec::new(), normalize: normalize.clone() };
@@ -170,17 +190,5 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
     trainer.transform = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
     let (outcome, measured) = run.go(&mut trainer, network, &out, "images", monitor)?;
     let params = run.write(&mut out, outcome.result(), &zoo.metadata(&colours))?;
-    let output = out.publish()?;
-    out.clear(&[STATE])?;
-    Ok(Summary {
-        output,
-        params,
-        steps: outcome.step,
-        items: data.len(),
-        tokens: None,
-        loss: outcome.last.map(|last| last.loss),
-        heldout_loss: measured.loss,
-        perplexity: None,
-        accuracy: measured.accuracy,
-    })
+    run.publish(out, outcome, measured, [params, data.len()])
 }

@@ -12,7 +12,7 @@ use trimtab_models::{Model, init, pico};
 use trimtab_nn::{Ctx, Flow, Network};
 use trimtab_train::{Dataset, NextToken, TokenWindows, Trainer};
 
-use super::{DataSource, Recipe, Run, STATE, Summary};
+use super::{DataSource, Recipe, Run, Summary};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
@@ -45,19 +45,8 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
         out.put_file(name, format!("{value:#}\n").as_bytes())?;
     }
     out.put_file("tokenizer.json", &json)?;
-    let output = out.publish()?;
-    out.clear(&[STATE])?;
-    Ok(Summary {
-        output,
-        params,
-        steps: outcome.step,
-        items: data.len(),
-        tokens: Some(data.tokens()),
-        loss: outcome.last.map(|last| last.loss),
-        heldout_loss: measured.loss,
-        perplexity: Some(measured.loss.exp()),
-        accuracy: None,
-    })
+    let summary = run.publish(out, outcome, measured, [params, data.len()])?;
+    Ok(Summary { tokens: Some(data.tokens()), perplexity: Some(measured.loss.exp()), ..summary })
 }
 
 /// A network in memory, to be trained.

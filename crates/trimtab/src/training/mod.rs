@@ -257,6 +257,29 @@ impl Run<'_> {
         Ok((outcome, measured))
     }
 
+    /// Publishes what was written; the summary, without what only one kind of data has.
+    fn publish(
+        &self,
+        mut out: OutDir,
+        outcome: Outcome<Network>,
+        measured: Measured,
+        [params, items]: [usize; 2],
+    ) -> Result<Summary> {
+        let output = out.publish()?;
+        out.clear(&[STATE])?;
+        Ok(Summary {
+            output,
+            params,
+            steps: outcome.step,
+            items,
+            tokens: None,
+            loss: outcome.last.map(|last| last.loss),
+            heldout_loss: measured.loss,
+            perplexity: None,
+            accuracy: measured.accuracy,
+        })
+    }
+
     /// Writes the weights; returns their number.
     fn write(
         &self,

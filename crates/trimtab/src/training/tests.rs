@@ -262,6 +262,18 @@ fn a_classifier_learns_resumes_and_is_evaluated_as_the_loop_measured_it() {
     let few = Recipe::parse(&PICTURES.replace("classes = 3", "classes = 2"), "few.toml").unwrap();
     let error = run(&few, "few", &mut Quiet::default()).unwrap_err().to_string();
     assert!(error.contains("label 2") && error.contains("2 classes"), "{error}");
+    // Settings that make no sense are refused by their names, before anything is written.
+    for (change, name) in [
+        ("smoothing = 1.0", "objective.smoothing"),
+        ("decoupled = { xi = 0.0 }", "objective.decoupled"),
+        ("decoupled = { eta = nan }", "objective.decoupled"),
+    ] {
+        let wrong = Recipe::parse(&format!("{PICTURES}\n[objective]\n{change}\n"), "wrong.toml").unwrap();
+        let error = run(&wrong, "wrong", &mut Quiet::default()).unwrap_err().to_string();
+        assert!(error.contains(name) && !dir.path().join("wrong").exists(), "{error}");
+    }
+    let short = Recipe::parse(&PICTURES.replace("epochs = 12", "epochs = 0.001"), "short.toml").unwrap();
+    assert!(run(&short, "short", &mut Quiet::default()).unwrap_err().to_string().contains("main.epochs"));
     let none = Recipe { network: None, ..recipe };
     assert!(run(&none, "none", &mut Quiet::default()).unwrap_err().to_string().contains("network"));
 }
