@@ -35,13 +35,23 @@ const NAME: &str = "(new model)";
 /// [`Error::UnknownArchitecture`] or [`Error::Config`] if no transformer is described; [`Error::Io`] if `dtype` is no
 /// float type.
 pub fn checkpoint(config: &Value, seed: u64, dtype: Dtype) -> Result<Checkpoint> {
+    checkpoint_with(config, seed, dtype, &BTreeMap::new())
+}
+
+/// [`checkpoint`] with metadata in the file of the weights.
+pub(crate) fn checkpoint_with(
+    config: &Value,
+    seed: u64,
+    dtype: Dtype,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Checkpoint> {
     let tensors = blanks(config)?
         .into_iter()
         .map(|tensor| Ok((tensor.blank.name.clone(), tensor.fill(seed, dtype)?)))
         .collect::<Result<Vec<_>>>()?;
     let files = vec![
         ("config.json".to_string(), Bytes::from(config.to_string().into_bytes())),
-        ("model.safetensors".to_string(), Bytes::from(to_safetensors(&tensors, &BTreeMap::new())?)),
+        ("model.safetensors".to_string(), Bytes::from(to_safetensors(&tensors, metadata)?)),
     ];
     Ok(Checkpoint::from_bytes(files)?.named(NAME))
 }

@@ -65,8 +65,11 @@ impl<'a> Builder<'a> {
     /// The layers that the checkpoint has.
     pub fn run(&mut self, layers: &[LayerSpec], spot: Spot<'_>) -> Result<Vec<Op>, String> {
         let mut ops = Vec::new();
-        for layer in layers {
-            if !layer.optional || self.shapes.fits(layer, spot.block, spot.place) {
+        for (i, layer) in layers.iter().enumerate() {
+            if layer.pool == Some(PoolSpec::Flatten) {
+                let reader = layers[i + 1..].iter().find_map(|layer| layer.linear.as_ref());
+                ops.push(self.flatten(reader, spot)?);
+            } else if !layer.optional || self.shapes.fits(layer, spot.block, spot.place) {
                 self.layer(layer, spot, &mut ops)?;
             }
         }
@@ -258,14 +261,31 @@ impl<'a> Builder<'a> {
                 self.vector = true;
                 Op::Global
             }
-            PoolSpec::Flatten => {
-                self.vector = true;
-                let area = size.saturating_mul(size);
-                let pixels = self.axis.size().saturating_mul(area);
-                self.axis = Axis::new(format!("{}.pixels", self.axis.name()), pixels).in_units_of(area);
-                Op::Flatten(size)
-            }
+            PoolSpec::Flatten => unreachable!("it is built with the layers that follow it"),
         }
+    }
+
+    /// As many pixels as the linear map `reader` takes.
+    fn flatten(&mut self, reader: Option<&String>, spot: Spot<'_>) -> Result<Op, String> {
+        let reader = reader.ok_or("a flattening pool needs a linear map after it")?;
+        let name = full_name(spot.block, reader, spot.place).unwrap_or_default();
+        let cols = match self.weight(&name)? {
+            WeightShape::Packed([_, cols]) => cols,
+            WeightShape::Dense(shape) => shape.get(1).copied().unwrap_or(0),
+        };
+        let channels = self.axis.size();
+        let size = cols.checked_div(channels).unwrap_or(0).isqrt();
+        let area = size * size;
+        if area == 0 || area * channels != cols {
+            return Err(format!(
+                "\"{name}\" reads {cols} numbers: no square of {channels} channels has so many"
+            ));
+        }
+        if area > 1 {
+            self.axis = Axis::new(format!("{}.pixels", self.axis.name()), cols).in_units_of(area);
+        }
+        self.vector = true;
+        Ok(Op::Flatten(size))
     }
 }
 

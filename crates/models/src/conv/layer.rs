@@ -187,8 +187,10 @@ impl Layer {
             }
             Self::Global => Features::Vector(mean(x.planes())),
             Self::Flatten(size) => {
-                let x = adaptive_avg_pool2d(x.planes(), [*size; 2]);
+                let x = x.planes();
                 let [b, c, h, w] = x.dims();
+                let x = if [h, w] == [*size; 2] { x } else { adaptive_avg_pool2d(x, [*size; 2]) };
+                let [h, w] = [*size; 2];
                 Features::Vector(x.reshape([b, c * h * w]))
             }
             Self::Squeeze { reduce, expand, act, gate } => {

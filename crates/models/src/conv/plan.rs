@@ -89,7 +89,7 @@ impl ConvPlan {
         if let Some(tensor) = spec.lacks.iter().find(|name| checkpoint.contains(name)) {
             return Err(format!("it has \"{tensor}\", which no network of this family has"));
         }
-        let image = Axis::new("image", image_channels(&spec, &shapes)?);
+        let image = Axis::new("image", image_channels(&spec, &shapes, checkpoint)?);
         let mut builder = Builder::new(&spec, &shapes, config, image);
         let root = Spot { block: "", place: Place::default(), stride: 1 };
         let mut pieces = Vec::new();
@@ -175,8 +175,8 @@ impl ConvPlan {
     }
 }
 
-/// Channels of the images: what the first convolution takes.
-fn image_channels(spec: &ConvSpec, shapes: &Shapes<'_>) -> Result<usize, String> {
+/// Channels of the images: what the first convolution takes; without one, as many as are normalized.
+fn image_channels(spec: &ConvSpec, shapes: &Shapes<'_>, checkpoint: &Checkpoint) -> Result<usize, String> {
     let place = Place::default();
     let conv = |layers: &[LayerSpec], block: &str| {
         layers.iter().find_map(|layer| layer.conv.as_ref()).and_then(|name| full_name(block, name, place))
@@ -185,7 +185,10 @@ fn image_channels(spec: &ConvSpec, shapes: &Shapes<'_>) -> Result<usize, String>
         let stage = spec.stages.first()?;
         conv(&spec.units.get(stage.units.first()?)?.layers, &fill(&stage.block, place)?)
     };
-    let name = conv(&spec.stem.layers, "").or_else(first_block).ok_or("there is no first convolution")?;
+    let Some(name) = conv(&spec.stem.layers, "").or_else(first_block) else {
+        let colours = Normalization::of(checkpoint, spec.normalize.as_ref()).map_err(|e| e.to_string())?;
+        return Ok(colours.mean.len());
+    };
     match shapes.weight(&name) {
         Some(WeightShape::Dense(shape)) if shape.len() == 4 => Ok(shape[1]),
         // A packed stem does not tell its kernel: colours are three.

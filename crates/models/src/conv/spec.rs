@@ -17,7 +17,7 @@ use super::name;
 use super::normalization::Normalization;
 use crate::error::{Error, Result};
 
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("resnet_cifar", include_str!("../../specs/conv/resnet_cifar.toml")),
     ("resnet", include_str!("../../specs/conv/resnet.toml")),
     ("resnet_hf", include_str!("../../specs/conv/resnet_hf.toml")),
@@ -27,6 +27,8 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("efficientnet_lite", include_str!("../../specs/conv/efficientnet_lite.toml")),
     ("convnext", include_str!("../../specs/conv/convnext.toml")),
     ("convnext_hf", include_str!("../../specs/conv/convnext_hf.toml")),
+    ("convnet", include_str!("../../specs/conv/convnet.toml")),
+    ("mlp", include_str!("../../specs/conv/mlp.toml")),
 ];
 
 /// A family of convolutional networks.
@@ -153,7 +155,7 @@ pub(super) struct LayerSpec {
     pub scale: Option<String>,
     pub stride: Option<Stride>,
     pub padding: Option<Padding>,
-    /// Side of a pooling window, or of the map that adaptive pooling gives.
+    /// Side of a pooling window.
     pub size: Option<usize>,
     /// Side of the kernel, for packed weights of convolutions with groups, which do not tell it.
     pub kernel: Option<usize>,
@@ -175,7 +177,7 @@ pub(super) enum PoolSpec {
     Average,
     /// One number a channel.
     Global,
-    /// To a map of `size` by `size`, read off as one vector.
+    /// All pixels as one vector; averaged to as many as the linear map that follows reads.
     Flatten,
 }
 
@@ -231,12 +233,13 @@ impl LayerSpec {
         if self.norm.is_some() && !named.is_empty() && self.conv.is_none() && self.linear.is_none() {
             return Err(format!("a norm after {named:?} needs an entry of its own"));
         }
-        let windowed = self.conv.is_some() || matches!(self.pool, Some(PoolSpec::Max | PoolSpec::Average));
+        let windowed = matches!(self.pool, Some(PoolSpec::Max | PoolSpec::Average));
+        if windowed != self.size.is_some() || self.size == Some(0) {
+            return Err("a pool by windows needs a size of at least 1, and nothing else has one".into());
+        }
+        let windowed = windowed || self.conv.is_some();
         if !windowed && (self.stride.is_some() || self.padding.is_some()) {
             return Err(format!("{named:?} has neither stride nor padding"));
-        }
-        if self.pool.is_some_and(|pool| pool != PoolSpec::Global) && self.size.is_none_or(|size| size == 0) {
-            return Err("a pool of this kind needs a size of at least 1".into());
         }
         match &self.stride {
             Some(Stride::Fixed(0)) => return Err("a stride of 0".into()),

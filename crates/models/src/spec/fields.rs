@@ -15,6 +15,8 @@ pub(crate) enum Key {
     Fields(Vec<String>),
     /// `{ value = … }`, for words, which would otherwise be fields.
     Constant(Constant),
+    /// `{ entries = FIELD }`: how many entries the table in a field has.
+    Entries(Entries),
     Value(Value),
 }
 
@@ -24,11 +26,17 @@ pub(crate) struct Constant {
     value: Value,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entries {
+    entries: String,
+}
+
 impl Key {
     /// How messages call the option.
     pub fn label(&self) -> String {
         match self {
-            Self::Field(name) => name.clone(),
+            Self::Field(name) | Self::Entries(Entries { entries: name }) => name.clone(),
             Self::Fields(names) => names.join("\" or \""),
             Self::Constant(Constant { value }) | Self::Value(value) => value.to_string(),
         }
@@ -59,7 +67,7 @@ impl<'a> Fields<'a> {
         'a: 'k,
     {
         match key {
-            Key::Field(path) => self.field(path),
+            Key::Field(path) | Key::Entries(Entries { entries: path }) => self.field(path),
             Key::Fields(paths) => {
                 let given = |path: &String| {
                     let value = path.split('.').try_fold(self.config, |table, part| table.get(part));
@@ -96,7 +104,11 @@ impl<'a> Fields<'a> {
     /// A positive whole number.
     pub fn count(&self, key: &Key) -> Result<usize> {
         let value = self.need(key)?;
-        let count = value.as_u64().filter(|&n| n > 0 && n < 1 << 32);
+        let count = match key {
+            Key::Entries(_) => value.as_object().map(|table| table.len() as u64),
+            _ => value.as_u64(),
+        };
+        let count = count.filter(|&n| n > 0 && n < 1 << 32);
         count.map(|n| n as usize).ok_or_else(|| self.wrong(key, value, "a positive whole number"))
     }
 
