@@ -333,7 +333,7 @@ mod tests {
                 },
                 "vgg",
                 // Convolutions of 1/16 of the usual numbers, and the biases; maps of 128 to 64, 64 to 64, 64 to 10.
-                (14_710_464 - 4224 - 1728) / 16 + 432 + 1056 + 13_066,
+                (14_710_464 - 1728) / 16 + 432 + 1056 + 13_066,
             ),
             (
                 Zoo::Convnet {

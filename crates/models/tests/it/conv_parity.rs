@@ -21,7 +21,7 @@ use crate::fixture::largest_difference;
 pub const PARITY: f32 = 1e-4;
 
 /// Folder, family, stages.
-pub const FIXTURES: [(&str, &str, usize); 13] = [
+pub const FIXTURES: [(&str, &str, usize); 17] = [
     ("resnet_cifar", "resnet_cifar", 8),
     ("resnet", "resnet", 8),
     ("resnet_bottleneck", "resnet", 7),
@@ -35,6 +35,10 @@ pub const FIXTURES: [(&str, &str, usize); 13] = [
     ("convnext", "convnext", 10),
     ("convnext_hf", "convnext_hf", 10),
     ("resnet_hf", "resnet_hf", 7),
+    ("convnet", "convnet", 3),
+    ("convnet_layer", "convnet", 3),
+    ("convnet_plain", "convnet", 2),
+    ("mlp", "mlp", 3),
 ];
 
 pub fn folder(name: &str) -> PathBuf {
@@ -202,6 +206,7 @@ fn packed_networks_compute_what_their_numbers_compute() {
             dense.push((tensor.to_string(), numbers));
             example = Some(matrix);
         }
+        let metadata = source.checkpoint().metadata();
         let quantization = QuantizationConfig::of([("m", &example.unwrap())], &[]).to_json();
         let with = |tensors: &[(String, RawTensor)], quantization: Option<serde_json::Value>| {
             let mut config = source.checkpoint().config().cloned().unwrap_or(json!({}));
@@ -210,7 +215,7 @@ fn packed_networks_compute_what_their_numbers_compute() {
             }
             let files = vec![
                 ("config.json".to_string(), config.to_string().into_bytes().into()),
-                ("model.safetensors".into(), to_safetensors(tensors, &BTreeMap::new()).unwrap().into()),
+                ("model.safetensors".into(), to_safetensors(tensors, metadata).unwrap().into()),
             ];
             let model = Model::from_checkpoint(Checkpoint::from_bytes(files).unwrap(), None, Device::flex());
             model.unwrap_or_else(|e| panic!("{name}: {e}"))

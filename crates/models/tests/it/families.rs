@@ -47,6 +47,7 @@ fn convolutional() -> Vec<(&'static str, &'static str, [f32; 2])> {
 fn reference(fixture: &str) -> &'static str {
     match fixture {
         "resnet_cifar" => "PyTorch, by the paper",
+        "mlp" | "convnet" | "convnet_layer" | "convnet_plain" => "PyTorch",
         "resnet_timm" | "efficientnet_lite" => "timm",
         name if name.ends_with("_hf") => "transformers",
         _ => "torchvision",

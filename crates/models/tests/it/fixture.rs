@@ -48,7 +48,8 @@ pub const DECODERS: &[&str] = &[
 pub const ENCODERS: &[&str] = &["bert", "roberta", "distilbert", "electra"];
 
 /// Folders of vision towers.
-pub const TOWERS: &[&str] = &["vit", "deit", "dinov2", "dinov2_gated", "clip_vision", "siglip_vision"];
+pub const TOWERS: &[&str] =
+    &["vit", "vit_classifier", "deit", "dinov2", "dinov2_gated", "clip_vision", "siglip_vision"];
 
 /// Folders of encoders of text whose pooled vector depends on the padding.
 pub const TEXT_TOWERS: &[&str] = &["clip_text", "siglip_text"];
