@@ -89,6 +89,8 @@ pub enum Verb {
     Generate(Generate),
     /// Train a model by a recipe.
     Train(Train),
+    /// Make a small data set from a trained classifier of images.
+    Distil(Distil),
     /// Show the experiments on the papers whose methods are built in.
     Reproduce(Reproduce),
     /// Show the report of an earlier run, or make its page again.
@@ -560,6 +562,55 @@ pub struct Train {
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
     /// Replace an existing output.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `trimtab distil`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  trimtab distil resnet20/ -o cifar100.safetensors --size 32\n  \
+    trimtab distil digits/ -o digits.safetensors --size 28 --no-flip --iterations 400 --epochs 100")]
+pub struct Distil {
+    /// The teacher.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Where the images and their soft labels go: one safetensors file.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Side of the images, pixels.
+    #[arg(long, default_value_t = 32)]
+    pub size: usize,
+    /// Images of each class.
+    #[arg(long, default_value_t = 10)]
+    pub images_per_class: usize,
+    /// Steps of the recovery of a block of images.
+    #[arg(long, default_value_t = 1000)]
+    pub iterations: usize,
+    /// Peak of the rate of the recovery.
+    #[arg(long, default_value_t = 0.25)]
+    pub rate: f64,
+    /// Weight of the statistics of batch norms; deeper teachers take less.
+    #[arg(long, default_value_t = 0.01)]
+    pub norm_weight: f64,
+    /// Share of the steps over which the crops become small; 0 leaves the curriculum out.
+    #[arg(long, default_value_t = 1.0)]
+    pub milestone: f64,
+    /// Pixels that a view is shifted by at most.
+    #[arg(long, default_value_t = 4)]
+    pub shift: usize,
+    /// Do not mirror images (digits, letters).
+    #[arg(long)]
+    pub no_flip: bool,
+    /// Images that are recovered together.
+    #[arg(long, default_value_t = 100)]
+    pub block: usize,
+    /// Passes of the later training that soft labels are stored for.
+    #[arg(long, default_value_t = 300)]
+    pub epochs: usize,
+    /// Images of a step of the later training.
+    #[arg(long, default_value_t = 25)]
+    pub batch: usize,
+    /// Replace an existing file.
     #[arg(long)]
     pub force: bool,
 }

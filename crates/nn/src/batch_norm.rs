@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData, module::batch_norm};
 use rayon::prelude::*;
 
 use crate::axis::Axis;
-use crate::ctx::{BatchStatistics, Ctx};
+use crate::ctx::{BatchStatistics, Ctx, NormInput};
 use crate::site::Site;
 use crate::weight::{Weight, host, on_host};
 
@@ -54,6 +54,9 @@ impl BatchNorm {
 
     /// `[B, C, H, W] -> [B, C, H, W]`.
     pub fn forward(&self, x: Tensor<4>, ctx: &mut Ctx<'_>) -> Tensor<4> {
+        if let Some(inputs) = ctx.norm_inputs.as_deref_mut() {
+            inputs.push(self.observe(x.clone()));
+        }
         if let Some(seen) = ctx.batch_statistics.as_deref_mut() {
             return self.by_batch(x, seen);
         }
@@ -73,11 +76,22 @@ impl BatchNorm {
         Tensor::from_data(TensorData::new(values, dims), &device)
     }
 
+    /// What this norm is given.
+    fn observe(&self, x: Tensor<4>) -> NormInput {
+        let [_, c, ..] = x.dims();
+        let mean = over_pixels(x.clone());
+        NormInput {
+            norm: self.name.clone(),
+            variance: over_pixels((x - mean.clone()).square()).reshape([c]),
+            mean: mean.reshape([c]),
+            running_mean: self.mean.val(),
+            running_variance: self.variance.val(),
+        }
+    }
+
     /// Normalizes by the batch, whose statistics are noted with the unbiased variance; the norm itself uses the biased one.
     fn by_batch(&self, x: Tensor<4>, seen: &mut Vec<BatchStatistics>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
-        let over_pixels =
-            |x: Tensor<4>| x.reshape([b, c, h * w]).mean_dim(2).mean_dim(0).reshape([1, c, 1, 1]);
         let mean = over_pixels(x.clone());
         let centred = x - mean.clone();
         let variance = over_pixels(centred.clone().square());
@@ -123,6 +137,12 @@ impl BatchNorm {
         let bias = Tensor::from_data(TensorData::new(bias, [meta.rows]), &device);
         Site::new(meta.clone(), Weight::dense(matrix), Some(bias)).expect("shapes of the site itself")
     }
+}
+
+/// Mean of each channel over batch and pixels: `[B, C, H, W] -> [1, C, 1, 1]`.
+fn over_pixels(x: Tensor<4>) -> Tensor<4> {
+    let [b, c, h, w] = x.dims();
+    x.reshape([b, c, h * w]).mean_dim(2).mean_dim(0).reshape([1, c, 1, 1])
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::layer::Table;
 use crate::samples::Capture;
 use crate::site::Site;
 use crate::tap::TapSet;
@@ -23,11 +24,15 @@ pub struct Ctx<'a> {
     pub row_weights: Option<&'a [f64]>,
     /// The owner of the tied weight; a tied head borrows it.
     pub tied: Option<Site>,
+    /// The table of positions by distance that the blocks of one part of a network share.
+    pub relative: Option<Table>,
     /// What belongs to the second input of a network of two parts.
     pub second: SecondInput<'a>,
     /// Where batch norms leave the statistics of the batch, by which they then normalize, as in training; without it they
     /// normalize by those that they have stored.
     pub batch_statistics: Option<&'a mut Vec<BatchStatistics>>,
+    /// Where batch norms leave what they saw beside what they have stored, so that images can be made to agree with it.
+    pub norm_inputs: Option<&'a mut Vec<NormInput>>,
     /// Where layers leave what the gradients of single samples follow from.
     pub capture: Option<&'a mut Capture>,
 }
@@ -41,6 +46,21 @@ pub struct BatchStatistics {
     pub mean: Vec<f32>,
     /// Unbiased variance of each channel, `[C]`.
     pub variance: Vec<f32>,
+}
+
+/// Statistics of what a batch norm is given beside those that it has stored; the former have gradients.
+#[derive(Clone, Debug)]
+pub struct NormInput {
+    /// Module path of the norm in the checkpoint.
+    pub norm: String,
+    /// Mean of each channel over batch and pixels, `[C]`.
+    pub mean: Tensor<1>,
+    /// Biased variance of each channel, `[C]`.
+    pub variance: Tensor<1>,
+    /// The mean that the norm has stored, `[C]`.
+    pub running_mean: Tensor<1>,
+    /// The variance that the norm has stored, `[C]`.
+    pub running_variance: Tensor<1>,
 }
 
 /// Mask and weights of the second input of a network of two parts.

@@ -23,7 +23,7 @@ pub mod weight;
 
 pub use axis::Axis;
 pub use batch_norm::BatchNorm;
-pub use ctx::{BatchStatistics, Ctx, KvCache, SecondInput};
+pub use ctx::{BatchStatistics, Ctx, KvCache, NormInput, SecondInput};
 pub use error::{Error, Result};
 pub use layer::{Held, HeldMut, Layer, LayerMut, NamedTensor, Table};
 pub use network::Network;

@@ -29,7 +29,12 @@ impl<'a> Lab<'a> {
     /// [`Error::Stopped`] if it should end.
     pub fn tell(&self, what: &str) -> Result<()> {
         (self.tell)(what);
-        if (self.stop)() { Err(Error::Stopped) } else { Ok(()) }
+        if self.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+    }
+
+    /// Whether the experiment should end.
+    pub fn is_stopped(&self) -> bool {
+        (self.stop)()
     }
 
     /// A file of the folder.

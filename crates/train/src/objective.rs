@@ -64,6 +64,11 @@ pub trait Objective<M, B> {
     /// # Errors
     /// Whatever the forward pass meets.
     fn loss(&self, model: &M, batch: &B, pass: &mut Pass) -> Result<Loss>;
+
+    /// The module after a step, moved to where its parameters are allowed to be; by default they may be anywhere.
+    fn project(&self, model: M) -> M {
+        model
+    }
 }
 
 /// Cross-entropy of the next token; the field maps a model, token ids `[B, T]` and a context to logits `[B, T, V]`.

@@ -68,6 +68,30 @@ impl<M> Outcome<M> {
     }
 }
 
+/// Where a batch stands in a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub seed: u64,
+    pub step: usize,
+    /// Number of the pass in its step, different in every process.
+    pub pass: usize,
+    pub progress: f64,
+}
+
+/// The batch of these items, changed by the transform.
+pub(crate) fn made<D: Dataset>(
+    data: &D,
+    items: &[Item],
+    transform: Option<&dyn BatchTransform<D::Batch>>,
+    place: Place,
+    device: &Device,
+) -> Result<D::Batch> {
+    let batch = data.batch(items, device)?;
+    let Some(transform) = transform else { return Ok(batch) };
+    let mut stream = Stream::new(place.seed, "train/transform", place.step as u64, place.pass as u64);
+    transform.apply(batch, &mut stream, place.progress)
+}
+
 /// What the passes of one step give.
 struct Passes {
     gradients: Gradients,
@@ -145,7 +169,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let size = (run.position.batch as u64).min(length - run.position.phase_samples) as usize;
             let passes = self.passes(&mut run, phase, size, &mut sampler, workers)?;
             let rates = phase.rates(run.position.phase_samples + size as u64, length);
-            run.module = run.optimizer.step(run.module, passes.gradients, &rates);
+            run.module = self.objective.project(run.optimizer.step(run.module, passes.gradients, &rates));
             if let Some(share) = self.settings.average {
                 run.average = run.average.map(|average| average::follow(average, &run.module, share));
             }
@@ -254,12 +278,8 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         let (mut gatherer, mut norms) = (Gatherer::default(), NormStatistics::default());
         let own = sampler.take(samples, size)[share(size, workers.rank(), workers.size())].to_vec();
         for (number, items) in own.chunks(self.pass_size(size)).enumerate() {
-            let mut batch = self.data.batch(items, &device)?;
-            if let Some(transform) = self.transform {
-                let item = (workers.rank() << 32) + number;
-                let mut stream = Stream::new(settings.seed, "train/transform", step as u64, item as u64);
-                batch = transform.apply(batch, &mut stream, progress)?;
-            }
+            let place = Place { seed: settings.seed, step, pass: (workers.rank() << 32) + number, progress };
+            let batch = made(self.data, items, self.transform, place, &device)?;
             let capture = asks.then(Capture::default);
             let mut pass =
                 Pass { training: true, step, progress, seed: settings.seed, capture, ..Pass::default() };

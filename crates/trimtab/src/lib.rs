@@ -8,6 +8,7 @@ pub mod apply;
 pub mod bench;
 pub mod calibration;
 pub mod convert;
+pub mod distil;
 pub mod engine;
 pub mod error;
 pub mod evidence;

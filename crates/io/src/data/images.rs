@@ -50,7 +50,25 @@ impl ImageSet {
         Ok(Self { shape: [n, c, h, w], labels, pixels: images.bytes })
     }
 
-    /// Images whose numbers lie in memory; `pixels` must fill `shape`, with a label each.
+    /// Images whose numbers lie in memory.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `pixels` do not fill `shape`, or there is not one label from 0 on for each image.
+    pub fn new(shape: [usize; 4], labels: Vec<i64>, pixels: Vec<u8>) -> Result<Self> {
+        if shape.iter().product::<usize>() != pixels.len() || labels.len() != shape[0] {
+            let (found, count) = (pixels.len(), labels.len());
+            return Err(Error::invalid(
+                "images",
+                format!("{found} numbers and {count} labels do not fill {shape:?}"),
+            ));
+        }
+        match labels.iter().find(|&&label| label < 0) {
+            Some(label) => Err(Error::invalid("images", format!("label {label} is negative"))),
+            None => Ok(Self::from_pixels(shape, labels, pixels)),
+        }
+    }
+
+    /// The same, unchecked.
     pub(super) fn from_pixels(shape: [usize; 4], labels: Vec<i64>, pixels: Vec<u8>) -> Self {
         Self { shape, labels, pixels: pixels.into() }
     }

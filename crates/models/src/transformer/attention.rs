@@ -93,9 +93,12 @@ impl Attention {
             (k, v) = cache.append(self.index, k, v);
         }
         let sight = Sight { causal: c.causal, window: options.window };
-        let bias = self
-            .relative
-            .as_ref()
+        if self.owns_relative {
+            ctx.relative.clone_from(&self.relative);
+        }
+        // Without the block that owns the table before it, as when blocks are run one by one, a block has its copy.
+        let table = ctx.relative.as_ref().or(self.relative.as_ref());
+        let bias = table
             .zip(c.relative)
             .map(|(table, positions)| relative::bias(table, positions, c.causal, [t, k.dims()[2]]));
         let mixed = attend([q, k, v], sight, ctx.mask.clone(), &c.scoring, bias);

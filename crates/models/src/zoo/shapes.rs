@@ -13,7 +13,10 @@ pub(super) type Shapes = Vec<(String, Vec<usize>)>;
 
 impl Zoo {
     /// Its `config.json`, for a transformer.
-    pub(super) fn config(&self) -> Result<Option<Value>> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that no network of the family has.
+    pub fn config(&self) -> Result<Option<Value>> {
         let &Self::Vit { image, patch, width, blocks, heads, hidden, classes, channels } = self else {
             return Ok(None);
         };

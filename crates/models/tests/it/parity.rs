@@ -1,7 +1,11 @@
 //! Hidden states and logits equal those of transformers, and decoding with a cache equals the full pass.
 
-use burn::tensor::Device;
-use trimtab_nn::{Ctx, Flow, StageSource, Task};
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors};
+use trimtab_models::Model;
+use trimtab_nn::{Ctx, Flow, LayerMut, Network, StageSource, Table, Task, host};
 
 use crate::fixture::{
     DECODERS, ENCODERS, Fixture, MULTIMODAL, PAIRS, TOWERS, all, each, largest_difference, numbers, trace,
@@ -97,7 +101,7 @@ fn the_trainable_module_computes_the_same() {
         // With gradients the framework computes, not the kernels of the house.
         for device in [Device::flex(), Device::flex().autodiff()] {
             let module = fixture.model.trainable(&device).unwrap();
-            let ids = burn::tensor::Tensor::from_data(fixture.ids().into_data(), &device);
+            let ids = Tensor::from_data(fixture.ids().into_data(), &device);
             let logits = numbers(module.forward(Flow::Tokens(ids), &mut Ctx::default()).unwrap());
             let difference = largest_difference(&logits, &fixture.expected("logits"));
             assert!(difference < PARITY, "{name}: {difference}");
@@ -196,12 +200,11 @@ fn a_new_model_has_the_tensors_of_the_reference() {
 #[test]
 fn images_of_another_size_are_refused() {
     let fixture = Fixture::open("vit");
-    let image = burn::tensor::Tensor::zeros([1, 3, 16, 8], &Device::flex());
+    let image = Tensor::zeros([1, 3, 16, 8], &Device::flex());
     let error = fixture.network().forward(Flow::Image(image), &mut Ctx::default()).unwrap_err().to_string();
     assert!(error.contains("[3, 16, 8]") && error.contains("resize"), "{error}");
-    let error = fixture
-        .network()
-        .forward(Flow::Vector(burn::tensor::Tensor::zeros([1, 3], &Device::flex())), &mut Ctx::default());
+    let error =
+        fixture.network().forward(Flow::Vector(Tensor::zeros([1, 3], &Device::flex())), &mut Ctx::default());
     assert!(error.unwrap_err().to_string().contains("images"));
 }
 
@@ -212,4 +215,54 @@ fn both_spellings_of_rotary_settings_mean_the_same() {
     let fixture = Fixture::with("llama3", None, |config| *config = old.clone());
     let (hidden, logits) = fixture.differences();
     assert!(hidden.max(logits.unwrap()) < PARITY);
+}
+
+#[test]
+fn all_blocks_of_a_part_follow_a_change_of_its_table_of_positions() {
+    let fixture = Fixture::open("t5");
+    let is_table = |name: &str| name.ends_with("relative_attention_bias.weight");
+    let changed = |values: Vec<f32>| -> Vec<f32> { values.iter().map(|v| 1.0 - 2.0 * v).collect() };
+    // In memory: the first block of each part holds the table.
+    let mut network = fixture.network();
+    for stage in 0..network.stages().len() {
+        for layer in network.stage_mut(stage).layers_mut() {
+            if let LayerMut::Table(table) = layer
+                && is_table(table.name())
+            {
+                let [rows, heads] = table.rows().dims();
+                let values = TensorData::new(changed(host(table.rows())), [rows, heads]);
+                let values = Tensor::from_data(values, &Device::flex());
+                *table = Table::new(table.name().into(), vec![rows, heads], values);
+            }
+        }
+    }
+    // In the file: every block reads it.
+    let source = fixture.model.checkpoint();
+    let tensors = source.names().map(|name| {
+        let raw = source.tensor(name).unwrap();
+        let raw = match is_table(name) {
+            true => {
+                let values = changed(raw.to_f32().unwrap());
+                RawTensor::from_f32(raw.shape, &values, Dtype::F32).unwrap()
+            }
+            false => raw,
+        };
+        (name.to_string(), raw)
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let files = vec![
+        ("config.json".to_string(), Bytes::from(source.config().unwrap().to_string().into_bytes())),
+        ("model.safetensors".to_string(), Bytes::from(to_safetensors(&tensors, &BTreeMap::new()).unwrap())),
+    ];
+    let written =
+        Model::from_checkpoint(Checkpoint::from_bytes(files).unwrap(), None, Device::flex()).unwrap();
+    let run = |network: &Network| {
+        let (_, logits) =
+            network.forward(fixture.pair(), &mut fixture.pair_ctx()).unwrap().pair("test").unwrap();
+        host(logits.hidden("test").unwrap())
+    };
+    let [a, b, before] =
+        [network, written.network().unwrap(), fixture.network()].map(|network| run(&network));
+    assert!(largest_difference(&a, &b) < 1e-5, "{}", largest_difference(&a, &b));
+    assert!(largest_difference(&a, &before) > 1e-2, "the change is seen");
 }

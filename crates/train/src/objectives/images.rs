@@ -25,6 +25,8 @@ pub enum Targets {
     Classes(Vec<usize>),
     /// Two classes each.
     Mixed(Vec<MixedLabel>),
+    /// What a teacher says, logits `[B, C]`.
+    Teacher(Tensor<2>),
 }
 
 impl Targets {
@@ -43,6 +45,9 @@ impl Targets {
             Self::Classes(classes) => rows(classes.len(), &|i| [(classes[i], 1.0), (classes[i], 0.0)]),
             Self::Mixed(all) => {
                 rows(all.len(), &|i| [(all[i].a, all[i].lambda), (all[i].b, 1.0 - all[i].lambda)])
+            }
+            Self::Teacher(logits) => {
+                activation::softmax(logits.clone(), 1) * (1.0 - smoothing) + smoothing / classes as f64
             }
         }
     }
@@ -113,6 +118,33 @@ where
             mean = decoupled.loss(logits, labels, mean);
         }
         Ok(Loss { mean, terms: n, correct })
+    }
+}
+
+/// The distribution of a teacher over the classes, softened: `KL(softmax(t / T) || softmax(s / T))`, the mean over the batch, in
+/// nats and without a factor of `T^2`. What has classes and no teacher's logits (held-out images) is classified.
+#[derive(Clone, Copy, Debug)]
+pub struct Imitate<F> {
+    /// The forward pass.
+    pub logits: F,
+    /// Temperature, positive.
+    pub temperature: f64,
+}
+
+impl<M, F> Objective<M, ImageBatch> for Imitate<F>
+where
+    F: Fn(&M, Tensor<4>, &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<2>>,
+{
+    fn loss(&self, model: &M, batch: &ImageBatch, pass: &mut Pass) -> Result<Loss> {
+        let Targets::Teacher(teacher) = &batch.targets else {
+            return Classify::new(&self.logits).loss(model, batch, pass);
+        };
+        let logits = (self.logits)(model, batch.images.clone(), &mut pass.ctx())?;
+        let [n, _] = logits.dims();
+        let softened = |logits: Tensor<2>| activation::log_softmax(logits / self.temperature, 1);
+        let (teacher, student) = (softened(teacher.clone()), softened(logits));
+        let mean = (teacher.clone().exp() * (teacher - student)).sum() / n as f64;
+        Ok(Loss::new(mean, n))
     }
 }
 

@@ -7,5 +7,5 @@ mod masked;
 
 pub use contrastive::{Contrastive, ContrastiveKind, info_nce_share};
 pub use decoupled_mixup::{DecoupledMixup, Head, Mode};
-pub use images::{Classify, ImageBatch, MixedLabel, Targets, ViewBatch, soft_cross_entropy};
+pub use images::{Classify, ImageBatch, Imitate, MixedLabel, Targets, ViewBatch, soft_cross_entropy};
 pub use masked::log_sum_exp;

@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
-use rayon::prelude::*;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use trimtab_io::augment::{Augment, Image, Mixer, Normalize, Pipeline};
-use trimtab_io::{ImageFolder, ImageSet};
-use trimtab_math::random::Stream;
-use trimtab_models::Normalization;
+use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
+use trimtab_io::{ImageFolder, ImageSet, OutDir};
+use trimtab_models::{Normalization, Zoo};
 use trimtab_nn::{Ctx, Flow, Network};
-use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, MixedLabel, Targets};
-use trimtab_train::{BatchTransform, Dataset, Item, Trainer};
+use trimtab_train::distil::DistilledSet;
+use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, Imitate};
+use trimtab_train::{BatchSize, BatchTransform, Dataset, Mix, Objective, Pictures, Trainer};
 
 use super::{Run, Summary};
 use crate::error::{Error, Result};
@@ -36,6 +35,26 @@ pub struct ImageSource {
     /// Changes of single images that are trained on, in order.
     #[serde(default)]
     pub augment: Vec<Augment>,
+}
+
+/// A made data set, and real images to measure on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilledSource {
+    /// What `trimtab distil` wrote; relative to the recipe.
+    pub path: PathBuf,
+    /// A safetensors file with `SPLIT.images` and `SPLIT.labels` to measure on.
+    pub heldout: PathBuf,
+    /// Its split.
+    #[serde(default = "test_split")]
+    pub split: String,
+    /// Temperature that the words of the teacher and of the student are softened by.
+    #[serde(default = "warm")]
+    pub temperature: f64,
+}
+
+fn warm() -> f64 {
+    20.0
 }
 
 fn train_split() -> String {
@@ -71,81 +90,6 @@ impl ImageObjective {
     }
 }
 
-/// Labelled images as a data set of the loop. What is drawn for an image depends on seed, pass and image alone.
-pub struct Pictures {
-    images: ImageSet,
-    pipeline: Pipeline,
-    seed: u64,
-}
-
-impl Pictures {
-    /// Images that go through `pipeline`. Labels must lie below `classes`.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for another label.
-    pub fn new(images: ImageSet, pipeline: Pipeline, seed: u64, classes: usize) -> Result<Self> {
-        match images.labels.iter().find(|&&label| label as usize >= classes) {
-            Some(label) => {
-                let message = format!("there is a label {label}, but the network has {classes} classes");
-                Err(Error::Setting { what: "network.classes", message })
-            }
-            None => Ok(Self { images, pipeline, seed }),
-        }
-    }
-}
-
-impl Dataset for Pictures {
-    type Batch = ImageBatch;
-
-    fn len(&self) -> usize {
-        self.images.len()
-    }
-
-    fn batch(&self, items: &[Item], device: &Device) -> trimtab_train::Result<ImageBatch> {
-        let [_, c, h, w] = self.images.shape;
-        let one = |item: &Item| {
-            let pixels = self.images.pixels(item.index..item.index + 1).to_vec();
-            let image = Image::new([c, h, w], pixels)?;
-            self.pipeline.apply(image, self.seed, item.epoch, item.index as u64)
-        };
-        let images = items.par_iter().map(one).collect::<trimtab_io::Result<Vec<Image<f32>>>>()?;
-        let targets =
-            Targets::Classes(items.iter().map(|item| self.images.labels[item.index] as usize).collect());
-        Ok(ImageBatch { images: tensor(images, device), targets })
-    }
-}
-
-/// Images of one shape as `[B, C, H, W]`.
-fn tensor(images: Vec<Image<f32>>, device: &Device) -> Tensor<4> {
-    let [c, h, w] = images.first().map_or([0; 3], Image::shape);
-    let n = images.len();
-    let values: Vec<f32> = images.into_iter().flat_map(Image::into_pixels).collect();
-    Tensor::from_data(TensorData::new(values, [n, c, h, w]), device)
-}
-
-/// Mixes the images of a batch with each other.
-struct Mix<'a>(&'a Mixer);
-
-impl BatchTransform<ImageBatch> for Mix<'_> {
-    fn apply(&self, batch: ImageBatch, stream: &mut Stream, _: f64) -> trimtab_train::Result<ImageBatch> {
-        let Targets::Classes(classes) = &batch.targets else { return Ok(batch) };
-        let ([_, c, h, w], device) = (batch.images.dims(), batch.images.device());
-        let values: Vec<f32> = batch.images.into_data().iter::<f32>().collect();
-        let images = values.chunks_exact(c * h * w).map(|image| Image::new([c, h, w], image.to_vec()));
-        let images = images.collect::<trimtab_io::Result<Vec<_>>>()?;
-        let labels: Vec<i64> = classes.iter().map(|&class| class as i64).collect();
-        let mixed = self.0.apply(&images, &labels, stream)?;
-        let pairs = mixed.first.iter().zip(&mixed.second).zip(&mixed.lambda);
-        let label = |((&a, &b), &lambda): ((&i64, &i64), &f32)| MixedLabel {
-            a: a as usize,
-            b: b as usize,
-            lambda: f64::from(lambda),
-        };
-        let targets = Targets::Mixed(pairs.map(label).collect());
-        Ok(ImageBatch { images: tensor(mixed.images, &device), targets })
-    }
-}
-
 /// Both splits of a source.
 fn read(source: &ImageSource, base: &Path) -> Result<[ImageSet; 2]> {
     let path = base.join(&source.path);
@@ -173,7 +117,7 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
             return Err(Error::Setting { what: "data.images", message });
         }
     }
-    let mut out = run.open((&train.labels, &test.labels, train.pixels(0..train.len())))?;
+    let out = run.open((&train.labels, &test.labels, train.pixels(0..train.len())))?;
     let normalize = Some(Normalize { mean: source.mean.clone(), std: source.std.clone() });
     let plain = Pipeline { augment: Vec::new(), normalize: normalize.clone() };
     let augmented = Pipeline { augment: source.augment.clone(), normalize };
@@ -181,14 +125,80 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
     let data = Pictures::new(train, augmented, seed, zoo.classes())?;
     let heldout = Pictures::new(test, plain, seed, zoo.classes())?;
     let colours = Normalization { mean: source.mean.clone(), std: source.std.clone() };
-    let network = super::language::trainable(zoo.checkpoint(recipe.seed, &colours)?, run.device)?;
     let ImageObjective { smoothing, mix, decoupled } = &recipe.objective;
     let objective = Classify { logits, smoothing: *smoothing, decoupled: *decoupled };
-    let mix = mix.as_ref().map(Mix);
-    let mut trainer = Trainer::new(&data, &objective, &recipe.training, run.device.clone());
-    trainer.heldout = Some(&heldout);
+    go(run, zoo, &colours, [&data, &heldout], &objective, mix.as_ref(), out, monitor)
+}
+
+/// Trains on images that `trimtab distil` made: exactly the batches that their soft labels belong to.
+pub(super) fn train_distilled(
+    run: &Run<'_>,
+    source: &DistilledSource,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary> {
+    let recipe = run.recipe;
+    let zoo = run.need(&recipe.network, "network")?;
+    if recipe.objective != ImageObjective::default() {
+        let message =
+            "belongs to images with classes; a teacher's words are all that is minimized here".into();
+        return Err(Error::Setting { what: "objective", message });
+    }
+    let path = run.base.join(&source.path);
+    let DistilledSet { images, labels } = DistilledSet::read(&path)?;
+    let test = ImageSet::read(run.base.join(&source.heldout), &source.split)?;
+    let replay = labels.replay().clone();
+    let differs = |what: &'static str, message: String| Err(Error::Setting { what, message });
+    if labels.classes() != zoo.classes() {
+        return differs("network.classes", format!("the teacher tells {} classes apart", labels.classes()));
+    }
+    if recipe.training.seed != replay.seed {
+        return differs("training.seed", format!("the soft labels were made for seed {}", replay.seed));
+    }
+    if recipe.training.batch != BatchSize::Fixed(replay.batch) || recipe.training.micro_batch.is_some() {
+        return differs(
+            "training.batch",
+            format!("the soft labels were made for whole steps of {}", replay.batch),
+        );
+    }
+    if !(source.temperature > 0.0 && source.temperature.is_finite()) {
+        return differs(
+            "data.distilled.temperature",
+            format!("must be positive, found {}", source.temperature),
+        );
+    }
+    let out = run.open((&images.labels, &test.labels, images.pixels(0..images.len())))?;
+    let normalize = Some(replay.normalize.clone());
+    let augmented = Pipeline { augment: replay.augment.clone(), normalize: normalize.clone() };
+    let data = Pictures::new(images, augmented, replay.seed, zoo.classes())?.with_soft_labels(labels)?;
+    let plain = Pipeline { augment: Vec::new(), normalize };
+    let heldout = Pictures::new(test, plain, replay.seed, zoo.classes())?;
+    let Normalize { mean, std } = replay.normalize;
+    let objective = Imitate { logits, temperature: source.temperature };
+    let colours = Normalization { mean, std };
+    go(run, zoo, &colours, [&data, &heldout], &objective, replay.mix.as_ref(), out, monitor)
+}
+
+/// Trains a new network of the zoo and writes it.
+#[allow(clippy::too_many_arguments)]
+fn go(
+    run: &Run<'_>,
+    zoo: &Zoo,
+    colours: &Normalization,
+    [data, heldout]: [&Pictures; 2],
+    objective: &impl Objective<Network, ImageBatch>,
+    mix: Option<&Mixer>,
+    mut out: OutDir,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary> {
+    let network = super::language::trainable(zoo.checkpoint(run.recipe.seed, colours)?, run.device)?;
+    let mix = mix.map(Mix);
+    let mut trainer = Trainer::new(data, objective, &run.recipe.training, run.device.clone());
+    trainer.heldout = Some(heldout);
     trainer.transform = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
     let (outcome, measured) = run.go(&mut trainer, network, &out, "images", monitor)?;
-    let params = run.write(&mut out, outcome.result(), &zoo.metadata(&colours))?;
+    let params = run.write(&mut out, outcome.result(), &zoo.metadata(colours))?;
+    if let Some(config) = zoo.config()? {
+        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+    }
     run.publish(out, outcome, measured, [params, data.len()])
 }

@@ -15,7 +15,8 @@ use trimtab_models::Zoo;
 use trimtab_nn::Network;
 use trimtab_train::{Dataset, Measured, Objective, Observer, Outcome, Settings, StepRecord, Trainer};
 
-pub use images::{ImageObjective, ImageSource, Pictures};
+pub use images::{DistilledSource, ImageObjective, ImageSource};
+pub use trimtab_train::Pictures;
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -123,6 +124,8 @@ pub enum DataSource {
     },
     /// Images with labels.
     Images(ImageSource),
+    /// Images that `trimtab distil` made, with the words of their teacher.
+    Distilled(DistilledSource),
 }
 
 fn small_share() -> f64 {
@@ -176,6 +179,7 @@ impl Recipe {
     pub fn read_data_from(&mut self, path: PathBuf) -> Result<()> {
         match &mut self.data {
             DataSource::Images(source) => source.path = path,
+            DataSource::Distilled(source) => source.path = path,
             DataSource::Text { files, .. } => *files = vec![path],
             DataSource::Stories { .. } => {
                 let message = "the recipe trains on stories of the built-in grammar, not on a file".into();
@@ -204,6 +208,7 @@ pub fn train(
     match &recipe.data {
         DataSource::Stories { .. } | DataSource::Text { .. } => language::train(&run, monitor),
         DataSource::Images(source) => images::train(&run, source, monitor),
+        DataSource::Distilled(source) => images::train_distilled(&run, source, monitor),
     }
 }
 

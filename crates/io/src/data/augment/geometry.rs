@@ -47,10 +47,10 @@ pub fn resized_crop<T: Element>(image: &Image<T>, crop: Crop, size: [usize; 2]) 
 }
 
 /// For a place of the result the two source places and the share of the second.
-type Tap = (usize, usize, f32);
+pub type Tap = (usize, usize, f32);
 
-/// The taps of the places `range` where `from` places become `to`.
-fn taps(from: usize, to: usize, range: Range<usize>) -> Vec<Tap> {
+/// The taps of the places `range` where `from` places (1 or more) become `to`, as in [`resized_crop`].
+pub fn taps(from: usize, to: usize, range: Range<usize>) -> Vec<Tap> {
     let scale = from as f32 / to as f32;
     range
         .map(|i| {

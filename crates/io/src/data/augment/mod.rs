@@ -15,7 +15,9 @@ mod tone;
 
 pub use colour::{ColourJitter, RandomGrayscale, brightness, contrast, hue, saturation};
 pub use filter::{GaussianBlur, gaussian_blur, sharpness};
-pub use geometry::{Crop, HorizontalFlip, RandomCrop, RandomResizedCrop, flip, resize_centre, resized_crop};
+pub use geometry::{
+    Crop, HorizontalFlip, RandomCrop, RandomResizedCrop, Tap, flip, resize_centre, resized_crop, taps,
+};
 pub use image::{Element, Image};
 pub use mix::{Mixed, Mixer};
 pub use pipeline::{Augment, Normalize, Pipeline};
