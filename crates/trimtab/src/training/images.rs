@@ -124,7 +124,8 @@ fn tensor(images: Vec<Image<f32>>, device: &Device) -> Tensor<4> {
 }
 
 /// Mixes the images of a batch with each other.
-struct Mix<'a>(&'a Mixer);
+#[derive(Clone, Copy, Debug)]
+pub struct Mix<'a>(pub &'a Mixer);
 
 impl BatchTransform<ImageBatch> for Mix<'_> {
     fn apply(&self, batch: ImageBatch, stream: &mut Stream, _: f64) -> trimtab_train::Result<ImageBatch> {
@@ -158,7 +159,11 @@ fn read(source: &ImageSource, base: &Path) -> Result<[ImageSet; 2]> {
     Ok([split(&source.train)?, split(&source.heldout)?])
 }
 
-fn logits(model: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<2>> {
+/// What a classifier says of images `[B, C, H, W]`: `[B, classes]`.
+///
+/// # Errors
+/// Those of the network, and one that does not end with vectors.
+pub fn logits(model: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<2>> {
     model.forward(Flow::Image(images), ctx)?.vector("loss")
 }
 

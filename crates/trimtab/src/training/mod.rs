@@ -15,7 +15,7 @@ use trimtab_models::Zoo;
 use trimtab_nn::Network;
 use trimtab_train::{Dataset, Measured, Objective, Observer, Outcome, Settings, StepRecord, Trainer};
 
-pub use images::{ImageObjective, ImageSource, Pictures};
+pub use images::{ImageObjective, ImageSource, Mix, Pictures, logits};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
