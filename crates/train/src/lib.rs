@@ -50,7 +50,7 @@ mod trainer;
 mod workers;
 
 pub use adaptive::{Adaptive, Test};
-pub use batch::BatchSize;
+pub use batch::{BatchSize, Ramp};
 pub use data::{BatchTransform, Dataset, TokenBatch, TokenWindows};
 pub use error::{Error, Result};
 pub use gradients::{Gradient, Gradients};

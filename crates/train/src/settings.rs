@@ -157,7 +157,7 @@ impl Phase {
         if lengths.iter().filter(|given| **given).count() != 1 {
             return Err(Error::setting(place("steps"), "give one of steps, epochs and samples"));
         }
-        if self.steps.is_some() && matches!(batch, BatchSize::Adaptive(_)) {
+        if self.steps.is_some() && !matches!(batch, BatchSize::Fixed(_)) {
             let message = "a batch that grows has no length in steps\nhint: give epochs or samples";
             return Err(Error::setting(place("steps"), message));
         }

@@ -173,8 +173,8 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             if let Some(share) = self.settings.average {
                 run.average = run.average.map(|average| average::follow(average, &run.module, share));
             }
-            run.position
-                .advance(size, self.settings.batch.next(run.position.batch, passes.statistics.as_ref()));
+            let Position { step, batch, .. } = run.position;
+            run.position.advance(size, self.settings.batch.next(step, batch, passes.statistics.as_ref()));
             let heldout = self.measure(&run, length, total)?;
             let seen = run.position.samples - first;
             let pace = start.elapsed().as_secs_f64() / seen as f64;

@@ -106,6 +106,28 @@ impl ImageSet {
         }
     }
 
+    /// The images with sides `factor` times shorter: every pixel is the rounded mean of a square. What is left over at the right
+    /// and below is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no pixel would be left.
+    pub fn shrunk(&self, factor: usize) -> Result<Self> {
+        let [n, c, h, w] = self.shape;
+        if factor == 0 || h < factor || w < factor {
+            return Err(Error::invalid("shrunk", format!("images of {h} by {w} pixels, by {factor}")));
+        }
+        let (rows, columns, area) = (h / factor, w / factor, factor * factor);
+        let mut pixels = Vec::with_capacity(n * c * rows * columns);
+        for plane in self.pixels(0..n).chunks_exact(h * w) {
+            for (y, x) in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+                let row = |i: usize| &plane[(y * factor + i) * w + x * factor..][..factor];
+                let sum: usize = (0..factor).flat_map(row).map(|&p| usize::from(p)).sum();
+                pixels.push(((sum + area / 2) / area) as u8);
+            }
+        }
+        Ok(Self::from_pixels([n, c, rows, columns], self.labels.clone(), pixels))
+    }
+
     fn image_len(&self) -> usize {
         self.shape[1..].iter().product()
     }

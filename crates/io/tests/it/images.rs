@@ -32,6 +32,17 @@ fn pixels_and_labels_stay_together() {
 }
 
 #[test]
+fn shrunk_pixels_are_means_of_squares() {
+    // Rows of 0 1 2 | 3 4 5 | 6 7 8: one square of two by two fits, 0 1 3 4; the next image has 9 more.
+    let (_dir, path) = images(&[2, 1, 3, 3], &[7, 8]);
+    let set = ImageSet::read(&path, "test").unwrap();
+    let half = set.shrunk(2).unwrap();
+    assert_eq!((half.shape, half.pixels(0..2), &half.labels), ([2, 1, 1, 1], &[2, 11][..], &set.labels));
+    assert_eq!(set.shrunk(1).unwrap().pixels(0..2), set.pixels(0..2));
+    assert!(set.shrunk(0).is_err() && set.shrunk(4).is_err());
+}
+
+#[test]
 fn sets_that_are_none() {
     let (_dir, path) = images(&[3, 1, 2, 2], &[7, 8, 9]);
     assert!(matches!(ImageSet::read(&path, "train"), Err(Error::MissingTensor { .. })));

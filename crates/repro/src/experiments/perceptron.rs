@@ -45,38 +45,48 @@ impl Stage for Dense {
     }
 }
 
+/// A linear map between these axes, to be trained, with a ReLU behind it if it is `hidden`.
+pub fn dense(
+    name: &str,
+    [input, output]: [Axis; 2],
+    start: Start,
+    hidden: bool,
+    seed: u64,
+) -> Box<dyn Stage> {
+    let device = Device::flex().autodiff();
+    let (cols, rows) = (input.size(), output.size());
+    let deviation = match start {
+        Start::Zeros => 0.0,
+        Start::Normal(deviation) => deviation,
+        Start::He => (2.0 / cols as f64).sqrt(),
+    };
+    let mut stream = Stream::new(seed, &format!("init/{name}"), 0, 0);
+    let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * stream.normal()) as f32).collect();
+    let meta = SiteMeta {
+        kind: SiteKind::Linear,
+        rows,
+        cols,
+        transposed: false,
+        input,
+        output,
+        reads: name.into(),
+        fused: None,
+        name: name.into(),
+    };
+    let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [rows, cols]), &device));
+    let site = Site::new(meta, weight, Some(Tensor::zeros([rows], &device)));
+    Box::new(Dense { site: site.expect("the weight has the shape of its site"), hidden })
+}
+
 /// A perceptron of these widths, from pixels to classes, to be trained.
 pub fn perceptron(widths: &[usize], start: Start, seed: u64) -> Network {
-    let device = Device::flex().autodiff();
     let last = widths.len() - 2;
-    let stage = |i: usize| -> Box<dyn Stage> {
-        let (cols, rows, name) = (widths[i], widths[i + 1], format!("layers.{i}"));
-        let deviation = match start {
-            Start::Zeros => 0.0,
-            Start::Normal(deviation) => deviation,
-            Start::He => (2.0 / cols as f64).sqrt(),
-        };
-        let mut stream = Stream::new(seed, &format!("init/{name}"), 0, 0);
-        let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * stream.normal()) as f32).collect();
-        let meta = SiteMeta {
-            kind: SiteKind::Linear,
-            rows,
-            cols,
-            transposed: false,
-            input: Axis::new(format!("hidden.{i}"), cols),
-            output: Axis::new(format!("hidden.{}", i + 1), rows),
-            reads: name.clone(),
-            fused: None,
-            name,
-        };
-        let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [rows, cols]), &device));
-        let site = Site::new(meta, weight, Some(Tensor::zeros([rows], &device)));
-        Box::new(Dense { site: site.expect("the weight has the shape of its site"), hidden: i < last })
-    };
+    let axis = |i: usize| Axis::new(format!("hidden.{i}"), widths[i]);
+    let stage = |i: usize| dense(&format!("layers.{i}"), [axis(i), axis(i + 1)], start, i < last, seed);
     Network::new((0..=last).map(stage).collect(), None, 1)
 }
 
-/// Digits as rows of numbers between 0 and 1.
+/// Rows of numbers with a class each, such as digits.
 pub struct Digits {
     pixels: Vec<f32>,
     labels: Vec<i64>,
@@ -84,7 +94,12 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Images as rows.
+    /// Rows of `width` numbers.
+    pub fn rows(pixels: Vec<f32>, labels: Vec<i64>, width: usize) -> Self {
+        Self { pixels, labels, width }
+    }
+
+    /// Images as rows of numbers between 0 and 1.
     pub fn new(images: &ImageSet) -> Self {
         let pixels = images.pixels(0..images.len()).iter().map(|&p| f32::from(p) / 255.0).collect();
         Self { pixels, labels: images.labels.clone(), width: images.shape[1..].iter().product() }

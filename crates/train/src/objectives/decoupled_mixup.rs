@@ -103,24 +103,23 @@ impl DecoupledMixup {
     }
 
     /// Mean of `-w_a ln q_a - w_b ln q_b` over all images, `[1]`.
+    ///
+    /// With `R` the sum over the classes that are neither `a` nor `b`, `-ln q_a = softplus(ln R - z_a)`: one pass over the logits
+    /// serves both terms.
     fn decoupled(&self, logits: Tensor<2>, labels: &[MixedLabel]) -> Tensor<1> {
         let ([n, classes], device) = (logits.dims(), logits.device());
-        let column = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [n, 1]), &device);
-        let term = |own: &dyn Fn(&MixedLabel) -> usize,
-                    partner: &dyn Fn(&MixedLabel) -> usize,
-                    which: usize| {
-            let index: Vec<i64> = labels.iter().map(|label| own(label) as i64).collect();
-            let index = Tensor::<2, Int>::from_data(TensorData::new(index, [n, 1]), &device);
-            let mut left_out = vec![false; n * classes];
-            labels.iter().enumerate().for_each(|(i, label)| left_out[i * classes + partner(label)] = true);
-            let left_out = Tensor::from_data(TensorData::new(left_out, [n, classes]), &device);
-            let weights = column(labels.iter().map(|label| self.weights(label)[which] as f32).collect());
-            let surprise = log_sum_exp(logits.clone(), left_out) - logits.clone().gather(1, index);
-            // Where nothing is decoupled, the term may be anything.
-            let none = weights.clone().equal_scalar(0.0);
-            (surprise * weights).mask_fill(none, 0.0).sum()
-        };
-        (term(&|l| l.a, &|l| l.b, 0) + term(&|l| l.b, &|l| l.a, 1)) / n as f64
+        let pairs: Vec<i64> = labels.iter().flat_map(|label| [label.a as i64, label.b as i64]).collect();
+        let pairs = Tensor::<2, Int>::from_data(TensorData::new(pairs, [n, 2]), &device);
+        let weights: Vec<f32> =
+            labels.iter().flat_map(|label| self.weights(label)).map(|weight| weight as f32).collect();
+        let weights = Tensor::<2>::from_data(TensorData::new(weights, [n, 2]), &device);
+        let mut mixed = vec![false; n * classes];
+        for (row, label) in mixed.chunks_exact_mut(classes).zip(labels) {
+            (row[label.a], row[label.b]) = (true, true);
+        }
+        let others = Tensor::from_data(TensorData::new(mixed, [n, classes]), &device);
+        let lead = log_sum_exp(logits.clone(), others) - logits.gather(1, pairs);
+        (softplus(lead) * weights).sum() / n as f64
     }
 
     /// Mean over images of the binary cross-entropy summed over classes, with `h` of the shares as targets, `[1]`.
@@ -137,10 +136,14 @@ impl DecoupledMixup {
             row[label.b] = self.h(1.0 - label.lambda) as f32;
         }
         let targets = Tensor::<2>::from_data(TensorData::new(targets, [n, classes]), &device);
-        // -y ln s(z) - (1 - y) ln s(-z) = softplus(z) - y z, with softplus(z) = max(z, 0) + ln(1 + e^-|z|).
-        let softplus = logits.clone().clamp_min(0.0) + (logits.clone().abs().neg().exp() + 1.0).log();
-        (softplus - logits * targets).sum() / n as f64
+        // -y ln s(z) - (1 - y) ln s(-z) = softplus(z) - y z.
+        (softplus(logits.clone()) - logits * targets).sum() / n as f64
     }
+}
+
+/// `ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|)`.
+fn softplus(x: Tensor<2>) -> Tensor<2> {
+    x.clone().clamp_min(0.0) + (x.abs().neg().exp() + 1.0).log()
 }
 
 #[cfg(test)]

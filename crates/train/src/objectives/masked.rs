@@ -5,12 +5,12 @@ use burn::tensor::{Bool, Tensor};
 /// `ln sum_j exp(x_j)` of each row over the entries that are not `left_out`, `[N, C] -> [N, 1]`.
 ///
 /// What is left out is really left out: it gets no gradient, and no constant stands for it that a large score could outweigh. A
-/// row of which nothing is left gives the logarithm of the smallest positive number.
+/// row of which nothing is left gives a number so low that its exponential is 0.
 pub fn log_sum_exp(x: Tensor<2>, left_out: Tensor<2, Bool>) -> Tensor<2> {
-    // The shift cancels, so no gradient flows through it.
-    let shift = x.clone().detach().mask_fill(left_out.clone(), f32::MIN).max_dim(1);
-    let shifted = x.mask_fill(left_out.clone(), f32::MIN / 2.0) - shift.clone();
-    let sum = shifted.exp().mask_fill(left_out, 0.0).sum_dim(1);
+    let kept = x.mask_fill(left_out, f32::MIN);
+    // The shift cancels, so no gradient flows through it. It stays above what stands for nothing, whose exponential is then 0.
+    let shift = kept.clone().detach().max_dim(1).clamp_min(f32::MIN / 2.0);
+    let sum = (kept - shift.clone()).exp().sum_dim(1);
     sum.clamp_min(f32::MIN_POSITIVE).log() + shift
 }
 
@@ -32,5 +32,11 @@ mod tests {
         let gradient: Vec<f32> = x.grad(&y.sum().backward()).unwrap().into_data().iter::<f32>().collect();
         assert_eq!((gradient[1], gradient[4]), (0.0, 0.0));
         assert!((gradient[0] + gradient[2] - 1.0).abs() < 1e-6 && (gradient[3] - 0.5).abs() < 1e-6);
+        // Where nothing is left there is no sum and no gradient.
+        let all = Tensor::from_data(TensorData::from([[true; 3], [false; 3]]), &device);
+        let y = log_sum_exp(x.clone(), all);
+        assert_eq!(y.clone().exp().into_data().iter::<f32>().next(), Some(0.0));
+        let gradient: Vec<f32> = x.grad(&y.sum().backward()).unwrap().into_data().iter::<f32>().collect();
+        assert_eq!(gradient[..3], [0.0; 3]);
     }
 }

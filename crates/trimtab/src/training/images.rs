@@ -102,7 +102,11 @@ fn read(source: &ImageSource, base: &Path) -> Result<[ImageSet; 2]> {
     Ok([split(&source.train)?, split(&source.heldout)?])
 }
 
-fn logits(model: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<2>> {
+/// What a classifier says of images `[B, C, H, W]`: `[B, classes]`.
+///
+/// # Errors
+/// Those of the network, and one that does not end with vectors.
+pub fn logits(model: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<2>> {
     model.forward(Flow::Image(images), ctx)?.vector("loss")
 }
 

@@ -15,8 +15,8 @@ use trimtab_models::Zoo;
 use trimtab_nn::Network;
 use trimtab_train::{Dataset, Measured, Objective, Observer, Outcome, Settings, StepRecord, Trainer};
 
-pub use images::{DistilledSource, ImageObjective, ImageSource};
-pub use trimtab_train::Pictures;
+pub use images::{DistilledSource, ImageObjective, ImageSource, logits};
+pub use trimtab_train::{Mix, Pictures};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
