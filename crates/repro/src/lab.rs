@@ -32,6 +32,12 @@ impl<'a> Lab<'a> {
         if (self.stop)() { Err(Error::Stopped) } else { Ok(()) }
     }
 
+    /// Whether to give up, for loops that have nothing to tell.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        (self.stop)()
+    }
+
     /// A file of the folder.
     ///
     /// # Errors

@@ -17,19 +17,24 @@ pub enum Start {
     Normal(f64),
     /// Normal with variance `2 / fan_in` (He et al., arXiv:1502.01852).
     He,
+    /// Normal with this standard deviation times `1 / sqrt(fan_in)`, none beyond two deviations.
+    Fan(f64),
 }
 
-/// One linear map, with a ReLU behind it or not.
+/// One linear map, with an activation behind it or not.
 #[derive(Clone)]
 struct Dense {
     site: Site,
-    hidden: bool,
+    after: Option<Activation>,
 }
 
 impl Stage for Dense {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
         let y = self.site.forward(flow.vector(self.site.name())?, ctx);
-        Ok(Flow::Vector(if self.hidden { Activation::Relu.forward(y) } else { y }))
+        Ok(Flow::Vector(match self.after {
+            Some(activation) => activation.forward(y),
+            None => y,
+        }))
     }
 
     fn layers(&self) -> Vec<Layer<'_>> {
@@ -45,8 +50,13 @@ impl Stage for Dense {
     }
 }
 
-/// A perceptron of these widths, from pixels to classes, to be trained.
+/// A perceptron of these widths with ReLUs, from pixels to classes, to be trained.
 pub fn perceptron(widths: &[usize], start: Start, seed: u64) -> Network {
+    perceptron_with(Activation::Relu, widths, start, seed)
+}
+
+/// A perceptron of these widths, to be trained.
+pub fn perceptron_with(activation: Activation, widths: &[usize], start: Start, seed: u64) -> Network {
     let device = Device::flex().autodiff();
     let last = widths.len() - 2;
     let stage = |i: usize| -> Box<dyn Stage> {
@@ -55,9 +65,16 @@ pub fn perceptron(widths: &[usize], start: Start, seed: u64) -> Network {
             Start::Zeros => 0.0,
             Start::Normal(deviation) => deviation,
             Start::He => (2.0 / cols as f64).sqrt(),
+            Start::Fan(factor) => factor / (cols as f64).sqrt(),
         };
         let mut stream = Stream::new(seed, &format!("init/{name}"), 0, 0);
-        let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * stream.normal()) as f32).collect();
+        let mut draw = || match start {
+            Start::Fan(_) => {
+                std::iter::repeat_with(|| stream.normal()).find(|x| x.abs() <= 2.0).unwrap_or(0.0)
+            }
+            _ => stream.normal(),
+        };
+        let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * draw()) as f32).collect();
         let meta = SiteMeta {
             kind: SiteKind::Linear,
             rows,
@@ -71,12 +88,15 @@ pub fn perceptron(widths: &[usize], start: Start, seed: u64) -> Network {
         };
         let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [rows, cols]), &device));
         let site = Site::new(meta, weight, Some(Tensor::zeros([rows], &device)));
-        Box::new(Dense { site: site.expect("the weight has the shape of its site"), hidden: i < last })
+        Box::new(Dense {
+            site: site.expect("the weight has the shape of its site"),
+            after: (i < last).then_some(activation),
+        })
     };
     Network::new((0..=last).map(stage).collect(), None, 1)
 }
 
-/// Digits as rows of numbers between 0 and 1.
+/// Rows of numbers with a class each, such as digits.
 pub struct Digits {
     pixels: Vec<f32>,
     labels: Vec<i64>,
@@ -84,7 +104,12 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// Images as rows.
+    /// Rows of `width` numbers.
+    pub fn rows(pixels: Vec<f32>, labels: Vec<i64>, width: usize) -> Self {
+        Self { pixels, labels, width }
+    }
+
+    /// Images as rows of numbers between 0 and 1.
     pub fn new(images: &ImageSet) -> Self {
         let pixels = images.pixels(0..images.len()).iter().map(|&p| f32::from(p) / 255.0).collect();
         Self { pixels, labels: images.labels.clone(), width: images.shape[1..].iter().product() }
