@@ -44,27 +44,32 @@ impl Scoring {
 /// `softmax(scores) V`, the scores of `Q` and `K` as `scoring` says, plus `bias` (`[H, T, S]`).
 ///
 /// `q`: `[B, H, T, d]`; `k`, `v`: `[B, H_kv, S, d]`, the last `T` of the `S` positions being those of the queries;
-/// `keep`: `[B, S]`, `true` where a key may be seen. Returns `[B, T, H * d]`.
+/// `keep`: `[B, S]`, `true` where a key may be seen; `seen`: `[B, T, S]`, `true` where a query may see a key, in place of
+/// [`Sight::causal`]. A query that sees nothing gets zeros. Returns `[B, T, H * d]`.
 pub fn attend(
     [q, k, v]: [Tensor<4>; 3],
     sight: Sight,
     keep: Option<Tensor<2, Bool>>,
+    seen: Option<Tensor<3, Bool>>,
     scoring: &Scoring,
     bias: Option<Tensor<3>>,
 ) -> Tensor<3> {
     let [b, heads, t, d] = q.dims();
     let [_, kv_heads, s, _] = k.dims();
     let device = q.device();
+    let sight = Sight { causal: sight.causal && seen.is_none(), ..sight };
     if on_host(&device) {
         let dims = AttentionDims { batch: b, heads, kv_heads, queries: t, keys: s, width: d };
         let keep: Option<Vec<bool>> = keep.map(|keep| keep.into_data().iter::<bool>().collect());
+        let seen: Option<Vec<bool>> = seen.map(|seen| seen.into_data().iter::<bool>().collect());
         let (q, k, v) = (host(q), host(k), host(v));
         let bias = bias.map(host);
         let shape = ScoreShape { scoring, bias: bias.as_deref() };
-        let out = kernels::attention::attend(dims, [&q, &k, &v], sight, keep.as_deref(), shape);
+        let out =
+            kernels::attention::attend(dims, [&q, &k, &v], sight, keep.as_deref(), seen.as_deref(), shape);
         return Tensor::from_data(TensorData::new(out, [b, t, heads * d]), &device);
     }
-    let hidden = hidden(&q, t, s, sight, keep);
+    let hidden = hidden(&q, t, s, sight, [keep.map(|keep| keep.reshape([b, 1, s])), seen]);
     let options = AttentionModuleOptions {
         scale: scoring.scale.map(f64::from),
         softcap: scoring.soft_cap.map(f64::from),
@@ -102,29 +107,24 @@ fn added(q: &Tensor<4>, s: usize, scoring: &Scoring, bias: Option<Tensor<3>>) ->
     sum.map(|sum| sum.reshape([1, heads, t, s]).expand([b, heads, t, s]))
 }
 
-/// What is hidden besides the causal part, `[B or 1, 1, T, S]`.
+/// What is hidden besides the causal part, `[B or 1, 1, T, S]`; `shown` are `[B, T or 1, S]`.
 fn hidden(
     q: &Tensor<4>,
     t: usize,
     s: usize,
     sight: Sight,
-    keep: Option<Tensor<2, Bool>>,
+    shown: [Option<Tensor<3, Bool>>; 2],
 ) -> Option<Tensor<4, Bool>> {
+    let b = q.dims()[0];
     let beyond = sight.window.filter(|&window| window < s).map(|window| {
         let hide = (0..t).flat_map(|i| (0..s).map(move |j| j + window <= s - t + i)).collect::<Vec<_>>();
         Tensor::<4, Bool>::from_data(TensorData::new(hide, [1, 1, t, s]), &q.device())
     });
-    let padding = keep.map(|keep| {
-        let [b, s] = keep.dims();
-        keep.bool_not().reshape([b, 1, 1, s]).expand([b, 1, t, s])
+    let shown = shown.into_iter().flatten().map(|shown| {
+        let queries = shown.dims()[1];
+        shown.bool_not().reshape([b, 1, queries, s]).expand([b, 1, t, s])
     });
-    match (beyond, padding) {
-        (Some(beyond), Some(padding)) => {
-            let b = padding.dims()[0];
-            Some(padding.bool_or(beyond.expand([b, 1, t, s])))
-        }
-        (one, other) => one.or(other),
-    }
+    beyond.into_iter().chain(shown).reduce(|one, other| other.bool_or(one.expand([b, 1, t, s])))
 }
 
 #[cfg(test)]
@@ -149,21 +149,50 @@ mod tests {
         {
             for sight in [(true, None), (false, None), (true, Some(4)), (true, Some(100))] {
                 let sight = Sight { causal: sight.0, window: sight.1 };
-                for masked in [false, true] {
+                for (masked, chosen) in [(false, false), (true, false), (false, true), (true, true)] {
                     let run = |device: &Device| {
                         let keep = (0..2 * s).map(|i| i % 5 != 2 || !masked).collect::<Vec<_>>();
                         let keep = Tensor::<2, Bool>::from_data(TensorData::new(keep, [2, s]), device);
+                        let seen = (0..2 * t * s).map(|i| i % 3 != 1 && (i / s) % 7 != 6).collect::<Vec<_>>();
+                        let seen = Tensor::<3, Bool>::from_data(TensorData::new(seen, [2, t, s]), device);
                         let kv = |salt| build([2, 2, s, 6], salt, device);
                         let bias = scoring.scale.map(|_| {
                             let bias = build([1, 4, t, s], 5, device);
                             bias.reshape([4, t, s])
                         });
                         let qkv = [build([2, 4, t, 6], 3, device), kv(11), kv(29)];
-                        host(attend(qkv, sight, Some(keep), &scoring, bias))
+                        host(attend(qkv, sight, Some(keep), chosen.then_some(seen), &scoring, bias))
                     };
                     let (kernel, framework) = (run(&Device::flex()), run(&Device::flex().autodiff()));
                     let far = kernel.iter().zip(&framework).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    assert!(far < 1e-5, "{t} of {s}, {sight:?}, masked {masked}, {scoring:?}: {far}");
+                    assert!(
+                        far < 1e-5,
+                        "{t} of {s}, {sight:?}, masked {masked}, chosen {chosen}, {scoring:?}: {far}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_seen_from_everywhere_and_the_rest_is_causal() {
+        // Values are one-hot and scores equal: what comes out is the mean over what is seen.
+        let (t, prefix) = (5, 3);
+        let sees = |i: usize, j: usize| j <= i || j < prefix;
+        let seen: Vec<bool> = (0..t * t).map(|at| sees(at / t, at % t)).collect();
+        let values: Vec<f32> = (0..t * t).map(|at| f32::from(u8::from(at / t == at % t))).collect();
+        let sight = Sight { causal: true, window: None };
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let flat = Tensor::<4>::zeros([1, 1, t, t], &device);
+            let v = Tensor::<4>::from_data(TensorData::new(values.clone(), [1, 1, t, t]), &device);
+            let seen = Tensor::<3, Bool>::from_data(TensorData::new(seen.clone(), [1, t, t]), &device);
+            let found =
+                host(attend([flat.clone(), flat, v], sight, None, Some(seen), &Scoring::default(), None));
+            for (i, row) in found.chunks(t).enumerate() {
+                let count = (0..t).filter(|&j| sees(i, j)).count() as f32;
+                for (j, found) in row.iter().enumerate() {
+                    let expected = if sees(i, j) { 1.0 / count } else { 0.0 };
+                    assert!((found - expected).abs() < 1e-6, "{i} {j}: {found}, expected {expected}");
                 }
             }
         }

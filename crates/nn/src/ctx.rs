@@ -12,6 +12,9 @@ use crate::tap::TapSet;
 pub struct Ctx<'a> {
     /// `[B, T]`, `true` keeps a token; `None` keeps all.
     pub mask: Option<Tensor<2, Bool>>,
+    /// `[B, T, S]`, `true` where a query may see a key: prefixes that are read in both directions, texts that share a row.
+    /// Takes the place of a model's own causality; windows and [`Ctx::mask`] hide what they hide. For networks of one input.
+    pub seen: Option<Tensor<3, Bool>>,
     /// `[B, T]`, segment of each token, for models with token types.
     pub token_types: Option<Tensor<2, Int>>,
     /// Keys and values of earlier positions.

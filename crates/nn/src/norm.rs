@@ -157,6 +157,8 @@ pub enum Activation {
     QuickGelu,
     /// Hyperbolic tangent.
     Tanh,
+    /// `x` above 0, `exp(x) - 1` below (Clevert et al., arXiv:1511.07289).
+    Elu,
 }
 
 impl Activation {
@@ -183,6 +185,8 @@ impl Activation {
             Self::Hardsigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
             Self::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
             Self::Tanh => x.tanh(),
+            // The exponential sees no positive number, which could overflow it.
+            Self::Elu => x.clone().clamp_min(0.0) + (x.clamp_max(0.0).exp() - 1.0),
             Self::Hardswish => (x.clone() + 3.0).clamp(0.0, 6.0) / 6.0 * x,
         }
     }
@@ -203,7 +207,7 @@ impl Activation {
             Self::Relu6 => Some(|values| each(values, |v| clip(v, 6.0))),
             Self::Hardsigmoid => Some(|values| each(values, |v| clip(v + 3.0, 6.0) / 6.0)),
             Self::Hardswish => Some(|values| each(values, |v| clip(v + 3.0, 6.0) / 6.0 * v)),
-            Self::Gelu | Self::GeluNew | Self::Sigmoid | Self::QuickGelu | Self::Tanh => None,
+            Self::Gelu | Self::GeluNew | Self::Sigmoid | Self::QuickGelu | Self::Tanh | Self::Elu => None,
         }
     }
 }
@@ -221,7 +225,8 @@ mod tests {
         let relu6 = |x: f64| x.clamp(0.0, 6.0);
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         type Definition<'a> = &'a dyn Fn(f64) -> f64;
-        let cases: [(Activation, Definition<'_>); 6] = [
+        let cases: [(Activation, Definition<'_>); 7] = [
+            (Activation::Elu, &|x| if x > 0.0 { x } else { x.exp_m1() }),
             (Activation::Relu, &|x| x.max(0.0)),
             (Activation::Relu6, &relu6),
             (Activation::Sigmoid, &sigmoid),

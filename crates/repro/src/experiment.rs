@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use trimtab::report::Lines;
 
 use crate::error::Result;
 use crate::lab::Lab;
@@ -87,12 +88,15 @@ pub struct Measurement {
     /// All that was measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<Table>,
+    /// Curves of it, for the page.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charts: Vec<Lines>,
 }
 
 impl Measurement {
     /// A verdict with its figure and where it was measured.
     pub fn new(verdict: Verdict, figure: impl Into<String>, scale: impl Into<String>) -> Self {
-        Self { verdict, figure: figure.into(), scale: scale.into(), tables: Vec::new() }
+        Self { verdict, figure: figure.into(), scale: scale.into(), tables: Vec::new(), charts: Vec::new() }
     }
 }
 

@@ -37,6 +37,12 @@ impl<'a> Lab<'a> {
         (self.stop)()
     }
 
+    /// Whether to give up, for loops that have nothing to tell.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        (self.stop)()
+    }
+
     /// A file of the folder.
     ///
     /// # Errors

@@ -7,8 +7,14 @@ use crate::experiments;
 use crate::papers::{self, Family};
 
 /// Every experiment; one line each.
-pub const EXPERIMENTS: &[&dyn Experiment] =
-    &[&experiments::DecoupledMixup, &experiments::AdAdaGrad, &experiments::Dcl, &experiments::GradientNoise];
+pub const EXPERIMENTS: &[&dyn Experiment] = &[
+    &experiments::DecoupledMixup,
+    &experiments::AdAdaGrad,
+    &experiments::AdaptiveInformation,
+    &experiments::Ul2,
+    &experiments::Dcl,
+    &experiments::GradientNoise,
+];
 
 /// The experiment on the paper with this number, if there is one.
 #[must_use]

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use serde::Serialize;
+use trimtab::report::Chart;
 
 use crate::error::{Error, Result};
 use crate::experiment::{Check, Experiment, Measurement, Scale};
@@ -38,6 +39,7 @@ pub struct Reproduction {
 #[template(path = "reproduction.html")]
 struct Page<'a> {
     of: &'a Reproduction,
+    charts: Vec<Chart>,
     style: &'static str,
 }
 
@@ -67,7 +69,9 @@ impl Reproduction {
             step: "the report",
             source: Box::new(source),
         };
-        Page { of: self, style: trimtab::report::STYLE }.render().map_err(failed)
+        let drawn = self.measurement.charts.iter().enumerate();
+        let charts = drawn.filter_map(|(i, lines)| lines.chart(&format!("chart-{i}"))).collect();
+        Page { of: self, charts, style: trimtab::report::STYLE }.render().map_err(failed)
     }
 
     /// The summary, at most 80 columns wide as far as the tables are.
@@ -115,6 +119,7 @@ impl Reproduction {
 mod tests {
     use super::*;
     use crate::experiment::{Table, Verdict};
+    use trimtab::report::{Lines, Series};
 
     #[test]
     fn page_and_summary_say_the_same() {
@@ -123,8 +128,20 @@ mod tests {
             columns: vec!["arm".into(), "seed 0".into()],
             rows: vec![vec!["plain <b>".into(), "11.35".into()]],
         };
-        let measurement =
-            Measurement { tables: vec![table], ..Measurement::new(Verdict::Partly, "1.0 & 2.0", "3 seeds") };
+        let series = Series { name: "layer <1>".into(), points: vec![(1.0, 2.0), (10.0, 1.0)] };
+        let lines = Lines {
+            title: "information & epochs".into(),
+            x: "epoch".into(),
+            y: "bits".into(),
+            logarithmic_x: true,
+            series: vec![series],
+        };
+        let empty = Lines { series: Vec::new(), ..lines.clone() };
+        let measurement = Measurement {
+            tables: vec![table],
+            charts: vec![lines, empty],
+            ..Measurement::new(Verdict::Partly, "1.0 & 2.0", "3 seeds")
+        };
         let checks = vec![
             Check { identity: "one is one", deviation: 0.0, tolerance: 1e-6 },
             Check { identity: "two is one", deviation: 1.0, tolerance: 1e-6 },
@@ -148,6 +165,8 @@ mod tests {
         assert!(
             page.contains("plain &#60;b&#62;") && page.contains("1.0 &#38; 2.0") && !page.contains("http")
         );
+        assert!(page.contains("information &#38; epochs") && page.contains("layer &lt;1&gt;"), "{page}");
+        assert_eq!(page.matches("<svg").count(), 2, "one chart at two widths; what has no point is left out");
         for part in ["A title", "It helps.", "if it does", "partly", "accuracy, %", "two is one"] {
             assert!(summary.contains(part) && page.contains(part), "{part}");
         }

@@ -86,6 +86,9 @@ pub enum Error {
     /// Ranks could not exchange their gradients.
     #[error(transparent)]
     Exchange(Box<trimtab_exchange::Error>),
+    /// A text could not be corrupted.
+    #[error(transparent)]
+    Denoise(#[from] crate::denoise::Error),
     /// The network refused its input.
     #[error(transparent)]
     Nn(#[from] trimtab_nn::Error),

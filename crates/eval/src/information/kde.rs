@@ -7,6 +7,8 @@
 //! not state its constant: 0.01 is the noise its code has for tanh. Its rule, a variance proportional to the *first* power of
 //! the activity, changes with the unit of the activations; the squared rules here do not.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -100,16 +102,11 @@ impl Kde {
             // Such a layer is constant: the limit of all bounds is 0.
             return Ok(KdeBounds { variance, tx: Bounds::default(), ty: Bounds::default() });
         }
-        let rows: Vec<&[f32]> = (0..layer.rows()).map(|row| layer.row(row)).collect();
-        let tx = pairwise(&rows, variance);
-        let mut ty = tx;
-        for class in classes {
-            let part: Vec<&[f32]> = class.iter().map(|&row| rows[row]).collect();
-            let share = part.len() as f64 / rows.len() as f64;
-            let within = pairwise(&part, variance);
-            ty.lower -= share * within.lower;
-            ty.upper -= share * within.upper;
-        }
+        // Class by class, so that what a row has in common with its own class is a part of its sum over all.
+        let rows: Vec<&[f32]> = classes.iter().flatten().map(|&row| layer.row(row)).collect();
+        let sizes: Vec<usize> = classes.iter().map(Vec::len).collect();
+        let [tx, within] = pairwise(&rows, &sizes, variance);
+        let ty = Bounds { lower: tx.lower - within.lower, upper: tx.upper - within.upper };
         Ok(KdeBounds { variance, tx, ty })
     }
 
@@ -142,30 +139,50 @@ fn variance(values: &[f32]) -> f64 {
     values.iter().map(|&v| (f64::from(v) - first - mean).powi(2)).sum::<f64>() / n
 }
 
-/// The bounds over these rows. Each row is summed by one thread in a fixed order: the same bytes at any number of threads.
-fn pairwise(rows: &[&[f32]], variance: f64) -> Bounds {
-    let logs: Vec<(f64, f64)> = rows
+/// The bounds over these rows, and the mean of those within the classes, which follow each other and have these sizes. Each
+/// row is summed by one thread in a fixed order: the same bytes at any number of threads.
+fn pairwise(rows: &[&[f32]], sizes: &[usize], variance: f64) -> [Bounds; 2] {
+    let mut own = Vec::with_capacity(rows.len());
+    for &size in sizes {
+        let start = own.len();
+        own.resize(start + size, start..start + size);
+    }
+    let logs: Vec<[Bounds; 2]> = rows
         .par_chunks(BLOCK)
-        .flat_map_iter(|block| {
-            let mut sums = vec![(0.0f64, 0.0f64); block.len()];
-            for others in rows.chunks(BLOCK) {
-                for (sum, row) in sums.iter_mut().zip(block) {
-                    for other in others {
-                        let exponent = -squared_distance(row, other) / variance;
-                        sum.0 += (exponent / 8.0).exp();
-                        sum.1 += (exponent / 2.0).exp();
+        .zip(own.par_chunks(BLOCK))
+        .flat_map_iter(|(block, own)| {
+            let mut sums = vec![[Bounds::default(); 2]; block.len()];
+            for (number, others) in rows.chunks(BLOCK).enumerate() {
+                for ((sum, row), own) in sums.iter_mut().zip(block).zip(own) {
+                    for (i, other) in others.iter().enumerate() {
+                        // The narrow kernel is the fourth power of the wide one.
+                        let wide = (-squared_distance(row, other) / (8.0 * variance)).exp();
+                        let narrow = (wide * wide) * (wide * wide);
+                        sum[0].lower += wide;
+                        sum[0].upper += narrow;
+                        if own.contains(&(number * BLOCK + i)) {
+                            sum[1].lower += wide;
+                            sum[1].upper += narrow;
+                        }
                     }
                 }
             }
-            sums
+            // A row is at distance 0 from itself, so that no sum is below 1 and no logarithm needs care.
+            let bits = |sum: Bounds, n: usize| Bounds {
+                lower: -(sum.lower / n as f64).log2(),
+                upper: -(sum.upper / n as f64).log2(),
+            };
+            let ends = |([all, within], own): ([Bounds; 2], &Range<usize>)| {
+                [bits(all, rows.len()), bits(within, own.len())]
+            };
+            sums.into_iter().zip(own).map(ends).collect::<Vec<_>>()
         })
         .collect();
-    // A row is at distance 0 from itself, so that no sum is below 1 and no logarithm needs care.
-    let n = rows.len() as f64;
-    let bits = |sum: f64| -(sum / n).log2();
-    let lower = logs.iter().map(|s| bits(s.0)).sum::<f64>() / n;
-    let upper = logs.iter().map(|s| bits(s.1)).sum::<f64>() / n;
-    Bounds { lower: lower + 0.0, upper: upper + 0.0 }
+    [0, 1].map(|which: usize| {
+        let mean =
+            |of: fn(&Bounds) -> f64| logs.iter().map(|row| of(&row[which])).sum::<f64>() / rows.len() as f64;
+        Bounds { lower: mean(|b| b.lower) + 0.0, upper: mean(|b| b.upper) + 0.0 }
+    })
 }
 
 fn squared_distance(a: &[f32], b: &[f32]) -> f64 {

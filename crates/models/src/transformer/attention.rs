@@ -101,7 +101,7 @@ impl Attention {
         let bias = table
             .zip(c.relative)
             .map(|(table, positions)| relative::bias(table, positions, c.causal, [t, k.dims()[2]]));
-        let mixed = attend([q, k, v], sight, ctx.mask.clone(), &c.scoring, bias);
+        let mixed = attend([q, k, v], sight, ctx.mask.clone(), ctx.seen.clone(), &c.scoring, bias);
         self.o.forward(mixed, ctx)
     }
 
@@ -115,7 +115,7 @@ impl Attention {
         let keep = ctx.mask.clone();
         ctx.swap_inputs();
         let sight = Sight { causal: false, window: None };
-        let mixed = attend([q, k, v], sight, keep, &c.scoring, None);
+        let mixed = attend([q, k, v], sight, keep, None, &c.scoring, None);
         self.o.forward(mixed, ctx)
     }
 

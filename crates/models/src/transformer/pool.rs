@@ -49,7 +49,7 @@ impl AttentionPool {
         let q = part(probe.expand([b, 1, width]), 0);
         let sight = Sight { causal: false, window: None };
         let qkv = [q, part(x.clone(), 1), part(x, 2)];
-        let mixed = attend(qkv, sight, ctx.mask.clone(), &Scoring::default(), None);
+        let mixed = attend(qkv, sight, ctx.mask.clone(), None, &Scoring::default(), None);
         let pooled = self.out.forward(mixed.reshape([b, width]), ctx);
         let normalized = self.norm.forward(pooled.clone(), ctx);
         pooled + self.mlp.forward(normalized, ctx)

@@ -62,13 +62,14 @@ impl ScoreShape<'_> {
     }
 }
 
-/// `softmax(scores) V` for `q [B, H, T, d]`, `k` and `v` `[B, H_kv, S, d]`, `keep [B, S]`; returns
+/// `softmax(scores) V` for `q [B, H, T, d]`, `k` and `v` `[B, H_kv, S, d]`, `keep [B, S]`, `seen [B, T, S]`; returns
 /// `[B, T, H * d]`.
 pub(crate) fn attend(
     dims: AttentionDims,
     [q, k, v]: [&[f32]; 3],
     sight: Sight,
     keep: Option<&[bool]>,
+    seen: Option<&[bool]>,
     shape: ScoreShape<'_>,
 ) -> Vec<f32> {
     let AttentionDims { batch, heads, kv_heads, queries, keys, width } = dims;
@@ -85,9 +86,9 @@ pub(crate) fn attend(
         let n = out.len() / (heads * width);
         // Position of the first query, and the keys that the last one sees.
         let position = (keys + first).saturating_sub(queries);
-        let seen = if sight.causal { position + n } else { keys };
+        let last = if sight.causal { position + n } else { keys };
         let from = sight.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        let span = seen - from;
+        let span = last - from;
         scores.resize(n * span, 0.0);
         for h in 0..heads {
             let kv = (b * kv_heads + h / (heads / kv_heads)) * keys + from;
@@ -102,7 +103,10 @@ pub(crate) fn attend(
                     shape.apply(row, scale, (h, first + i, position + i, from), dims);
                     factor = 1.0;
                 }
-                hide(row, position + i, from, sight, keep.map(|keep| &keep[b * keys..(b + 1) * keys]));
+                let query = b * queries + first + i;
+                let shown = [keep.map(|keep| (keep, b)), seen.map(|seen| (seen, query))];
+                let shown = shown.map(|mask| mask.map(|(mask, row)| &mask[row * keys..(row + 1) * keys]));
+                hide(row, position + i, from, sight, shown);
                 vector::softmax(row, factor);
             }
             let s = MatRef::from_row_major_slice(scores.as_slice(), n, span);
@@ -122,7 +126,7 @@ pub(crate) fn attend(
 }
 
 /// Takes the keys out of a row that the query at `position` may not see; the row starts at key `from`.
-fn hide(row: &mut [f32], position: usize, from: usize, sight: Sight, keep: Option<&[bool]>) {
+fn hide(row: &mut [f32], position: usize, from: usize, sight: Sight, shown: [Option<&[bool]>; 2]) {
     if sight.causal {
         let seen = (position + 1 - from).min(row.len());
         row[seen..].fill(f32::NEG_INFINITY);
@@ -131,8 +135,8 @@ fn hide(row: &mut [f32], position: usize, from: usize, sight: Sight, keep: Optio
         let beyond = (position + 1).saturating_sub(window).saturating_sub(from).min(row.len());
         row[..beyond].fill(f32::NEG_INFINITY);
     }
-    for (score, &keep) in row.iter_mut().zip(keep.map_or(&[][..], |keep| &keep[from..])) {
-        if !keep {
+    for shown in shown.into_iter().flatten() {
+        for (score, _) in row.iter_mut().zip(&shown[from..]).filter(|(_, shown)| !**shown) {
             *score = f32::NEG_INFINITY;
         }
     }

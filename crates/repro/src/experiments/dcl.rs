@@ -9,7 +9,7 @@ use trimtab::floors::io::augment::{
 use trimtab::floors::math::random::Stream;
 use trimtab::floors::models::Zoo;
 use trimtab::floors::models::zoo::BlockNorm;
-use trimtab::floors::nn::{Axis, Network};
+use trimtab::floors::nn::{Activation, Axis, Network};
 use trimtab::floors::train::objectives::{Contrastive, ContrastiveKind, info_nce_share};
 use trimtab::floors::train::{
     Dataset, Item, OptimizerConfig, Pass, Phase, Schedule, Settings, Silent, Trainer,
@@ -93,8 +93,8 @@ fn encoder(side: usize, channels: usize, seed: u64) -> std::result::Result<Netwo
     let (features, hidden, out) =
         (axis("features", FEATURES), axis("projector", FEATURES), axis("embedding", 64));
     let mut stages: Vec<_> = encoder.stages().iter().map(|stage| stage.boxed_clone()).collect();
-    stages.push(dense("projector.0", [features, hidden.clone()], Start::He, true, seed));
-    stages.push(dense("projector.1", [hidden, out], Start::He, false, seed));
+    stages.push(dense("projector.0", [features, hidden.clone()], Start::He, Some(Activation::Relu), seed));
+    stages.push(dense("projector.1", [hidden, out], Start::He, None, seed));
     Ok(Network::new(stages, None, 2))
 }
 

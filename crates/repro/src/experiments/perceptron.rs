@@ -17,19 +17,24 @@ pub enum Start {
     Normal(f64),
     /// Normal with variance `2 / fan_in` (He et al., arXiv:1502.01852).
     He,
+    /// Normal with this standard deviation times `1 / sqrt(fan_in)`, none beyond two deviations.
+    Fan(f64),
 }
 
-/// One linear map, with a ReLU behind it or not.
+/// One linear map, with an activation behind it or not.
 #[derive(Clone)]
 struct Dense {
     site: Site,
-    hidden: bool,
+    after: Option<Activation>,
 }
 
 impl Stage for Dense {
     fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
         let y = self.site.forward(flow.vector(self.site.name())?, ctx);
-        Ok(Flow::Vector(if self.hidden { Activation::Relu.forward(y) } else { y }))
+        Ok(Flow::Vector(match self.after {
+            Some(activation) => activation.forward(y),
+            None => y,
+        }))
     }
 
     fn layers(&self) -> Vec<Layer<'_>> {
@@ -45,12 +50,12 @@ impl Stage for Dense {
     }
 }
 
-/// A linear map between these axes, to be trained, with a ReLU behind it if it is `hidden`.
+/// A linear map between these axes, to be trained, with an activation behind it or not.
 pub fn dense(
     name: &str,
     [input, output]: [Axis; 2],
     start: Start,
-    hidden: bool,
+    after: Option<Activation>,
     seed: u64,
 ) -> Box<dyn Stage> {
     let device = Device::flex().autodiff();
@@ -59,9 +64,14 @@ pub fn dense(
         Start::Zeros => 0.0,
         Start::Normal(deviation) => deviation,
         Start::He => (2.0 / cols as f64).sqrt(),
+        Start::Fan(factor) => factor / (cols as f64).sqrt(),
     };
     let mut stream = Stream::new(seed, &format!("init/{name}"), 0, 0);
-    let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * stream.normal()) as f32).collect();
+    let mut draw = || match start {
+        Start::Fan(_) => std::iter::repeat_with(|| stream.normal()).find(|x| x.abs() <= 2.0).unwrap_or(0.0),
+        _ => stream.normal(),
+    };
+    let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * draw()) as f32).collect();
     let meta = SiteMeta {
         kind: SiteKind::Linear,
         rows,
@@ -75,14 +85,22 @@ pub fn dense(
     };
     let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [rows, cols]), &device));
     let site = Site::new(meta, weight, Some(Tensor::zeros([rows], &device)));
-    Box::new(Dense { site: site.expect("the weight has the shape of its site"), hidden })
+    Box::new(Dense { site: site.expect("the weight has the shape of its site"), after })
 }
 
-/// A perceptron of these widths, from pixels to classes, to be trained.
+/// A perceptron of these widths with ReLUs, from pixels to classes, to be trained.
 pub fn perceptron(widths: &[usize], start: Start, seed: u64) -> Network {
+    perceptron_with(Activation::Relu, widths, start, seed)
+}
+
+/// A perceptron of these widths, to be trained.
+pub fn perceptron_with(activation: Activation, widths: &[usize], start: Start, seed: u64) -> Network {
     let last = widths.len() - 2;
     let axis = |i: usize| Axis::new(format!("hidden.{i}"), widths[i]);
-    let stage = |i: usize| dense(&format!("layers.{i}"), [axis(i), axis(i + 1)], start, i < last, seed);
+    let stage = |i: usize| {
+        let after = (i < last).then_some(activation);
+        dense(&format!("layers.{i}"), [axis(i), axis(i + 1)], start, after, seed)
+    };
     Network::new((0..=last).map(stage).collect(), None, 1)
 }
 

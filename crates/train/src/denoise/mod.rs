@@ -9,12 +9,14 @@
 //! | [`length`] | how many tokens a denoiser takes so that inputs and targets keep their limits |
 //! | [`mixture`] | the denoisers of UL2 and UL2R, their weights, and the draw of one example |
 //! | [`render`] | inputs and targets with sentinels, and the way back |
+//! | [`data`] | a data set of the loop, its batches, and the loss on their targets |
 //! | [`rows`] | rows for two stacks or for one, masks, packing |
 //! | [`vocabulary`] | the ids of sentinels, mode tokens, end and padding |
 //!
 //! An example depends on `(seed, epoch, item)` and its tokens alone: neither the number of workers nor what was drawn
 //! before changes it. Denoisers differ in length, so steps differ in tokens: count rates and budgets in *target* tokens.
 
+pub mod data;
 pub mod error;
 pub mod length;
 pub mod mixture;
@@ -23,6 +25,7 @@ pub mod rows;
 pub mod span;
 pub mod vocabulary;
 
+pub use data::{Denoise, DenoisedBatch, DenoisedText};
 pub use error::{Error, Result};
 pub use length::Limits;
 pub use mixture::{Denoiser, Mixture, MixtureConfig, Mode, Pivot, TooManySpans};

@@ -3,6 +3,7 @@
 //! They carry classes and no colours: the style sheet of the page colours them, light or dark. Every chart is drawn for a
 //! wide and for a narrow page: scaled down, its letters could not be read.
 
+use askama::Template;
 use svg::node::element::{Circle, Group, Line, Polyline, Text};
 
 use super::text::{bytes, number, shorten};
@@ -11,12 +12,14 @@ use super::{Report, SiteEntry};
 /// Room around the plane: left, top, right, bottom.
 const ROOM: [f64; 4] = [70.0, 8.0, 14.0, 44.0];
 
-/// A chart at two widths, with what it is in words.
-pub(super) struct Chart {
-    pub id: &'static str,
-    pub title: &'static str,
-    pub description: String,
-    pub drawings: [Drawing; 2],
+/// A chart at two widths, with what it is in words. As text it is the elements of a page.
+#[derive(Template)]
+#[template(path = "chart.html")]
+pub struct Chart {
+    pub(super) id: String,
+    pub(super) title: String,
+    pub(super) description: String,
+    pub(super) drawings: [Drawing; 2],
 }
 
 /// The inside of an `<svg>`, its size, and the class of the pages that it is for.
@@ -28,7 +31,7 @@ pub(super) struct Drawing {
 }
 
 /// Draws at both sizes.
-fn both(draw: impl Fn(f64, f64) -> Group) -> [Drawing; 2] {
+pub(super) fn both(draw: impl Fn(f64, f64) -> Group) -> [Drawing; 2] {
     [("wide", 760, 380), ("narrow", 368, 320)].map(|(class, width, height)| {
         let svg = draw(f64::from(width), f64::from(height)).to_string();
         Drawing { class, width, height, svg }
@@ -37,7 +40,7 @@ fn both(draw: impl Fn(f64, f64) -> Group) -> [Drawing; 2] {
 
 /// A range of values on one axis.
 #[derive(Clone, Copy)]
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     logarithmic: bool,
@@ -46,13 +49,17 @@ struct Axis {
 impl Axis {
     /// From the least to the largest value, and some room on both sides; `None` without values.
     fn around(values: impl IntoIterator<Item = f64>, logarithmic: bool) -> Option<Self> {
-        let mut range: Option<(f64, f64)> = None;
-        for value in values.into_iter().filter(|v| v.is_finite() && (!logarithmic || *v > 0.0)) {
-            let (low, high) = range.unwrap_or((value, value));
-            range = Some((low.min(value), high.max(value)));
-        }
-        let (low, high) = range?;
+        let (low, high) = range(values, logarithmic)?;
         let (low, high) = if logarithmic { (low / 1.3, high * 1.3) } else { (low - 0.15, high + 0.15) };
+        Some(Self { low, high, logarithmic })
+    }
+
+    /// From the least to the largest value, with room in proportion; `None` without values.
+    pub(super) fn along(values: impl IntoIterator<Item = f64>, logarithmic: bool) -> Option<Self> {
+        let (low, high) = range(values, logarithmic)?;
+        // Equal values need some room, too.
+        let room = 0.04 * if high > low { high - low } else { high.abs().max(1.0) };
+        let (low, high) = if logarithmic { (low / 1.1, high * 1.1) } else { (low - room, high + room) };
         Some(Self { low, high, logarithmic })
     }
 
@@ -79,12 +86,17 @@ impl Axis {
                     })
                     .into()
             }
-            false => [0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
-                .map(|step| {
-                    let first = (self.low / step).ceil() as i64;
-                    (first..=(self.high / step) as i64).map(|i| i as f64 * step).collect()
-                })
-                .into(),
+            false => {
+                let finest = (self.high - self.low).log10().floor() as i32 - 1;
+                let steps = (finest..finest + 3).flat_map(|d| [1.0, 2.0, 5.0].map(|s| s * 10f64.powi(d)));
+                // The ends as whole numbers of steps, so that 0 is 0.
+                steps
+                    .map(|step| {
+                        let first = (self.low / step).ceil() as i64;
+                        (first..=(self.high / step).floor() as i64).map(|i| i as f64 * step).collect()
+                    })
+                    .collect()
+            }
         };
         choices.into_iter().map(inside).find(|ticks| ticks.len() <= room).unwrap_or_default()
     }
@@ -97,25 +109,43 @@ impl Axis {
                 format!("{value:.0e}").parse::<f64>().map_or(String::new(), |v| v.to_string())
             }
             true => format!("{value:.0e}"),
-            false => format!("{value:.1}"),
+            false => {
+                // As many digits as tell it from its neighbours; whole numbers only where the axis is long.
+                let least = usize::from(self.high - self.low < 20.0);
+                let exact = |digits: &usize| {
+                    let scaled = value * 10f64.powi(*digits as i32);
+                    (scaled - scaled.round()).abs() < 1e-6
+                };
+                format!("{value:.*}", (least..6).find(exact).unwrap_or(6))
+            }
         }
     }
 }
 
+/// The least and the largest value that can be drawn.
+fn range(values: impl IntoIterator<Item = f64>, logarithmic: bool) -> Option<(f64, f64)> {
+    let mut range: Option<(f64, f64)> = None;
+    for value in values.into_iter().filter(|v| v.is_finite() && (!logarithmic || *v > 0.0)) {
+        let (low, high) = range.unwrap_or((value, value));
+        range = Some((low.min(value), high.max(value)));
+    }
+    range
+}
+
 /// Two axes on a drawing, and what is drawn on them.
-struct Plane {
+pub(super) struct Plane {
     x: Axis,
     y: Axis,
     width: f64,
     height: f64,
-    drawn: Group,
+    pub(super) drawn: Group,
     /// What labels must not lie on: left, top, right, bottom.
     taken: Vec<[f64; 4]>,
 }
 
 impl Plane {
     /// Axes with ticks and names.
-    fn new((x, x_name): (Axis, &str), (y, y_name): (Axis, &str), width: f64, height: f64) -> Self {
+    pub(super) fn new((x, x_name): (Axis, &str), (y, y_name): (Axis, &str), width: f64, height: f64) -> Self {
         let mut plane = Self { x, y, width, height, drawn: Group::new(), taken: Vec::new() };
         let [left, top, right, bottom] = ROOM;
         let (right, bottom) = (width - right, height - bottom);
@@ -161,7 +191,7 @@ impl Plane {
     }
 
     /// A line through points.
-    fn curve(&mut self, points: &[(f64, f64)], class: &str) {
+    pub(super) fn curve(&mut self, points: &[(f64, f64)], class: &str) {
         let places: Vec<(f64, f64)> = points.iter().map(|&point| self.at(point)).collect();
         let list: Vec<String> = places.iter().map(|(x, y)| format!("{},{}", round(*x), round(*y))).collect();
         self.draw(Polyline::new().set("class", class).set("points", list.join(" ")));
@@ -222,7 +252,7 @@ impl Plane {
 }
 
 /// A tenth of a pixel is as fine as anybody sees.
-fn round(x: f64) -> f64 {
+pub(super) fn round(x: f64) -> f64 {
     (10.0 * x).round() / 10.0
 }
 
@@ -284,7 +314,7 @@ pub(super) fn curve(report: &Report) -> Option<Chart> {
         bytes(report.bytes),
         predicted.map_or(String::new(), |p| format!(", and a predicted damage of {}", number(p.1))),
     );
-    Some(Chart { id: "curve", title: "Size against damage", description, drawings })
+    Some(Chart { id: "curve".into(), title: "Size against damage".into(), description, drawings })
 }
 
 /// The output error of every site by the two halves of the data.
@@ -307,7 +337,8 @@ pub(super) fn halves(report: &Report) -> Option<Chart> {
          scales. Points on the diagonal are sites on which the halves agree.",
         points.len()
     );
-    Some(Chart { id: "halves", title: "Two halves of the calibration data", description, drawings })
+    let title = "Two halves of the calibration data".into();
+    Some(Chart { id: "halves".into(), title, description, drawings })
 }
 
 /// The metric as people call it.
@@ -335,6 +366,13 @@ mod tests {
         assert_eq!(axis(0.9e-9, 1.1e-9, true).label(1e-9), "1e-9");
         assert_eq!(axis(1.9, 4.1, false).ticks(5).len(), 5, "2.0, 2.5, ... 4.0");
         assert!(Axis::around([0.0, -1.0, f64::NAN], true).is_none());
+        let written = |low, high, room| {
+            let axis = axis(low, high, false);
+            axis.ticks(room).into_iter().map(|tick| axis.label(tick)).collect::<Vec<_>>()
+        };
+        assert_eq!(written(-0.01, 0.13, 4), ["0.0", "0.05", "0.1"]);
+        assert_eq!(written(-80.0, 2080.0, 6), ["0", "500", "1000", "1500", "2000"]);
+        assert!(Axis::along([3.0, 3.0], false).is_some_and(|axis| axis.low < 3.0 && axis.high > 3.0));
     }
 
     #[test]

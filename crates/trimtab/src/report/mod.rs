@@ -6,6 +6,7 @@
 mod build;
 mod charts;
 mod html;
+mod lines;
 mod reasons;
 mod recorder;
 mod samples;
@@ -25,6 +26,8 @@ use crate::judge::Quality;
 use crate::planning::CandidateReport;
 
 pub use build::Input;
+pub use charts::Chart;
+pub use lines::{Lines, Series};
 pub use recorder::{Phase, Recorder, Step};
 pub use samples::{MovedPair, Sample, moved_pairs, samples};
 
