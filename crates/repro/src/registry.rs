@@ -7,7 +7,8 @@ use crate::experiments;
 use crate::papers::{self, Family};
 
 /// Every experiment; one line each.
-pub const EXPERIMENTS: &[&dyn Experiment] = &[&experiments::GradientNoise];
+pub const EXPERIMENTS: &[&dyn Experiment] =
+    &[&experiments::GradientNoise, &experiments::LGreco, &experiments::Lamb];
 
 /// The experiment on the paper with this number, if there is one.
 #[must_use]

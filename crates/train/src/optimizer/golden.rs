@@ -49,8 +49,7 @@ impl Golden {
     }
 
     fn data(&self, tensors: &Tensors, name: &str) -> TensorData {
-        let values: Vec<f32> = tensors[name].iter().map(|&x| x as f32).collect();
-        TensorData::new(values, self.shapes[name].clone())
+        TensorData::new(floats(&tensors[name]), self.shapes[name].clone())
     }
 
     /// All tensors after each step, clipped as the loop clips.
@@ -67,7 +66,7 @@ impl Golden {
         let step = |of: &Tensors| {
             let gradient = |name: &String| {
                 let shape = self.shapes[name].clone();
-                let flat = self.data(of, name).reshape([of[name].len()]);
+                let flat = TensorData::new(floats(&of[name]), [of[name].len()]);
                 (name.clone(), Gradient { shape, values: Tensor::from_data(flat, &device) })
             };
             let mut gradients: Gradients = of.keys().map(gradient).collect();
@@ -102,6 +101,10 @@ impl Golden {
             assert!(apart > 1e2 * CLOSE, "{case}, {name}: {apart:.1e}");
         }
     }
+}
+
+fn floats(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&x| x as f32).collect()
 }
 
 const ALL: [&str; 3] = ["wide", "small", "bias"];
