@@ -9,6 +9,9 @@ use crate::papers::{self, Family};
 /// Every experiment; one line each.
 pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::DecoupledMixup,
+    &experiments::Cda,
+    &experiments::LGreco,
+    &experiments::Lamb,
     &experiments::AdAdaGrad,
     &experiments::AdaptiveInformation,
     &experiments::Ul2,

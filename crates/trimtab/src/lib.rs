@@ -36,6 +36,7 @@ pub use error::{Error, Result};
 pub mod floors {
     pub use trimtab_calibrate as calibrate;
     pub use trimtab_eval as eval;
+    pub use trimtab_exchange as exchange;
     pub use trimtab_io as io;
     pub use trimtab_math as math;
     pub use trimtab_models as models;

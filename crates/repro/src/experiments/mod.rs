@@ -1,18 +1,25 @@
 //! The experiments: one file a paper.
 
 mod adadagrad;
+mod cda;
 mod dcl;
 mod decoupled_mixup;
 mod features;
+mod figures;
 mod gradient_noise;
 mod information;
+mod l_greco;
+mod lamb;
 mod perceptron;
 mod pictures;
 mod ul2;
 
 pub use adadagrad::AdAdaGrad;
+pub use cda::Cda;
 pub use dcl::Dcl;
 pub use decoupled_mixup::DecoupledMixup;
 pub use gradient_noise::GradientNoise;
 pub use information::AdaptiveInformation;
+pub use l_greco::LGreco;
+pub use lamb::Lamb;
 pub use ul2::Ul2;

@@ -4,6 +4,8 @@
 //! rule and rate, and keeps the state by path (the framework keeps it by a random id, which no other process knows).
 
 mod config;
+#[cfg(test)]
+mod golden;
 mod lars;
 #[cfg(test)]
 mod tests;
