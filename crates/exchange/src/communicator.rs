@@ -37,6 +37,37 @@ pub trait Communicator: Send + Sync {
     fn sent_bytes(&self) -> u64;
 }
 
+/// A group that is used for a while by somebody who does not end it.
+impl<C: Communicator> Communicator for &C {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn all_reduce_sum(&self, values: &mut [f32]) -> Result<()> {
+        (**self).all_reduce_sum(values)
+    }
+
+    fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        (**self).all_gather(bytes)
+    }
+
+    fn all_to_all(&self, parts: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        (**self).all_to_all(parts)
+    }
+
+    fn broadcast(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        (**self).broadcast(bytes)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        (**self).sent_bytes()
+    }
+}
+
 /// The part of a buffer of `len` that `rank` owns: `size` parts that differ by one at most.
 pub fn owned_range(len: usize, rank: usize, size: usize) -> Range<usize> {
     let bound = |r: usize| (len as u128 * r as u128 / size.max(1) as u128) as usize; // at most len

@@ -66,4 +66,4 @@ pub use sampler::{Item, Sampler};
 pub use schedule::Schedule;
 pub use settings::{Group, Paths, Phase, Settings};
 pub use trainer::{Outcome, Trainer};
-pub use workers::{Alone, Workers};
+pub use workers::{Alone, ExchangeState, Workers};

@@ -1,16 +1,16 @@
 //! Processes (or threads) that exchange their gradients, compressed or not.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Tensor, TensorData};
-use trimtab_exchange::{Communicator, Exchange, ExchangeConfig, Named};
+use trimtab_exchange::{Communicator, Exchange, ExchangeConfig, Named, State};
+use trimtab_io::{Bytes, Checkpoint, Dtype, RawTensor, to_safetensors};
 
 use crate::error::{Error, Result};
 use crate::gradients::{Gradient, Gradients};
 use crate::workers::Workers;
 
 /// A group of ranks, and how their gradients become one.
-///
-/// What a compressing exchange keeps from step to step (residuals, factors, levels) is not part of the saved state of a run yet:
-/// a resumed run begins without.
 pub struct Ranks<C> {
     group: C,
     exchange: Exchange,
@@ -57,6 +57,24 @@ impl<C: Communicator> Workers for Ranks<C> {
         Ok(())
     }
 
+    fn save(&mut self) -> Result<Vec<State>> {
+        let all = self.group.all_gather(&to_bytes(&self.exchange.save())?)?;
+        all.into_iter().map(of_bytes).collect()
+    }
+
+    fn load(&mut self, states: &[State]) -> Result<()> {
+        match states {
+            [] => {}
+            all if all.len() == self.size() => self.exchange.load(&all[self.rank()])?,
+            others => self.exchange.load(&State::resized(others)?)?,
+        }
+        Ok(())
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.group.sent_bytes()
+    }
+
     fn sum(&mut self, numbers: &mut [f64]) -> Result<()> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let all = self.group.all_gather(&bytes)?;
@@ -69,6 +87,32 @@ impl<C: Communicator> Workers for Ranks<C> {
         }
         Ok(())
     }
+}
+
+/// Metadata key of the counters.
+const COUNTERS: &str = "counters";
+
+/// A state on its way to other ranks: safetensors, the counters in the metadata.
+fn to_bytes(state: &State) -> Result<Vec<u8>> {
+    let tensor = |(name, values): (&String, &Vec<f32>)| {
+        let tensor = RawTensor::new(Dtype::F32, vec![values.len()], Bytes::from_numbers(values.clone()))?;
+        Ok((name.clone(), tensor))
+    };
+    let tensors = state.tensors.iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    let counters = serde_json::to_string(&state.counters).map_err(|e| unreadable(&e))?;
+    Ok(to_safetensors(&tensors, &BTreeMap::from([(COUNTERS.to_string(), counters)]))?)
+}
+
+fn of_bytes(bytes: Vec<u8>) -> Result<State> {
+    let file = Checkpoint::from_bytes(vec![("state.safetensors".to_string(), bytes.into())])?;
+    let counters = file.metadata().get(COUNTERS).map_or("{}", String::as_str);
+    let counters = serde_json::from_str(counters).map_err(|e| unreadable(&e))?;
+    let tensors = file.names().map(|name| Ok((name.to_string(), file.tensor(name)?.to_f32()?)));
+    Ok(State { counters, tensors: tensors.collect::<Result<_>>()? })
+}
+
+fn unreadable(error: &serde_json::Error) -> Error {
+    Error::setting("exchange", format!("the state of a process cannot be passed on: {error}"))
 }
 
 fn host(gradient: &Gradient) -> Vec<f32> {

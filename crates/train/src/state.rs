@@ -11,14 +11,16 @@ use crate::error::{Error, Result};
 use crate::optimizer::SavedState;
 use crate::position::Position;
 use crate::settings::Settings;
+use crate::workers::ExchangeState;
 
 /// Metadata key of the position; also what tells such a file from a model.
 const KEY: &str = "trimtab.train";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const PARAMETER: &str = "parameter/";
 const AVERAGE: &str = "average/";
 const OPTIMIZER: &str = "optimizer/";
 const COUNTER: &str = "counter/";
+const EXCHANGE: &str = "exchange/";
 
 /// What a run was doing, and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ struct Header {
     /// Items of the data set.
     items: usize,
     settings: Settings,
+    /// Counters of the exchange of each process.
+    exchange: Vec<BTreeMap<String, u64>>,
 }
 
 impl Header {
@@ -53,13 +57,17 @@ pub(crate) struct State {
     /// Empty where no average is kept.
     pub average: Vec<(String, TensorData)>,
     pub optimizer: SavedState,
+    /// What the exchange of each process has to keep; empty for one process.
+    pub exchange: Vec<ExchangeState>,
 }
 
 impl State {
     /// Writes to a temporary file, syncs it and renames it to `path`.
     pub fn write(self, path: &Path, items: usize, settings: &Settings) -> Result<()> {
         let failed = |message: String| Error::State { path: path.into(), message };
-        let header = Header { format: FORMAT, position: self.position, items, settings: settings.clone() };
+        let exchange = self.exchange.iter().map(|state| state.counters.clone()).collect();
+        let position = self.position;
+        let header = Header { format: FORMAT, position, items, settings: settings.clone(), exchange };
         let header = serde_json::to_string(&header).map_err(|e| failed(e.to_string()))?;
         let mut tensors = Vec::new();
         let lists =
@@ -70,6 +78,12 @@ impl State {
                 let values = data.try_into_vec::<f32>().map_err(|e| failed(format!("\"{name}\": {e:?}")))?;
                 let tensor = RawTensor::new(Dtype::F32, shape, Bytes::from_numbers(values))?;
                 tensors.push((format!("{prefix}{name}"), tensor));
+            }
+        }
+        for (rank, state) in self.exchange.into_iter().enumerate() {
+            for (name, values) in state.tensors {
+                let tensor = RawTensor::new(Dtype::F32, vec![values.len()], Bytes::from_numbers(values))?;
+                tensors.push((format!("{EXCHANGE}{rank}/{name}"), tensor));
             }
         }
         for (name, n) in self.optimizer.counters {
@@ -101,7 +115,10 @@ impl State {
             parameters: Vec::new(),
             average: Vec::new(),
             optimizer: SavedState::default(),
+            exchange: Vec::new(),
         };
+        let exchanges = header.exchange.into_iter();
+        state.exchange.extend(exchanges.map(|counters| ExchangeState { counters, ..Default::default() }));
         for name in file.names() {
             let tensor = file.tensor(name)?;
             if let Some(name) = name.strip_prefix(COUNTER) {
@@ -109,6 +126,12 @@ impl State {
                 let counter =
                     counter.ok_or_else(|| failed(format!("counter \"{name}\" is no number from 0")))?;
                 state.optimizer.counters.push((name.into(), counter));
+                continue;
+            }
+            if let Some((rank, name)) = name.strip_prefix(EXCHANGE).and_then(|rest| rest.split_once('/')) {
+                let of_rank = rank.parse().ok().and_then(|rank: usize| state.exchange.get_mut(rank));
+                let of_rank = of_rank.ok_or_else(|| failed(format!("\"{name}\" of a process {rank}")))?;
+                of_rank.tensors.insert(name.into(), tensor.to_f32()?);
                 continue;
             }
             let data = TensorData::new(tensor.to_f32()?, tensor.shape.clone());

@@ -24,7 +24,7 @@ use crate::sampler::{Item, Sampler};
 use crate::settings::{Phase, Settings};
 use crate::state::State;
 use crate::statistics::Gatherer;
-use crate::workers::{Alone, Workers, share};
+use crate::workers::{Alone, ExchangeState, Workers, share};
 
 /// Everything of a run but the module.
 pub struct Trainer<'a, D: Dataset, O> {
@@ -154,7 +154,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let message = format!("is no item of the {} that there are", self.data.len());
             return Err(Error::setting(format!("{}.epochs", phase.name), message));
         }
-        let mut run = self.resume(module)?;
+        let mut run = self.resume(module, workers)?;
         let mut sampler = Sampler::new(self.data.len(), self.settings.seed);
         let (first, start) = (run.position.samples, Instant::now());
         let total = self.settings.samples(self.data.len());
@@ -202,8 +202,11 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let over = run.position.samples >= total || self.is_over(&run.position);
             let stop = !over && any(observer.interrupted(), workers)?;
             last = Some(record);
-            if workers.rank() == 0 && (stop || is_due(self.settings.save_every, run.position.step)) {
-                self.save(&run)?;
+            if self.state.is_some() && (stop || is_due(self.settings.save_every, run.position.step)) {
+                let exchange = workers.save()?;
+                if workers.rank() == 0 {
+                    self.save(&run, exchange)?;
+                }
             }
             if stop {
                 return Ok(run.end(false, last));
@@ -329,7 +332,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         }
     }
 
-    fn save<M: Module>(&self, run: &Run<M>) -> Result<()> {
+    fn save<M: Module>(&self, run: &Run<M>, exchange: Vec<ExchangeState>) -> Result<()> {
         let Some(path) = &self.state else { return Ok(()) };
         let unsaved = |name| Error::State { path: path.clone(), message: format!("cannot hold \"{name}\"") };
         let state = State {
@@ -337,22 +340,25 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             parameters: parameters::values(&run.module),
             average: run.average.as_ref().map(parameters::values).unwrap_or_default(),
             optimizer: run.optimizer.save().map_err(unsaved)?,
+            exchange,
         };
         state.write(path, self.data.len(), self.settings)
     }
 
     /// The run to begin with: as saved, or fresh.
-    fn resume<M: Module>(&self, module: M) -> Result<Run<M>> {
+    fn resume<M: Module>(&self, module: M, workers: &mut dyn Workers) -> Result<Run<M>> {
         let saved = match &self.state {
             Some(path) => State::read(path, self.data.len(), self.settings)?.map(|state| (path, state)),
             None => None,
         };
-        let Some((path, State { position, parameters: values, average, optimizer: saved })) = saved else {
+        let Some((path, State { position, parameters: values, average, optimizer: saved, exchange })) = saved
+        else {
             let average = self.settings.average.map(|_| module.valid());
             let optimizer = Optimizer::new(&self.settings.phases[0]);
             let position = Position::new(self.settings.batch.first());
             return Ok(Run { module, average, optimizer, position });
         };
+        workers.load(&exchange)?;
         let put = |module: M, values: Vec<(String, TensorData)>| {
             let mut values = values.into_iter().collect();
             let module = parameters::replace(module, |name, shape| restore(path, &mut values, name, shape))?;

@@ -1,5 +1,7 @@
 //! Several processes that train one model.
 
+pub use trimtab_exchange::State as ExchangeState;
+
 use crate::error::Result;
 use crate::gradients::Gradients;
 
@@ -22,6 +24,27 @@ pub trait Workers {
     /// # Errors
     /// A process that is gone.
     fn sum(&mut self, numbers: &mut [f64]) -> Result<()>;
+
+    /// What every process has to keep of its exchange for a later run, by rank, the same in all. All call it at the same step.
+    ///
+    /// # Errors
+    /// A process that is gone.
+    fn save(&mut self) -> Result<Vec<ExchangeState>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes up what an earlier run of this or another number of processes has saved.
+    ///
+    /// # Errors
+    /// States that do not fit.
+    fn load(&mut self, _: &[ExchangeState]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes of gradients and numbers that this process has sent to others, for this run's report; 0 for one alone.
+    fn sent_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// One process.

@@ -87,6 +87,14 @@ impl OutDir {
         Ok(this)
     }
 
+    /// The directory where the work on `out` is kept until it is finished.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if `out` has no name.
+    pub fn partial_of(out: impl AsRef<Path>) -> Result<PathBuf> {
+        partial_of(out.as_ref())
+    }
+
     /// Whether an earlier run made the output `out` and was stopped before all was done: the same job may be taken up
     /// again, though `out` is there.
     ///

@@ -90,11 +90,7 @@ fn zoo(image: usize) -> Zoo {
     Zoo::Convnet { widths, norm, image, classes: CLASSES, channels: 1 }
 }
 
-fn logits(
-    model: &Network,
-    images: Tensor<4>,
-    ctx: &mut Ctx<'_>,
-) -> trimtab::floors::nn::Result<Tensor<2>> {
+fn logits(model: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>) -> trimtab::floors::nn::Result<Tensor<2>> {
     model.forward(Flow::Image(images), ctx)?.vector("loss")
 }
 
@@ -146,9 +142,11 @@ fn images(
     // So many of each class, drawn anew for every seed, in the order of the recovered ones.
     let mut order: Vec<usize> = (0..real.len()).collect();
     stream.shuffle(&mut order);
-    let of_class = |class: i64| order.iter().copied().filter(move |&i| real.labels[i] == class).take(PER_CLASS);
+    let of_class =
+        |class: i64| order.iter().copied().filter(move |&i| real.labels[i] == class).take(PER_CLASS);
     let by_class: Vec<Vec<usize>> = (0..CLASSES as i64).map(|class| of_class(class).collect()).collect();
-    let chosen: Vec<usize> = (0..PER_CLASS).flat_map(|i| by_class.iter().filter_map(move |of| of.get(i))).copied().collect();
+    let chosen: Vec<usize> =
+        (0..PER_CLASS).flat_map(|i| by_class.iter().filter_map(move |of| of.get(i))).copied().collect();
     Ok((real.select(&chosen), None))
 }
 
@@ -352,11 +350,19 @@ fn judge(found: &[Found], taught: f64, size: Size) -> Measurement {
         row
     };
     let table = Table {
-        title: format!("Students of {} images, test accuracy in %, mean (least..most) over {} seeds", CLASSES * PER_CLASS, found.len()),
+        title: format!(
+            "Students of {} images, test accuracy in %, mean (least..most) over {} seeds",
+            CLASSES * PER_CLASS,
+            found.len()
+        ),
         columns: ["", "accuracy", "early loss", "images, kB", "labels, kB"].map(String::from).into(),
         rows: Arm::ALL.into_iter().map(row).collect(),
     };
-    let saves = if mean(&real) >= mean(&with) { "; real images do as well or better: nothing is saved here" } else { "" };
+    let saves = if mean(&real) >= mean(&with) {
+        "; real images do as well or better: nothing is saved here"
+    } else {
+        ""
+    };
     let figure = format!(
         "CDA {} %, crops from 8 % {} %, real images {} %{saves}",
         percents(&with),

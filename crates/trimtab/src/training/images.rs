@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
-use trimtab_io::{ImageFolder, ImageSet, OutDir};
+use trimtab_io::{ImageFolder, ImageSet};
 use trimtab_models::{Normalization, Zoo};
 use trimtab_nn::{Ctx, Flow, Network};
 use trimtab_train::distil::DistilledSet;
 use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, Imitate};
 use trimtab_train::{BatchSize, BatchTransform, Dataset, Mix, Objective, Pictures, Trainer};
 
-use super::{Run, Summary};
+use super::{Output, Run, Summary};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
@@ -191,7 +191,7 @@ fn go(
     [data, heldout]: [&Pictures; 2],
     objective: &impl Objective<Network, ImageBatch>,
     mix: Option<&Mixer>,
-    mut out: OutDir,
+    mut out: Output,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary> {
     let network = super::language::trainable(zoo.checkpoint(run.recipe.seed, colours)?, run.device)?;

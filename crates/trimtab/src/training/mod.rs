@@ -3,6 +3,7 @@
 mod images;
 mod language;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -10,10 +11,13 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use trimtab_exchange::ExchangeConfig;
 use trimtab_io::{Dtype, OutDir, RawTensor};
 use trimtab_models::Zoo;
 use trimtab_nn::Network;
-use trimtab_train::{Dataset, Measured, Objective, Observer, Outcome, Settings, StepRecord, Trainer};
+use trimtab_train::{
+    Alone, Dataset, Measured, Objective, Observer, Outcome, Ranks, Settings, StepRecord, Trainer, Workers,
+};
 
 pub use images::{DistilledSource, ImageObjective, ImageSource, logits};
 pub use trimtab_train::{Mix, Pictures};
@@ -56,6 +60,9 @@ pub struct Recipe {
     pub objective: ImageObjective,
     /// The data.
     pub data: DataSource,
+    /// How the gradients of several processes become one; their plain mean by default.
+    #[serde(default)]
+    pub exchange: Option<ExchangeConfig>,
     /// The loop.
     pub training: Settings,
 }
@@ -139,6 +146,10 @@ pub struct Summary {
     pub output: PathBuf,
     /// Numbers that were written.
     pub params: usize,
+    /// Processes that trained it.
+    pub processes: usize,
+    /// Bytes that the first of them sent to the others.
+    pub sent_bytes: u64,
     /// Steps.
     pub steps: usize,
     /// Items of the data that were trained on: windows, images.
@@ -204,7 +215,30 @@ pub fn train(
     device: &Device,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary> {
-    let run = Run { recipe, base, output, force, device };
+    match &recipe.exchange {
+        // One process compresses as well, so that a recipe means the same whatever the number of processes.
+        Some(config) => {
+            let mut alone = Ranks::new(trimtab_exchange::Alone::default(), *config)?;
+            train_among(recipe, base, output, force, device, monitor, &mut alone)
+        }
+        None => train_among(recipe, base, output, force, device, monitor, &mut Alone),
+    }
+}
+
+/// [`train`] as one of several processes. The first of them alone writes the output; all return the same summary.
+///
+/// # Errors
+/// Those of [`train`], and a process that is gone.
+pub fn train_among(
+    recipe: &Recipe,
+    base: &Path,
+    output: &Path,
+    force: bool,
+    device: &Device,
+    monitor: &mut dyn Monitor,
+    workers: &mut dyn Workers,
+) -> Result<Summary> {
+    let run = Run { recipe, base, output, force, device, workers: RefCell::new(workers) };
     match &recipe.data {
         DataSource::Stories { .. } | DataSource::Text { .. } => language::train(&run, monitor),
         DataSource::Images(source) => images::train(&run, source, monitor),
@@ -219,6 +253,20 @@ struct Run<'a> {
     output: &'a Path,
     force: bool,
     device: &'a Device,
+    workers: RefCell<&'a mut dyn Workers>,
+}
+
+/// Where a process finds the saved state, and the output if it is the one that writes it.
+struct Output {
+    own: Option<OutDir>,
+    partial: PathBuf,
+}
+
+impl Output {
+    /// Writes a small file of the output, in the process that writes it.
+    fn put_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(self.own.as_ref().map_or(Ok(()), |out| out.put_file(name, bytes))?)
+    }
 }
 
 impl Run<'_> {
@@ -230,12 +278,20 @@ impl Run<'_> {
 }
 
 impl Run<'_> {
-    /// The output directory of this recipe on this data.
-    fn open(&self, data: impl Hash) -> Result<OutDir> {
+    /// The output directory of this recipe on this data, opened by the first process.
+    fn open(&self, data: impl Hash) -> Result<Output> {
         let mut hash = DefaultHasher::new();
         json!(self.recipe).to_string().hash(&mut hash);
         data.hash(&mut hash);
-        Ok(OutDir::create(self.output, &format!("train {:016x}", hash.finish()), self.force)?)
+        let job = format!("train {:016x}", hash.finish());
+        let mut workers = self.workers.borrow_mut();
+        let own = match workers.rank() {
+            0 => Some(OutDir::create(self.output, &job, self.force)?),
+            _ => None,
+        };
+        // Nobody looks for a saved state before the first has cleared away those of other jobs.
+        workers.sum(&mut [])?;
+        Ok(Output { own, partial: OutDir::partial_of(self.output)? })
     }
 
     /// Trains a network with a saved state in `out`; what it does on held-out data.
@@ -243,15 +299,16 @@ impl Run<'_> {
         &self,
         trainer: &mut Trainer<'_, D, O>,
         network: Network,
-        out: &OutDir,
+        out: &Output,
         unit: &'static str,
         monitor: &mut dyn Monitor,
     ) -> Result<(Outcome<Network>, Measured)> {
-        trainer.state = Some(out.partial().join(STATE));
+        trainer.state = Some(out.partial.join(STATE));
         monitor.begin("train", self.recipe.training.samples(trainer.data.len()) as usize);
-        let outcome = trainer.run(network, &mut Show { monitor, unit })?;
+        let mut workers = self.workers.borrow_mut();
+        let outcome = trainer.run_with(network, &mut Show { monitor, unit }, &mut **workers)?;
         if !outcome.finished {
-            return Err(Error::Interrupted { kept: out.partial().display().to_string() });
+            return Err(Error::Interrupted { kept: out.partial.display().to_string() });
         }
         let measured = outcome.last.as_ref().and_then(|last| last.heldout);
         let measured = match (measured, trainer.heldout) {
@@ -265,15 +322,20 @@ impl Run<'_> {
     /// Publishes what was written; the summary, without what only one kind of data has.
     fn publish(
         &self,
-        mut out: OutDir,
+        out: Output,
         outcome: Outcome<Network>,
         measured: Measured,
         [params, items]: [usize; 2],
     ) -> Result<Summary> {
-        let output = out.publish()?;
-        out.clear(&[STATE])?;
+        if let Some(mut out) = out.own {
+            out.publish()?;
+            out.clear(&[STATE])?;
+        }
+        let workers = self.workers.borrow();
         Ok(Summary {
-            output,
+            output: self.output.into(),
+            processes: workers.size(),
+            sent_bytes: workers.sent_bytes(),
             params,
             steps: outcome.step,
             items,
@@ -288,7 +350,7 @@ impl Run<'_> {
     /// Writes the weights; returns their number.
     fn write(
         &self,
-        out: &mut OutDir,
+        out: &mut Output,
         network: &Network,
         metadata: &BTreeMap<String, String>,
     ) -> Result<usize> {
@@ -298,10 +360,12 @@ impl Run<'_> {
             params += values.len();
             tensors.push((name, RawTensor::from_f32(shape, &values, self.recipe.dtype.dtype())?));
         }
-        if !out.unit_done("model") {
-            out.commit_unit("model", &tensors)?;
+        if let Some(out) = &mut out.own {
+            if !out.unit_done("model") {
+                out.commit_unit("model", &tensors)?;
+            }
+            out.finish_shards(SHARD_BYTES, metadata)?;
         }
-        out.finish_shards(SHARD_BYTES, metadata)?;
         Ok(params)
     }
 }
