@@ -12,7 +12,8 @@ pub enum LambVariant {
     /// because it is a vector does not adapt either.
     #[default]
     Reference,
-    /// That of NVIDIA's Apex and of timm: the whole gradient is first clipped to norm 1, and only what decays adapts.
+    /// That of NVIDIA's Apex and of timm: the whole gradient is first clipped to norm 1, and only what decays adapts. Of timm's
+    /// settings, `always_adapt`, `trust_clip`, `decoupled_decay` and `caution` stay off.
     Nvlamb,
     /// That of the paper's first version and of early ports: no bias correction, the norm of the weight clamped to 10.
     PaperV1,
