@@ -29,12 +29,7 @@ impl<'a> Lab<'a> {
     /// [`Error::Stopped`] if it should end.
     pub fn tell(&self, what: &str) -> Result<()> {
         (self.tell)(what);
-        if self.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
-    }
-
-    /// Whether the experiment should end.
-    pub fn is_stopped(&self) -> bool {
-        (self.stop)()
+        if self.stops() { Err(Error::Stopped) } else { Ok(()) }
     }
 
     /// Whether to give up, for loops that have nothing to tell.

@@ -11,7 +11,7 @@ use tokenizers::{
 
 use crate::error::{Error, Result};
 
-/// The token after each text, and the only special one.
+/// The token after each text, and the only special one unless others are asked for.
 pub const END_OF_TEXT: &str = "</s>";
 
 /// Smallest vocabulary: the bytes and the token that ends a text.
@@ -23,19 +23,32 @@ const SMALLEST: usize = 257;
 /// # Errors
 /// [`Error::Io`] if `vocab` is below 257 or the texts do not hold as many different pairs.
 pub fn train<S: AsRef<str> + Sync>(texts: &[S], vocab: usize) -> Result<Vec<u8>> {
+    train_with(texts, vocab, &[])
+}
+
+/// [`train`] with special tokens besides [`END_OF_TEXT`], among the `vocab`; the trainer never makes them of a text.
+///
+/// # Errors
+/// Those of [`train`].
+pub fn train_with<S: AsRef<str> + Sync>(texts: &[S], vocab: usize, special: &[String]) -> Result<Vec<u8>> {
     let failed = |message: String| Error::Io(trimtab_io::Error::Tokenizer { action: "train", message });
-    if vocab < SMALLEST {
+    if vocab < SMALLEST + special.len() {
+        let more = match special.len() {
+            0 => String::new(),
+            n => format!(" and {n} more special tokens"),
+        };
         return Err(failed(format!(
-            "a vocabulary of {vocab} has no room for 256 bytes and \"{END_OF_TEXT}\""
+            "a vocabulary of {vocab} has no room for 256 bytes and \"{END_OF_TEXT}\"{more}"
         )));
     }
-    let end = AddedToken::from(END_OF_TEXT, true);
+    let special = std::iter::once(END_OF_TEXT).chain(special.iter().map(String::as_str));
+    let special = special.map(|token| AddedToken::from(token, true)).collect();
     let alphabet: BTreeSet<char> = ByteLevel::alphabet().into_iter().collect();
     let mut trainer = BpeTrainer::builder()
         .vocab_size(vocab)
         .min_frequency(2)
         .show_progress(false)
-        .special_tokens(vec![end])
+        .special_tokens(special)
         .initial_alphabet(alphabet.into_iter().collect())
         .build();
     let bytes = ByteLevel::new(false, true, true);
@@ -62,14 +75,18 @@ pub fn train<S: AsRef<str> + Sync>(texts: &[S], vocab: usize) -> Result<Vec<u8>>
 }
 
 /// The `tokenizer_config.json` beside it, for programs that load tokenizers by class.
-pub fn config(positions: usize) -> serde_json::Value {
-    serde_json::json!({
+pub fn config(positions: usize, special: &[String]) -> serde_json::Value {
+    let mut config = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "model_max_length": positions,
         "clean_up_tokenization_spaces": false,
-    })
+    });
+    if !special.is_empty() {
+        config["additional_special_tokens"] = special.into();
+    }
+    config
 }
 
 #[cfg(test)]
@@ -99,6 +116,18 @@ mod tests {
     fn the_same_text_gives_the_same_bytes() {
         let parts: Vec<&str> = TEXT.split_inclusive(' ').collect();
         assert_eq!(train(&parts, 265).unwrap(), train(&parts, 265).unwrap());
+    }
+
+    #[test]
+    fn special_tokens_are_whole_and_take_their_place() {
+        let special = ["<extra_id_0>", "[NLU]"].map(String::from);
+        let tokenizer = Tokenizer::from_bytes(&train_with(&[TEXT], 270, &special).unwrap()).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 270);
+        let ids = special.each_ref().map(|name| tokenizer.token_id(name).unwrap());
+        assert_eq!(tokenizer.encode("[NLU]<extra_id_0>", false).unwrap(), [ids[1], ids[0]]);
+        assert!(
+            train_with(&[TEXT], 258, &special).unwrap_err().to_string().contains("2 more special tokens")
+        );
     }
 
     #[test]

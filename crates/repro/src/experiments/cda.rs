@@ -234,7 +234,7 @@ impl Cda {
         let mut recovered = None;
         for arm in Arm::ALL {
             lab.tell(&format!("seed {seed}: {}", arm.name()))?;
-            let stop = || lab.is_stopped();
+            let stop = || lab.stops();
             let (set, lost) = match (arm, &recovered) {
                 (Arm::Hard, Some(set)) => (ImageSet::clone(set), None),
                 _ => images(arm, teacher, train, size, seed, &stop).map_err(self.failed("recovery"))?,

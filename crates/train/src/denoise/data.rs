@@ -166,7 +166,10 @@ mod tests {
         let all = move |_: &(), ids: Tensor<2, Int>, _: &mut Ctx<'_>| {
             let [r, t] = ids.dims();
             let values = (0..r * t * 64).map(|i| logit(i / 64 % t, i % 64)).collect::<Vec<f32>>();
-            Ok(Tensor::<3>::from_data(TensorData::new(values, [r, t, 64]), &ids.device()))
+            Ok::<_, trimtab_nn::Error>(Tensor::<3>::from_data(
+                TensorData::new(values, [r, t, 64]),
+                &ids.device(),
+            ))
         };
         let found = Denoise(all).loss(&(), &batch, &mut Pass::default()).unwrap();
         let (mut sum, mut count) = (0.0f64, 0);

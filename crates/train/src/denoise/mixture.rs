@@ -145,7 +145,11 @@ impl MixtureConfig {
         Self { s_share: 0.5, pivot: Pivot::Uniform, denoisers, ..Self::ul2() }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses what makes no sense, whatever the vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub fn check(&self) -> Result<()> {
         if !(0.0..=1.0).contains(&self.s_share) {
             return Err(Error::setting("s_share", self.s_share, "a number in [0, 1]"));
         }

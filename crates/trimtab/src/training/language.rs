@@ -10,43 +10,96 @@ use trimtab_models::pico::grammar::Split;
 use trimtab_models::pico::tokenizer::{self, END_OF_TEXT};
 use trimtab_models::{Model, init, pico};
 use trimtab_nn::{Ctx, Flow, Network};
-use trimtab_train::{Dataset, NextToken, TokenWindows, Trainer};
+use trimtab_train::denoise::{Denoise, DenoisedText, Limits, Mixture, MixtureConfig, Mode, Vocabulary};
+use trimtab_train::{Dataset, Measured, NextToken, Objective, Outcome, TokenWindows, Trainer};
 
-use super::{DataSource, Recipe, Run, Summary};
+use super::{DataSource, DenoiseSettings, Output, Recipe, Run, Summary};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+
+/// The two splits in messages.
+const TEXT: &str = "the training text";
+const HELDOUT: &str = "the held-out text";
 
 pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary> {
     let recipe = run.recipe;
     let vocab = run.need(&recipe.tokenizer, "tokenizer")?.vocab;
     let (window, model) = (*run.need(&recipe.window, "window")?, run.need(&recipe.model, "model")?);
+    if let Some(denoise) = &recipe.denoise {
+        denoise.mixture.check().map_err(trimtab_train::Error::from)?;
+    }
     let documents = documents(recipe, run.base)?;
     let mut out = run.open(&documents)?;
     monitor.begin("tokenizer", 1);
-    let json = tokenizer::train(&documents[0], vocab)?;
+    let special = recipe.denoise.as_ref().map(special_tokens).unwrap_or_default();
+    let json = tokenizer::train_with(&documents[0], vocab, &special)?;
     let tokenizer = Tokenizer::from_bytes(&json)?;
     monitor.advance(1, &format!("{} tokens", tokenizer.vocab_size()));
-    let [data, heldout] = windows(&tokenizer, documents, window, vocab)?;
+    let [text, rest] = tokens(&tokenizer, documents)?;
+    let count = text.len();
     let end = tokenizer.token_id(END_OF_TEXT).unwrap_or_default();
     let config = config(model, vocab, end, recipe.dtype.name());
     let start = init::checkpoint(&config, recipe.seed, Dtype::F32)?;
     let network = trainable(start, run.device)?;
-    let objective = NextToken(logits);
-    let mut trainer = Trainer::new(&data, &objective, &recipe.training, run.device.clone());
-    trainer.heldout = Some(&heldout);
-    let (outcome, measured) = run.go(&mut trainer, network, &out, "tokens", monitor)?;
+    let (outcome, measured, items) = match &recipe.denoise {
+        None => {
+            let cut = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
+            let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
+            fit(run, network, &data, &NextToken(logits), &out, monitor)?
+        }
+        Some(settings) => {
+            let mixture = mixture(settings, &tokenizer, end, window)?;
+            let seed = recipe.training.seed;
+            let cut = |tokens, what| DenoisedText::new(tokens, mixture.clone(), window, vocab, seed, what);
+            let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
+            fit(run, network, &data, &Denoise(logits), &out, monitor)?
+        }
+    };
     let params = run.write(&mut out, outcome.result(), &BTreeMap::new())?;
     let generation = json!({"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]});
     for (name, value) in [
         ("config.json", &config),
         ("generation_config.json", &generation),
-        ("tokenizer_config.json", &tokenizer::config(window)),
+        ("tokenizer_config.json", &tokenizer::config(window, &special)),
     ] {
         out.put_file(name, format!("{value:#}\n").as_bytes())?;
     }
     out.put_file("tokenizer.json", &json)?;
-    let summary = run.publish(out, outcome, measured, [params, data.len()])?;
-    Ok(Summary { tokens: Some(data.tokens()), perplexity: Some(measured.loss.exp()), ..summary })
+    let summary = run.publish(out, outcome, measured, [params, items])?;
+    Ok(Summary { tokens: Some(count), perplexity: Some(measured.loss.exp()), ..summary })
+}
+
+/// Trains on the first of two data sets and measures on the second; the items of the first.
+fn fit<D: Dataset, O: Objective<Network, D::Batch>>(
+    run: &Run<'_>,
+    network: Network,
+    [data, heldout]: &[D; 2],
+    objective: &O,
+    out: &Output,
+    monitor: &mut dyn Monitor,
+) -> Result<(Outcome<Network>, Measured, usize)> {
+    let mut trainer = Trainer::new(data, objective, &run.recipe.training, run.device.clone());
+    trainer.heldout = Some(heldout);
+    let (outcome, measured) = run.go(&mut trainer, network, out, "tokens", monitor)?;
+    Ok((outcome, measured, data.len()))
+}
+
+/// The tokens that denoisers need, by the names of the released checkpoints.
+fn special_tokens(settings: &DenoiseSettings) -> Vec<String> {
+    let modes =
+        Mode::ALL.iter().filter(|_| settings.mixture.mode_tokens).map(|mode| mode.token().to_string());
+    (0..settings.sentinels).map(|i| format!("<extra_id_{i}>")).chain(modes).collect()
+}
+
+/// The denoisers with the tokens of this tokenizer, whose rows fit into a window.
+fn mixture(settings: &DenoiseSettings, tokenizer: &Tokenizer, end: u32, window: usize) -> Result<Mixture> {
+    let limits = settings.mixture.limits;
+    let sequence = Some(limits.sequence.map_or(window, |limit| limit.min(window)));
+    let config = MixtureConfig { limits: Limits { sequence, ..limits }, ..settings.mixture.clone() };
+    let names = |name: &str| tokenizer.token_id(name);
+    let made = Vocabulary::from_names(names, config.mode_tokens, end, end)
+        .and_then(|vocabulary| Mixture::new(config, vocabulary));
+    Ok(made.map_err(trimtab_train::Error::from)?)
 }
 
 /// A network in memory, to be trained.
@@ -102,17 +155,12 @@ pub(super) fn split(text: &str, share: f64) -> (String, String) {
     (format!("{train}{END_OF_TEXT}"), format!("{rest}{END_OF_TEXT}"))
 }
 
-fn windows(
-    tokenizer: &Tokenizer,
-    documents: [Vec<String>; 2],
-    window: usize,
-    vocab: usize,
-) -> Result<[TokenWindows; 2]> {
-    let cut = |documents: &[String], what: &str| -> Result<TokenWindows> {
+/// The documents of both splits as one stream of tokens each.
+fn tokens(tokenizer: &Tokenizer, documents: [Vec<String>; 2]) -> Result<[Vec<u32>; 2]> {
+    let encode = |documents: &[String]| -> Result<Vec<u32>> {
         let texts: Vec<&str> = documents.iter().map(String::as_str).collect();
-        let tokens = tokenizer.encode_batch(&texts, false, usize::MAX)?.concat();
-        Ok(TokenWindows::new(tokens, window, vocab, what)?)
+        Ok(tokenizer.encode_batch(&texts, false, usize::MAX)?.concat())
     };
     let [train, heldout] = documents;
-    Ok([cut(&train, "the training text")?, cut(&heldout, "the held-out text")?])
+    Ok([encode(&train)?, encode(&heldout)?])
 }

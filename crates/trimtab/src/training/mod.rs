@@ -15,6 +15,7 @@ use trimtab_exchange::ExchangeConfig;
 use trimtab_io::{Dtype, OutDir, RawTensor};
 use trimtab_models::Zoo;
 use trimtab_nn::Network;
+use trimtab_train::denoise::MixtureConfig;
 use trimtab_train::{
     Alone, Dataset, Measured, Objective, Observer, Outcome, Ranks, Settings, StepRecord, Trainer, Workers,
 };
@@ -52,6 +53,9 @@ pub struct Recipe {
     /// The tokenizer, which is trained on the data; for text.
     #[serde(default)]
     pub tokenizer: Option<TokenizerSettings>,
+    /// Denoisers, for text: what is masked is predicted, by a model that sees all of the rest. Otherwise it is the next token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denoise: Option<DenoiseSettings>,
     /// The network, for images.
     #[serde(default)]
     pub network: Option<Zoo>,
@@ -105,6 +109,22 @@ impl WeightType {
 pub struct TokenizerSettings {
     /// Tokens, at least 257.
     pub vocab: usize,
+}
+
+/// How text is corrupted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DenoiseSettings {
+    /// Sentinels of the tokenizer: as many spans can be masked in one row.
+    pub sentinels: usize,
+    /// The denoisers and their shares; those of UL2 by default. A row has at most a window of tokens.
+    pub mixture: MixtureConfig,
+}
+
+impl Default for DenoiseSettings {
+    fn default() -> Self {
+        Self { sentinels: 100, mixture: MixtureConfig::ul2() }
+    }
 }
 
 /// Where the text comes from.

@@ -108,6 +108,43 @@ fn dir_of(path: &Path) -> &Path {
 }
 
 #[test]
+fn a_recipe_asks_for_denoisers() {
+    let dir = tempfile::tempdir().unwrap();
+    let denoise = "[denoise]\nsentinels = 6\nmixture = { s_share = 0.25 }\n\n[training]";
+    let recipe = Recipe::parse(&TINY.replace("[training]", denoise), "tiny.toml").unwrap();
+    let (whole, stopped) = (dir.path().join("whole"), dir.path().join("stopped"));
+    let summary = run(&recipe, &whole, &mut Quiet::default()).unwrap();
+    assert!(summary.steps == 6 && summary.heldout_loss < 5.7, "{summary:?}");
+    let tokenizer = Model::open(&whole.display().to_string(), None).unwrap().tokenizer().unwrap();
+    for name in ["<extra_id_0>", "<extra_id_5>", "[NLU]", "[S2S]", "[NLG]"] {
+        assert!(tokenizer.token_id(name).is_some(), "{name}");
+    }
+    assert_eq!((tokenizer.token_id("<extra_id_6>"), tokenizer.vocab_size()), (None, 300));
+    let error = run(&recipe, &stopped, &mut StopAfter(3)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    assert_eq!(run(&recipe, &stopped, &mut Quiet::default()).unwrap().heldout_loss, summary.heldout_loss);
+    // Settings that make no sense are named.
+    let wrong = |change: &str| {
+        let output = dir.path().join(change.split(' ').nth(2).unwrap_or_default());
+        let text = TINY.replace("[training]", &format!("[denoise]\n{change}\n\n[training]"));
+        run(&Recipe::parse(&text, "wrong.toml").unwrap(), &output, &mut Quiet::default())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(wrong("mixture = { s_share = 2.0 }").contains("s_share"));
+    assert!(wrong("sentinels = 0").contains("<extra_id_0>"));
+    assert!(wrong("sentinels = 50").contains("53 more special tokens"));
+}
+
+#[test]
+fn the_recipe_of_ul2_is_one() {
+    let recipe = Recipe::parse(include_str!("../../../../recipes/ul2.toml"), "ul2.toml").unwrap();
+    recipe.training.check().unwrap();
+    let MixtureConfig { mode_tokens, denoisers, .. } = recipe.denoise.unwrap().mixture;
+    assert_eq!((mode_tokens, denoisers.len()), (true, 6));
+}
+
+#[test]
 fn text_files_are_cut_at_a_line() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.txt"), "one line\nzwei Zeilen\ntrois\n").unwrap();
