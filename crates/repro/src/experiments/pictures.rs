@@ -110,18 +110,6 @@ pub fn side_by_side<T: Sync, R: Send>(cells: &[T], run: impl Fn(&T) -> Result<R>
     found.into_iter().map(|(_, one)| one).collect()
 }
 
-/// Mean of some figures.
-pub fn mean(of: &[f64]) -> f64 {
-    of.iter().sum::<f64>() / of.len() as f64
-}
-
-/// Mean and spread of shares, in percent: `61.20 (60.9..61.5)`.
-pub fn percents(of: &[f64]) -> String {
-    let least = of.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = of.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    format!("{:.2} ({:.1}..{:.1})", 100.0 * mean(of), 100.0 * least, 100.0 * most)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +121,5 @@ mod tests {
         assert_eq!(side_by_side(&cells, |&i| Ok(i * i)).unwrap()[19], 361);
         let refuse = |&i: &usize| if i == 3 { Err(Error::Stopped) } else { Ok(i) };
         assert!(matches!(side_by_side(&cells, refuse), Err(Error::Stopped)));
-        assert_eq!(percents(&[0.5, 0.52]), "51.00 (50.0..52.0)");
     }
 }

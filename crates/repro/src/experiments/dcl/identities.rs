@@ -6,7 +6,8 @@ use trimtab::floors::train::objectives::{Contrastive, info_nce_share};
 
 use super::KINDS;
 use crate::experiment::Check;
-use crate::experiments::pictures::{Cause, mean};
+use crate::experiments::figures::mean;
+use crate::experiments::pictures::Cause;
 
 /// The gradient of the mean loss by the embeddings, each anchor with a weight of its own: 1 for the decoupled loss. In f64, by
 /// the formula.

@@ -19,8 +19,9 @@ use trimtab::floors::train::{
 use trimtab::training::logits;
 
 use super::features::Features;
+use super::figures::mean;
 use super::perceptron::{Start, dense};
-use super::pictures::{self, Cause, Views, mean, side_by_side};
+use super::pictures::{self, Cause, Views, side_by_side};
 use crate::error::{Error, Result};
 use crate::experiment::{Check, Experiment, Measurement, Scale};
 use crate::lab::Lab;

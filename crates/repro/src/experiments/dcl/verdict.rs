@@ -4,7 +4,7 @@ use trimtab::floors::train::objectives::ContrastiveKind;
 
 use super::{BATCHES, Cell, Found, KINDS, MIDDLE, name};
 use crate::experiment::{Measurement, Table, Verdict};
-use crate::experiments::pictures::{mean, percents};
+use crate::experiments::figures::{mean, percents};
 
 /// What the runs of one kind found.
 fn of(all: &[(Cell, Found)], kind: ContrastiveKind, batch: usize) -> Vec<Found> {

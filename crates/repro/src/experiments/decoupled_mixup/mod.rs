@@ -17,7 +17,7 @@ use trimtab::training::{Mix, Pictures, logits};
 
 use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use identities::costs;
 use verdict::judge;
@@ -221,6 +221,10 @@ impl Experiment for DecoupledMixup {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "both classes of a mixture found: CIFAR-10: DM (eta 1) 13.5 %, MCE 13.2 %, smoothed 13.3 %, clean -1.55 points; \
+                      MNIST: DM (eta 1) 69.0 %, MCE 64.2 %, smoothed 64.5 %, clean +0.03 points; the loss takes 1.60 times as long";
+        let scale = "CIFAR-10, 16 x 16, 8000 images, 8 epochs, convnet 16-32-64; MNIST, 14 x 14, 8000 images, 6 epochs, convnet 16-32; \
+                     3 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }

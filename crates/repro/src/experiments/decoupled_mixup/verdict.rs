@@ -2,7 +2,7 @@
 
 use super::{Arm, DATA, DEAR, Data, Found};
 use crate::experiment::{Measurement, Table, Verdict};
-use crate::experiments::pictures::{mean, percents};
+use crate::experiments::figures::{mean, percents};
 
 /// What every arm found, over seeds.
 pub(super) type Arms = [(Arm, Vec<Found>); 5];
