@@ -317,7 +317,10 @@ impl Experiment for Cda {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "CDA 91.95 (89.8 .. 94.3) %, crops from 8 % 88.55 (88.2 .. 88.8) %, real images 96.98 (96.5 .. 97.7) %; real images \
+                      do as well or better: nothing is saved here";
+        let scale = "MNIST 8,000, teacher 99.05 % (convnet, 29,000 parameters), 250 recovery steps, 60 passes of a student, 3 seeds";
+        Some(Measurement::new(Verdict::Reproduced, figure, scale))
     }
 }
 

@@ -18,7 +18,7 @@ struct Look(BatchNorm);
 impl Look {
     fn network(device: &Device) -> Network {
         let vector = |values: [f32; 2]| Tensor::<1>::from_data(TensorData::from(values), device);
-        let parts = [vector([1.0, 0.5]), vector([0.1, -0.2]), vector([0.3, 0.1]), vector([0.8, 1.5])];
+        let parts = [vector([1.0, 0.5]), vector([0.1, -0.2]), vector([0.3, 0.5]), vector([0.8, 0.3])];
         let norm = BatchNorm::new("bn", 1e-5, Axis::new("colours", 2), parts);
         Network::new(vec![Box::new(Self(norm))], None, 0)
     }
@@ -173,15 +173,18 @@ fn recovered_images_agree_with_the_statistics_that_a_teacher_remembers() {
     let teacher = Look::network(&Device::flex());
     let how =
         Recovery { images_per_class: 4, iterations: 60, norm_weight: 1.0, block: 16, ..Recovery::default() };
+    // Whole images throughout: losses of views of other sizes are not to be compared.
+    let whole = Recovery { least_area: 1.0, ..how.clone() };
     let mut losses = Vec::new();
     let mut watch = |step: &super::RecoveryStep| {
         losses.push(step.loss);
         true
     };
-    let made = how.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut watch).unwrap().unwrap();
+    let made = whole.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut watch).unwrap().unwrap();
     assert_eq!((made.shape, losses.len()), ([16, 2, 6, 6], 60));
     assert_eq!(made.labels[..5], [0, 1, 2, 3, 0]);
-    assert!(losses[59] < 0.8 * losses[0], "{} {}", losses[0], losses[59]);
+    assert!(losses[59] < 0.7 * losses[0], "{} {}", losses[0], losses[59]);
+    let made = how.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut |_| true).unwrap().unwrap();
     let again = how.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut |_| true).unwrap().unwrap();
     assert_eq!(again.pixels(0..16), made.pixels(0..16));
     let other = Recovery { curriculum: Curriculum::Step, ..how.clone() };

@@ -20,7 +20,7 @@ use trimtab::training::{Pictures, logits};
 use super::perceptron::{Classes, Digits, Start, perceptron};
 use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::judge;
 
@@ -286,6 +286,10 @@ impl Experiment for AdAdaGrad {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "convnet: AdAdaGrad (eta 0.25) 82.38 % in 43 steps, constant 16 96.83 % in 8000, constant 2048 87.03 %, ramp of the same \
+                      mean batch 78.18 %; statistics add 126, 93, 74 % to steps of 16, 256, 2048";
+        let scale = "convnet 8-16 with layer norms (group norms in the specification) and logistic regression, MNIST 8,000 / 2,000 at 14 x 14 \
+                     pixels, 128000 samples, 3 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }

@@ -23,7 +23,7 @@ use super::figures::mean;
 use super::perceptron::{Start, dense};
 use super::pictures::{self, Cause, Views, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::judge;
 
@@ -234,6 +234,10 @@ impl Experiment for Dcl {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "DCL - InfoNCE, neighbours right: +0.7, +0.2, +0.3 points at batches 16, 64, 256 (linear probe -0.2, +0.2, +0.1); \
+                      mean q of InfoNCE at the end 0.71, 0.91, 0.98";
+        let scale = "convnet 16-32-64 with 128 features, CIFAR-10 at 16 x 16 pixels, 4000 images, 4 epochs, Adam, 3 seeds; tested on \
+                     2,000 images; other temperatures, queues and NNCLR not run";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
