@@ -79,7 +79,10 @@ impl Experiment for Ul2 {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "mixture with mode tokens against the specialists on their own tasks: -0.279 (infilling), +0.148 (prefix LM) nats; against \
+                      the other specialist -0.465 and -6.830; the right token against the best wrong one +0.000 on the mean of three tasks";
+        let scale = "decoder of 2 blocks, width 64, rows of 128; 1437 kB of bytes; 240000 target tokens an arm in steps of 512, 3 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
 
