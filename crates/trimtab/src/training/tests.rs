@@ -331,3 +331,32 @@ impl Monitor for StopAt {
         self.0 == 0
     }
 }
+
+#[test]
+fn every_recipe_of_the_project_makes_its_network() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        let recipe = Recipe::parse(&std::fs::read_to_string(&path).unwrap(), &name).unwrap();
+        let grey = trimtab_models::Normalization { mean: vec![0.5], std: vec![0.25] };
+        let colours = match &recipe.data {
+            DataSource::Images(ImageSource { mean, std, .. }) => {
+                trimtab_models::Normalization { mean: mean.clone(), std: std.clone() }
+            }
+            _ => grey,
+        };
+        let checkpoint = match (&recipe.network, &recipe.model, &recipe.tokenizer) {
+            (Some(zoo), None, None) => zoo.checkpoint(0, &colours),
+            (None, Some(model), Some(tokenizer)) => {
+                init::checkpoint(&config(model, tokenizer.vocab, 0, "float32"), 0, Dtype::F32)
+            }
+            _ => panic!("{name}: a network of the zoo, or a model and a tokenizer"),
+        };
+        let model = Model::from_checkpoint(checkpoint.unwrap(), None, Device::flex());
+        model.unwrap().network().unwrap_or_else(|e| panic!("{name}: {e}"));
+        seen += 1;
+    }
+    assert!(seen >= 11, "{seen}");
+}
