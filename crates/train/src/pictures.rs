@@ -66,7 +66,7 @@ impl Dataset for Pictures {
         };
         let images = items.par_iter().map(one).collect::<trimtab_io::Result<Vec<Image<f32>>>>()?;
         let targets = match &self.soft {
-            Some(labels) => Targets::Teacher(labels.rows(items, device)?),
+            Some(labels) => Targets::Teacher(Box::new(labels.rows(items, device)?)),
             None => {
                 Targets::Classes(items.iter().map(|item| self.images.labels[item.index] as usize).collect())
             }

@@ -75,7 +75,7 @@ impl Objective<Network, ImageBatch> for Again<'_> {
         let images = Tensor::from_data(batch.images.clone().into_data(), &Device::flex());
         let found = self.0.forward(Flow::Image(images), &mut Ctx::default())?.vector("again")?;
         let found = Tensor::<2>::from_data(found.into_data(), &stored.device());
-        let apart = (found - stored.clone()).abs().max();
+        let apart = (found - (**stored).clone()).abs().max();
         // The network takes part, so that there is something to train.
         let own = model.forward(Flow::Image(batch.images.clone()), &mut pass.ctx())?.vector("own")?;
         Ok(Loss::new(apart + own.mean() * 0.0, 1))

@@ -26,7 +26,7 @@ pub enum Targets {
     /// Two classes each.
     Mixed(Vec<MixedLabel>),
     /// What a teacher says, logits `[B, C]`.
-    Teacher(Tensor<2>),
+    Teacher(Box<Tensor<2>>),
 }
 
 impl Targets {
@@ -47,7 +47,7 @@ impl Targets {
                 rows(all.len(), &|i| [(all[i].a, all[i].lambda), (all[i].b, 1.0 - all[i].lambda)])
             }
             Self::Teacher(logits) => {
-                activation::softmax(logits.clone(), 1) * (1.0 - smoothing) + smoothing / classes as f64
+                activation::softmax((**logits).clone(), 1) * (1.0 - smoothing) + smoothing / classes as f64
             }
         }
     }
@@ -142,7 +142,7 @@ where
         let logits = (self.logits)(model, batch.images.clone(), &mut pass.ctx())?;
         let [n, _] = logits.dims();
         let softened = |logits: Tensor<2>| activation::log_softmax(logits / self.temperature, 1);
-        let (teacher, student) = (softened(teacher.clone()), softened(logits));
+        let (teacher, student) = (softened((**teacher).clone()), softened(logits));
         let mean = (teacher.clone().exp() * (teacher - student)).sum() / n as f64;
         Ok(Loss::new(mean, n))
     }
