@@ -238,7 +238,7 @@ pub fn train(
     match &recipe.exchange {
         // One process compresses as well, so that a recipe means the same whatever the number of processes.
         Some(config) => {
-            let mut alone = Ranks::new(trimtab_exchange::Alone::default(), *config)?;
+            let mut alone = Ranks::new(trimtab_exchange::Alone, *config)?;
             train_among(recipe, base, output, force, device, monitor, &mut alone)
         }
         None => train_among(recipe, base, output, force, device, monitor, &mut Alone),
