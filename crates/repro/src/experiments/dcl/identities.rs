@@ -20,19 +20,20 @@ fn expected_slope(x: &[f64], n: usize, temperature: f64, weights: &[f64]) -> Vec
         .zip(&lengths)
         .map(|(row, length)| row.iter().map(|x| x / length).collect())
         .collect();
-    let mut by_score = vec![vec![0.0; 2 * n]; 2 * n];
-    for i in 0..2 * n {
+    let slopes = |i: usize| -> Vec<f64> {
         let positive = (i + n) % (2 * n);
         let grown = |j: usize| match j == i || j == positive {
             true => 0.0,
             false => (dot(&z[i], &z[j]) / temperature).exp(),
         };
         let sum: f64 = (0..2 * n).map(grown).sum();
-        for j in 0..2 * n {
+        let slope = |j: usize| {
             let own = grown(j) / sum - f64::from(u8::from(j == positive));
-            by_score[i][j] = weights[i] * own / (2 * n) as f64;
-        }
-    }
+            weights[i] * own / (2 * n) as f64
+        };
+        (0..2 * n).map(slope).collect()
+    };
+    let by_score: Vec<Vec<f64>> = (0..2 * n).map(slopes).collect();
     let row = |i: usize| -> Vec<f64> {
         let pulled = |c: usize| {
             (0..2 * n).map(|j| (by_score[i][j] + by_score[j][i]) * z[j][c]).sum::<f64>() / temperature

@@ -143,7 +143,7 @@ fn fresh(seed: u64) -> trimtab::floors::models::Result<Network> {
         "tie_word_embeddings": true, "bos_token_id": END, "eos_token_id": END,
     });
     let model = Model::from_checkpoint(init::checkpoint(&config, seed, Dtype::F32)?, None, Device::flex())?;
-    Ok(model.trainable(&Device::flex().autodiff())?)
+    model.trainable(&Device::flex().autodiff())
 }
 
 /// Says now and then how far a run is, and ends it when it is told to.
