@@ -199,7 +199,7 @@ impl Zoo {
     /// A checkpoint in memory with initial weights.
     ///
     /// # Errors
-    /// [`Error::Config`] for sizes that no network of the family has.
+    /// [`Error::Config`](crate::Error::Config) for sizes that no network of the family has.
     pub fn checkpoint(&self, seed: u64, normalization: &Normalization) -> Result<Checkpoint> {
         let metadata = self.metadata(normalization);
         if let Some(config) = self.config()? {
