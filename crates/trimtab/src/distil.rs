@@ -8,6 +8,7 @@ use trimtab_models::Model;
 use trimtab_train::distil::{DistilledSet, Recovery, Replay, SoftLabels};
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::monitor::Monitor;
 
 /// What is made, and for which training.
@@ -42,6 +43,31 @@ pub struct Distilled {
     pub label_bytes: usize,
 }
 
+/// Largest side of an image, and most images, steps or passes: what is larger is a slip of the hand.
+const SIDE: usize = 1024;
+const MOST: usize = 100_000;
+
+impl Distillation {
+    fn check(&self) -> Result<()> {
+        let Recovery { images_per_class, iterations, block, .. } = self.recovery;
+        let counts = [
+            ("--size", self.size[0], SIDE),
+            ("--size", self.size[1], SIDE),
+            ("--images-per-class", images_per_class, MOST),
+            ("--iterations", iterations, MOST),
+            ("--block", block, MOST),
+            ("--epochs", self.epochs, MOST),
+            ("--batch", self.batch, MOST),
+        ];
+        match counts.into_iter().find(|(_, found, most)| !(1..=*most).contains(found)) {
+            Some((what, found, most)) => {
+                Err(Error::Setting { what, message: format!("must lie between 1 and {most}, found {found}") })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Recovers images from `teacher`, asks it about each as each pass of a training will see it, and writes both to `output`.
 ///
 /// # Errors
@@ -53,10 +79,15 @@ pub fn distil(
     output: &Path,
     monitor: &mut dyn Monitor,
 ) -> Result<Distilled> {
+    how.check()?;
     let colours = teacher.normalization()?;
     let normalize = Normalize { mean: colours.mean, std: colours.std };
     let network = teacher.network()?;
     let classes = classes(&network, &normalize, how.size, teacher)?;
+    // The images as bytes and numbers, and a logit for each class in each pass.
+    let images = (classes * how.recovery.images_per_class) as u64;
+    let pixels = (normalize.mean.len() * how.size[0] * how.size[1]) as u64;
+    memory::fits(images.saturating_mul(5 * pixels + 4 * (how.epochs * classes) as u64))?;
     let stopped = || Error::Interrupted { kept: "nothing".into() };
     monitor.begin("recover", how.recovery.iterations);
     let mut total = 0;

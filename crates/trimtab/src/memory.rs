@@ -58,7 +58,12 @@ pub fn predict(
 /// # Errors
 /// [`Error::Memory`] with both figures.
 pub fn check(prediction: &MemoryPrediction) -> Result<()> {
-    within(prediction.total(), memory_limit())
+    fits(prediction.total())
+}
+
+/// Refuses what needs so many bytes, if this process may not have them.
+pub(crate) fn fits(needed: u64) -> Result<()> {
+    within(needed, memory_limit())
 }
 
 fn within(needed: u64, limit: Option<MemoryLimit>) -> Result<()> {

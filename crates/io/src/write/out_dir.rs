@@ -65,7 +65,7 @@ impl OutDir {
     /// [`Error::Output`] if `out` is a file, or its parent is missing; [`Error::Io`].
     pub fn create(out: impl AsRef<Path>, job: &str, force: bool) -> Result<Self> {
         let out = out.as_ref();
-        let partial = partial_of(out)?;
+        let partial = Self::partial_of(out)?;
         check_place(out, &partial)?;
         let refuse = |out: &Path| Err(Error::OutputExists { path: out.into() });
         if !force && is_taken(out)? && !Self::is_published(out)? {
@@ -92,7 +92,16 @@ impl OutDir {
     /// # Errors
     /// [`Error::Output`] if `out` has no name.
     pub fn partial_of(out: impl AsRef<Path>) -> Result<PathBuf> {
-        partial_of(out.as_ref())
+        let out = out.as_ref();
+        let Some(name) = out.file_name() else {
+            return Err(Error::Output {
+                path: out.into(),
+                message: "is not the name of a new directory".into(),
+            });
+        };
+        let mut name = name.to_os_string();
+        name.push(".partial");
+        Ok(out.with_file_name(name))
     }
 
     /// Whether an earlier run made the output `out` and was stopped before all was done: the same job may be taken up
@@ -101,7 +110,7 @@ impl OutDir {
     /// # Errors
     /// [`Error::Io`] if there is a journal that cannot be read.
     pub fn is_published(out: impl AsRef<Path>) -> Result<bool> {
-        let partial = partial_of(out.as_ref())?;
+        let partial = Self::partial_of(out.as_ref())?;
         let lines = journal::lines(&partial.join(JOURNAL))?;
         Ok(lines.last() == Some(&Line::Publishing)
             && !partial.join("tree").exists()
@@ -392,16 +401,6 @@ impl OutDir {
 
 fn keeping<T>(partial: &Path, result: Result<T>) -> Result<T> {
     result.map_err(|error| error.keeping(partial))
-}
-
-/// `OUT.partial` beside `OUT`.
-fn partial_of(out: &Path) -> Result<PathBuf> {
-    let Some(name) = out.file_name() else {
-        return Err(Error::Output { path: out.into(), message: "is not the name of a new directory".into() });
-    };
-    let mut name = name.to_os_string();
-    name.push(".partial");
-    Ok(out.with_file_name(name))
 }
 
 fn all_intact(dir: &Path, files: &[WrittenFile]) -> Result<bool> {

@@ -15,6 +15,7 @@ use trimtab::report::{Lines, Series};
 
 use self::runs::{ADAPTIVE, Found, LAYERS, Run};
 use self::task::Task;
+use super::figures::{mean, spread};
 use crate::error::{Error, Result};
 use crate::experiment::{Check, Experiment, Measurement, Scale, Table, Verdict};
 use crate::lab::Lab;
@@ -86,21 +87,10 @@ impl Experiment for AdaptiveInformation {
     }
 }
 
-/// Mean; 0 of nothing.
-fn average(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-/// `mean (least..most)`.
-fn spread(values: &[f64]) -> String {
-    let (least, most) = values.iter().fold((f64::MAX, f64::MIN), |(a, b), &x| (a.min(x), b.max(x)));
-    format!("{:.3} ({least:.3}..{most:.3})", average(values))
-}
-
 /// Scores of the runs of one kind under an estimator, by seed.
 fn scores(found: &[Found], activation: Activation, l2: bool, estimator: &str) -> Vec<f64> {
     let of = |each: &&Found| each.run.activation == activation && each.run.l2 == l2;
-    found.iter().filter(of).map(|each| average(&each.compression(estimator)[..LAYERS - 1])).collect()
+    found.iter().filter(of).map(|each| mean(&each.compression(estimator)[..LAYERS - 1])).collect()
 }
 
 /// The verdict by the rule.
@@ -109,7 +99,7 @@ fn judge(
     seeds: u64,
     epochs: usize,
 ) -> std::result::Result<Measurement, Box<dyn std::error::Error + Send + Sync>> {
-    let score = |activation, l2, estimator| average(&scores(found, activation, l2, estimator));
+    let score = |activation, l2, estimator| mean(&scores(found, activation, l2, estimator));
     let [tanh, relu, elu] = [Activation::Tanh, Activation::Relu, Activation::Elu]
         .map(|activation| ADAPTIVE.map(|estimator| score(activation, false, estimator)));
     let raised = ADAPTIVE.map(|estimator| {
@@ -119,7 +109,7 @@ fn judge(
     });
     let first = |estimator: &str| {
         let of = |each: &&Found| each.run.activation == Activation::Relu && !each.run.l2;
-        average(&found.iter().filter(of).map(|each| each.last(estimator, 0)).collect::<Vec<f64>>())
+        mean(&found.iter().filter(of).map(|each| each.last(estimator, 0)).collect::<Vec<f64>>())
     };
     let (global, ebab) = (first("uniform"), first("ebab"));
     let enough = |n: u64| 6 * n >= 5 * seeds;
@@ -185,11 +175,12 @@ fn by_kind(found: &[Found], seeds: u64) -> Table {
     let mut rows = Vec::new();
     for activation in ACTIVATIONS {
         for l2 in [false, true] {
-            let cells = runs::ESTIMATORS.map(|estimator| spread(&scores(found, activation, l2, estimator)));
+            let cells =
+                runs::ESTIMATORS.map(|estimator| spread(&scores(found, activation, l2, estimator), 3));
             let of = |each: &&Found| each.run.activation == activation && each.run.l2 == l2;
             let right: Vec<f64> = found.iter().filter(of).map(|each| 100.0 * each.accuracy).collect();
             let name = Run { activation, l2, seed: 0 }.kind();
-            rows.push([name].into_iter().chain(cells).chain([format!("{:.1}", average(&right))]).collect());
+            rows.push([name].into_iter().chain(cells).chain([format!("{:.1}", mean(&right))]).collect());
         }
     }
     Table {
@@ -208,7 +199,7 @@ fn by_layer(found: &[Found]) -> Table {
                 let all: Vec<Vec<f64>> =
                     found.iter().filter(of).map(|each| each.compression(estimator)).collect();
                 let cell =
-                    |layer: usize| average(&all.iter().map(|by_layer| by_layer[layer]).collect::<Vec<f64>>());
+                    |layer: usize| mean(&all.iter().map(|by_layer| by_layer[layer]).collect::<Vec<f64>>());
                 let name = format!("{}, {estimator}", Run { activation, l2, seed: 0 }.kind());
                 rows.push([name].into_iter().chain((0..LAYERS).map(|i| format!("{:.3}", cell(i)))).collect());
             }
@@ -239,7 +230,7 @@ fn charts(found: &[Found]) -> Vec<Lines> {
                 let curves: Vec<Vec<(f64, f64)>> =
                     runs.iter().map(|each| each.curve_of(estimator, layer)).collect();
                 let points = curves.first().map_or(0, Vec::len);
-                let mean = |i: usize| average(&curves.iter().map(|curve| curve[i].1).collect::<Vec<f64>>());
+                let mean = |i: usize| mean(&curves.iter().map(|curve| curve[i].1).collect::<Vec<f64>>());
                 let points = (0..points).map(|i| (curves[0][i].0, mean(i))).collect();
                 Series { name: runs::layer_name(layer), points }
             };
