@@ -4,6 +4,7 @@ use burn::tensor::module::{conv2d, unfold4d};
 use burn::tensor::ops::{ConvOptions, UnfoldOptions};
 use burn::tensor::{Tensor, TensorData};
 
+use crate::differentiable;
 use crate::kernels::{self, ConvShape};
 use crate::weight::{Weight, host, on_host};
 
@@ -50,6 +51,11 @@ impl ConvGeometry {
             return Tensor::from_data(TensorData::new(y, [shape.batch, rows, h, w]), &device);
         }
         let matrix = weight.to_tensor(&device);
+        if differentiable::is_here(&x)
+            && let Some(shape) = ConvShape::new(x.dims(), rows, *self)
+        {
+            return differentiable::conv2d(x, matrix, bias, shape);
+        }
         let [_, cols] = matrix.dims();
         let kernel = matrix.reshape([rows, cols / (kh * kw), kh, kw]);
         let options = ConvOptions::new(self.stride, self.padding, [1, 1], self.groups);

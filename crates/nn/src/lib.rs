@@ -9,6 +9,7 @@ pub mod axis;
 pub mod batch_norm;
 pub mod conv;
 pub mod ctx;
+mod differentiable;
 pub mod error;
 pub mod kernels;
 pub mod layer;

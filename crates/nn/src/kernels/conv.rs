@@ -6,13 +6,22 @@
 //! two such runs stay in registers while all taps are added, in the order of the weight's columns: one output is the same
 //! number whatever the threads, the batch and the block.
 
+mod input;
+mod padded;
+mod weight;
+
 use rayon::prelude::*;
 
+use self::padded::Padded;
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 use super::view::expect_len;
 use super::{Isa, Result};
 use crate::conv::ConvGeometry;
+
+pub use input::{conv2d_input_gradient, conv2d_input_gradient_with};
+pub(super) use weight::{Pairs, ROWS, TAPS};
+pub use weight::{conv2d_weight_gradient, conv2d_weight_gradient_with};
 
 /// Outputs of a run.
 pub(super) const RUN: usize = 8;
@@ -101,39 +110,9 @@ pub fn conv2d_with(
     if y.is_empty() {
         return Ok(());
     }
-    let layout = Layout::new(shape);
-    let blocks = blocks(shape, weight);
-    let images = x.chunks_exact(shape.image_len().max(1));
-    let run = |block: &Block, padded: &[f32], y: &mut [f32]| {
-        let bias = bias.map(|bias| &bias[block.first..][..block.rows]);
-        layout.multiply(isa, block, bias, padded, y);
-    };
-    if shape.batch >= rayon::current_num_threads() {
-        let images: Vec<&[f32]> = images.collect();
-        let tasks = images.par_iter().zip(y.par_chunks_mut(rows * positions));
-        tasks.for_each_init(Vec::new, |padded, (image, y)| {
-            layout.pad(image, padded);
-            let mut rest = y;
-            for block in &blocks {
-                let (out, after) = rest.split_at_mut(block.rows * positions);
-                run(block, padded, out);
-                rest = after;
-            }
-        });
-        return Ok(());
-    }
-    let mut padded = Vec::new();
-    for (image, y) in images.zip(y.chunks_mut(rows * positions)) {
-        layout.pad(image, &mut padded);
-        let mut parts = Vec::with_capacity(blocks.len());
-        let mut rest = y;
-        for block in &blocks {
-            let (out, after) = rest.split_at_mut(block.rows * positions);
-            parts.push((block, out));
-            rest = after;
-        }
-        parts.into_par_iter().for_each(|(block, out)| run(block, &padded, out));
-    }
+    let padded = Padded::input(shape);
+    let sweep = Sweep::forward(shape, &padded, weight);
+    sweep_images(isa, &padded, &[sweep], bias, x, y, shape.batch);
     Ok(())
 }
 
@@ -145,22 +124,43 @@ pub fn conv2d_with(
 pub fn patches(shape: &ConvShape, x: &[f32]) -> Result<Vec<f32>> {
     expect_len("x", shape.batch.checked_mul(shape.image_len()), x.len())?;
     let (cols, groups) = (shape.cols(), shape.geometry.groups);
-    let layout = Layout::new(shape);
+    let padded = Padded::input(shape);
+    let (taps, step) = (Taps::forward(shape, &padded), shape.geometry.stride[0] * padded.row());
+    let group_len = shape.channels / groups * padded.plane();
     let mut out = vec![0.0f32; shape.batch * groups * shape.positions() * cols];
     let image = (groups * shape.positions() * cols).max(1);
     let tasks = out.par_chunks_mut(image).zip(x.par_chunks(shape.image_len().max(1)));
-    tasks.for_each_init(Vec::new, |padded, (out, image)| {
-        layout.pad(image, padded);
+    tasks.for_each_init(Vec::new, |buffer, (out, image)| {
+        padded.fill(image, buffer);
         let mut rows = out.chunks_exact_mut(cols.max(1));
         for group in 0..groups {
             for (i, j) in (0..shape.output[0]).flat_map(|i| (0..shape.output[1]).map(move |j| (i, j))) {
-                let window = &padded[group * layout.group_len + i * layout.step + j..];
+                let window = &buffer[group * group_len + i * step + j..];
                 let row = rows.next().into_iter().flatten();
-                row.zip(&layout.taps.offsets).for_each(|(value, &tap)| *value = window[tap]);
+                row.zip(&taps.offsets).for_each(|(value, &tap)| *value = window[tap]);
             }
         }
     });
     Ok(out)
+}
+
+/// The gradient of a bias: the sum of every channel of `dy [B, rows, H', W']`, `[rows]`.
+///
+/// # Panics
+///
+/// If `dy` is of another length than the shape needs.
+pub fn channel_sums(shape: &ConvShape, dy: &[f32]) -> Vec<f32> {
+    assert_eq!(dy.len(), shape.batch * shape.rows * shape.positions());
+    let planes: Vec<f32> = dy.par_chunks(shape.positions().max(1)).map(sum).collect();
+    (0..shape.rows).map(|row| planes.iter().skip(row).step_by(shape.rows).sum()).collect()
+}
+
+/// The sum in [`RUN`] lanes.
+fn sum(values: &[f32]) -> f32 {
+    let (runs, rest) = values.as_chunks::<RUN>();
+    let mut lanes = [0.0f32; RUN];
+    runs.iter().for_each(|run| lanes.iter_mut().zip(run).for_each(|(lane, v)| *lane += v));
+    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
 /// Output channels that are computed together, their weights sorted by tap.
@@ -174,15 +174,16 @@ pub(super) struct Block {
     pub(super) weights: Vec<f32>,
 }
 
-fn blocks(shape: &ConvShape, weight: &[f32]) -> Vec<Block> {
-    let (cols, groups) = (shape.cols(), shape.geometry.groups);
-    let in_group = shape.rows / groups;
+/// The blocks of a weight of `rows` channels in `groups`, each of `cols` taps; `at(group, r, k)` is the weight of channel `r` of
+/// its group.
+fn blocks(rows: usize, cols: usize, groups: usize, at: impl Fn(usize, usize, usize) -> f32) -> Vec<Block> {
+    let in_group = rows / groups;
     let starts = (0..groups).flat_map(|group| (0..in_group).step_by(BLOCK).map(move |start| (group, start)));
     let block = |(group, start): (usize, usize)| {
-        let (first, rows) = (group * in_group + start, BLOCK.min(in_group - start));
-        let from = &weight[first * cols..];
-        let weights = (0..cols).flat_map(|k| (0..rows).map(move |r| from[r * cols + k])).collect();
-        Block { first, rows, group, weights }
+        let rows = BLOCK.min(in_group - start);
+        let weights = (0..cols).flat_map(|k| (0..rows).map(move |r| (r, k)));
+        let weights = weights.map(|(r, k)| at(group, start + r, k)).collect();
+        Block { first: group * in_group + start, rows, group, weights }
     };
     starts.map(block).collect()
 }
@@ -195,90 +196,131 @@ pub(super) struct Taps {
     pub(super) reach: usize,
 }
 
-/// Where things lie in a padded image.
-struct Layout<'s> {
-    shape: &'s ConvShape,
-    /// Numbers of one phase of a row.
-    phase: usize,
-    /// Numbers of a channel.
-    plane: usize,
-    /// Numbers of the channels of a group.
-    group_len: usize,
-    /// Numbers between the inputs of two rows of outputs.
-    step: usize,
-    taps: Taps,
-    /// First input and number of outputs of every run.
-    runs: Vec<(usize, usize)>,
+impl Taps {
+    fn new(offsets: Vec<usize>) -> Self {
+        Self { reach: offsets.iter().copied().max().unwrap_or(0), offsets }
+    }
+
+    /// Those of the convolution itself: `[in/groups, kh, kw]`.
+    fn forward(shape: &ConvShape, padded: &Padded) -> Self {
+        let [kh, kw] = shape.geometry.kernel;
+        let in_group = shape.channels / shape.geometry.groups;
+        let taps = (0..in_group).flat_map(|c| (0..kh).flat_map(move |i| (0..kw).map(move |j| [c, i, j])));
+        Self::new(taps.map(|at| padded.offset(at)).collect())
+    }
 }
 
-impl<'s> Layout<'s> {
-    fn new(shape: &'s ConvShape) -> Self {
-        let ConvGeometry { kernel: [kh, kw], stride: [sh, sw], padding: [ph, pw], groups } = shape.geometry;
-        let phase = (shape.input[1] + 2 * pw).div_ceil(sw);
-        let row = phase * sw;
-        let plane = row * (shape.input[0] + 2 * ph);
-        let in_group = shape.channels / groups;
-        let tap = |c: usize, i: usize, j: usize| c * plane + i * row + j % sw * phase + j / sw;
-        let taps = (0..in_group).flat_map(|c| (0..kh).flat_map(move |i| (0..kw).map(move |j| tap(c, i, j))));
-        let offsets: Vec<usize> = taps.collect();
-        let taps = Taps { reach: offsets.iter().copied().max().unwrap_or(0), offsets };
-        let [height, width] = shape.output;
-        let starts = (0..height).flat_map(|i| (0..width).step_by(RUN).map(move |j| (i, j)));
-        let runs = starts.map(|(i, j)| (i * sh * row + j, RUN.min(width - j))).collect();
-        Self { shape, phase, plane, group_len: in_group * plane, step: sh * row, taps, runs }
+/// Outputs that lie side by side.
+#[derive(Clone, Copy)]
+struct Run {
+    /// Where its first input lies in the padded image.
+    input: usize,
+    /// Where its first output lies in a channel.
+    output: usize,
+    /// Outputs, at most [`RUN`].
+    len: usize,
+}
+
+/// Runs of `[height, width]` outputs; row `i` reads from `i * step` on and writes from `output(i, j)` on.
+fn runs([height, width]: [usize; 2], step: usize, output: impl Fn(usize, usize) -> usize) -> Vec<Run> {
+    let starts = (0..height).flat_map(|i| (0..width).step_by(RUN).map(move |j| (i, j)));
+    let run = |(i, j)| Run { input: i * step + j, output: output(i, j), len: RUN.min(width - j) };
+    starts.map(run).collect()
+}
+
+/// Outputs that are computed from a padded image with the same taps.
+struct Sweep {
+    blocks: Vec<Block>,
+    taps: Taps,
+    runs: Vec<Run>,
+    /// Numbers between the outputs of a run.
+    step: usize,
+    /// Numbers of an output channel.
+    plane: usize,
+}
+
+impl Sweep {
+    fn forward(shape: &ConvShape, padded: &Padded, weight: &[f32]) -> Self {
+        let (groups, cols, width) = (shape.geometry.groups, shape.cols(), shape.output[1]);
+        let in_group = shape.rows / groups;
+        let blocks =
+            blocks(shape.rows, cols, groups, |group, r, k| weight[(group * in_group + r) * cols + k]);
+        let step = shape.geometry.stride[0] * padded.row();
+        let runs = runs(shape.output, step, |i, j| i * width + j);
+        Self { blocks, taps: Taps::forward(shape, padded), runs, step: 1, plane: shape.positions() }
     }
 
-    /// Numbers of a padded image, with room for the last run to read past its end.
-    fn len(&self) -> usize {
-        self.shape.channels * self.plane + RUN
-    }
-
-    /// Writes an image (`[C, H, W]`) with zeros around it, columns sorted by phase.
-    fn pad(&self, image: &[f32], out: &mut Vec<f32>) {
-        let ConvGeometry { stride: [_, stride], padding: [top, left], .. } = self.shape.geometry;
-        let [height, width] = self.shape.input;
-        let row = self.phase * stride;
-        if out.len() != self.len() {
-            out.clear();
-            out.resize(self.len(), 0.0); // and no later image touches the zeros
-        }
-        for (plane, from) in out.chunks_exact_mut(self.plane).zip(image.chunks_exact(height * width)) {
-            for (out, from) in plane[top * row..].chunks_exact_mut(row).zip(from.chunks_exact(width)) {
-                if stride == 1 {
-                    out[left..left + width].copy_from_slice(from);
-                    continue;
-                }
-                for (j, &value) in from.iter().enumerate() {
-                    let column = left + j;
-                    out[column % stride * self.phase + column / stride] = value;
-                }
-            }
-        }
-    }
-
-    /// The outputs of one block, `[rows, positions]`.
+    /// The outputs of one block, `[rows, plane]`, from the padded channels of its group.
     fn multiply(&self, isa: Isa, block: &Block, bias: Option<&[f32]>, padded: &[f32], y: &mut [f32]) {
-        let padded = &padded[block.group * self.group_len..];
-        let positions = self.shape.positions();
-        let mut at = 0;
         for pair in self.runs.chunks(2) {
             // Of an odd number of runs, the last is computed twice and stored once.
             let (first, second) = (pair[0], *pair.last().unwrap_or(&pair[0]));
             let mut sums = [[[0.0f32; RUN]; 2]; BLOCK];
-            let starts = [first.0, second.0];
+            let starts = [first.input, second.input];
             match isa {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => avx2::conv::add_taps(block, &self.taps, padded, starts, &mut sums),
                 _ => add_taps(block, &self.taps, padded, starts, &mut sums),
             }
-            for (run, &(_, len)) in pair.iter().enumerate() {
+            for (i, run) in pair.iter().enumerate() {
                 for (r, sums) in sums.iter().enumerate().take(block.rows) {
-                    let out = &mut y[r * positions + at..][..len];
+                    let out = &mut y[r * self.plane + run.output..];
                     let bias = bias.map_or(0.0, |bias| bias[r]);
-                    out.iter_mut().zip(&sums[run]).for_each(|(out, sum)| *out = sum + bias);
+                    if self.step == 1 {
+                        out[..run.len].iter_mut().zip(&sums[i]).for_each(|(out, sum)| *out = sum + bias);
+                    } else {
+                        let out = out.iter_mut().step_by(self.step).take(run.len);
+                        out.zip(&sums[i]).for_each(|(out, sum)| *out = sum + bias);
+                    }
                 }
-                at += len;
             }
+        }
+    }
+}
+
+/// All `sweeps` over each of `batch` images; together they write every output.
+fn sweep_images(
+    isa: Isa,
+    padded: &Padded,
+    sweeps: &[Sweep],
+    bias: Option<&[f32]>,
+    x: &[f32],
+    y: &mut [f32],
+    batch: usize,
+) {
+    let (image_len, output_len) = (x.len() / batch, y.len() / batch);
+    let run = |sweep: &Sweep, block: &Block, image: &[f32], y: &mut [f32]| {
+        let bias = bias.map(|bias| &bias[block.first..][..block.rows]);
+        sweep.multiply(isa, block, bias, &image[block.group * padded.group_len()..], y);
+    };
+    let image = |b: usize| &x[b * image_len..][..image_len];
+    if batch >= rayon::current_num_threads() {
+        let tasks = y.par_chunks_mut(output_len).enumerate();
+        tasks.for_each_init(Vec::new, |buffer, (b, y)| {
+            padded.fill(image(b), buffer);
+            for sweep in sweeps {
+                let mut rest = &mut *y;
+                for block in &sweep.blocks {
+                    let (out, after) = rest.split_at_mut(block.rows * sweep.plane);
+                    run(sweep, block, buffer, out);
+                    rest = after;
+                }
+            }
+        });
+        return;
+    }
+    let mut buffer = Vec::new();
+    for (b, y) in y.chunks_mut(output_len).enumerate() {
+        padded.fill(image(b), &mut buffer);
+        for sweep in sweeps {
+            let mut parts = Vec::with_capacity(sweep.blocks.len());
+            let mut rest = &mut *y;
+            for block in &sweep.blocks {
+                let (out, after) = rest.split_at_mut(block.rows * sweep.plane);
+                parts.push((block, out));
+                rest = after;
+            }
+            parts.into_par_iter().for_each(|(block, out)| run(sweep, block, &buffer, out));
         }
     }
 }
