@@ -610,6 +610,9 @@ pub struct Distil {
     /// Images of a step of the later training.
     #[arg(long, default_value_t = 25)]
     pub batch: usize,
+    /// Logits kept of each soft label, the largest; the other classes share the rest of the probability. All by default.
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
     /// Replace an existing file.
     #[arg(long)]
     pub force: bool,

@@ -2,8 +2,9 @@
 //!
 //! Weights are normal with standard deviation 0.02; those that write to the residual stream are smaller by
 //! `sqrt(2 * blocks)` (Radford et al., "Language models are unsupervised multitask learners", 2019, section 2.3), so that
-//! the stream does not grow with the depth. Gains are 1, biases 0. Every tensor has a random stream of its own, named by
-//! the tensor and cut into chunks, so that neither the order nor the number of threads changes a number.
+//! the stream does not grow with the depth. Gains are 1, biases 0. T5 has another rule, which belongs to its scores without
+//! a scale ([`crate::transformer::Initial::FanIn`]). Every tensor has a random stream of its own, named by the tensor and
+//! cut into chunks, so that neither the order nor the number of threads changes a number.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -72,16 +73,27 @@ pub fn write_synthetic(config: &Value, dir: &Path, seed: u64, dtype: Dtype) -> R
     Ok(files)
 }
 
-/// Every tensor of the architecture, in the order in which data reaches them.
-fn blanks(config: &Value) -> Result<Vec<Fill>> {
+/// Whether `config` describes an encoder that reads text and a decoder that writes it.
+///
+/// # Errors
+/// As [`checkpoint`].
+pub fn is_text_to_text(config: &Value) -> Result<bool> {
+    Ok(plan(config)?.is_text_to_text())
+}
+
+fn plan(config: &Value) -> Result<NetworkPlan> {
     let family = config.get("model_type").and_then(Value::as_str).unwrap_or("(no model_type)");
     let spec = ModelSpec::built_in(family)?.ok_or_else(|| Error::UnknownArchitecture {
         model: NAME.into(),
         found: format!("model_type \"{family}\""),
         known: ModelSpec::known().join(", "),
     })?;
-    let plan = NetworkPlan::new(&spec, config, NAME, |_| true)?;
-    let tensors = plan.stage_plans().into_iter().flat_map(|stage| {
+    NetworkPlan::new(&spec, config, NAME, |_| true)
+}
+
+/// Every tensor of the architecture, in the order in which data reaches them.
+fn blanks(config: &Value) -> Result<Vec<Fill>> {
+    let tensors = plan(config)?.stage_plans().into_iter().flat_map(|stage| {
         let small = STD / (2.0 * stage.depth.max(1) as f64).sqrt();
         stage.parts.tensors().into_iter().map(move |blank| Fill { blank, small })
     });
@@ -113,8 +125,9 @@ impl Fill {
         let numel = self.blank.shape.iter().product();
         let std = match self.blank.start {
             Start::Constant(value) => return vec![convert(value); numel],
-            Start::Normal => STD,
+            Start::Normal | Start::Queries | Start::Vocabulary => STD,
             Start::Small => self.small,
+            Start::Spread(std) => f64::from(std),
         };
         let purpose = format!("init/{}", self.blank.name);
         let mut numbers = vec![convert(0.0); numel];
@@ -164,6 +177,53 @@ mod tests {
         let model = Model::from_checkpoint(checkpoint, None, burn::tensor::Device::flex()).unwrap();
         assert_eq!(model.network().unwrap().stages().len(), 4);
         assert!(model.owner().is_some());
+    }
+
+    #[test]
+    fn t5_starts_as_transformers_starts_it() {
+        let (width, heads, head, hidden) = (64, 4, 24, 128);
+        let config = |tied: bool| {
+            json!({
+                "model_type": "t5", "d_model": width, "d_kv": head, "num_heads": heads, "d_ff": hidden, "num_layers": 2,
+                "vocab_size": 500, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": tied,
+                "relative_attention_num_buckets": 32,
+            })
+        };
+        assert!(is_text_to_text(&config(true)).unwrap() && !is_text_to_text(&llama(true)).unwrap());
+        let free = checkpoint(&config(false), 1, Dtype::F32).unwrap();
+        // `T5PreTrainedModel._init_weights` with a factor of 1, and what the house would have made of it.
+        let root = |fan_in: usize| (fan_in as f64).powf(-0.5);
+        for (name, expected) in [
+            ("shared", 1.0),
+            ("lm_head", 1.0),
+            ("encoder.block.1.layer.0.SelfAttention.q", root(width * head)),
+            ("encoder.block.1.layer.0.SelfAttention.k", root(width)),
+            ("encoder.block.1.layer.0.SelfAttention.v", root(width)),
+            ("encoder.block.1.layer.0.SelfAttention.o", root(heads * head)),
+            ("encoder.block.1.layer.1.DenseReluDense.wi_0", root(width)),
+            ("decoder.block.0.layer.1.EncDecAttention.q", root(width * head)),
+            ("decoder.block.0.layer.1.EncDecAttention.k", root(width)),
+            ("decoder.block.0.layer.1.EncDecAttention.o", root(heads * head)),
+            ("decoder.block.1.layer.2.DenseReluDense.wi_1", root(width)),
+            ("decoder.block.1.layer.2.DenseReluDense.wo", root(hidden)),
+        ] {
+            let found = std(&free.tensor(&format!("{name}.weight")).unwrap());
+            // At least 6144 numbers: a relative error of 0.9%; five of it.
+            assert!((found / expected - 1.0).abs() < 0.045, "{name}: {found}, expected {expected}");
+            assert!((found / STD - 1.0).abs() > 0.5, "{name}: not the spread of the house");
+        }
+        // 128 numbers: 6.3%; five of it.
+        for part in ["encoder", "decoder"] {
+            let name = format!("{part}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
+            let found = std(&free.tensor(&name).unwrap());
+            assert!((found / root(width) - 1.0).abs() < 0.32, "{name}: {found}");
+            assert!(
+                !free.contains(&name.replace("block.0", "block.1")),
+                "one table for all blocks of a part"
+            );
+        }
+        assert_eq!(free.tensor("encoder.final_layer_norm.weight").unwrap().to_f32().unwrap(), [1.0; 64]);
+        assert!(!checkpoint(&config(true), 1, Dtype::F32).unwrap().contains("lm_head.weight"));
     }
 
     #[test]

@@ -103,6 +103,16 @@ impl Model {
         }
     }
 
+    /// The first stage of the decoder, if text goes in at an encoder and comes out of a decoder.
+    pub fn decoder_stage(&self) -> Option<usize> {
+        match &self.architecture {
+            Architecture::Transformer(plan) if plan.is_text_to_text() => {
+                self.stages.iter().rposition(|stage| stage.role == Role::Embed)
+            }
+            _ => None,
+        }
+    }
+
     /// Tensors of the checkpoint that no stage has a use for, buffers that follow from `config.json` aside.
     pub fn unclaimed(&self) -> Vec<&str> {
         let claimed: BTreeSet<&str> =

@@ -27,6 +27,8 @@ impl Default for Sampling {
 /// A text in the making: the model, its cache, and what was said so far.
 pub struct Generation<'n> {
     network: &'n Network,
+    /// The first stage of the decoder, and what its encoder made of what it read.
+    read: Option<(usize, Flow)>,
     cache: KvCache,
     sampling: Sampling,
     drawn: u64,
@@ -35,7 +37,20 @@ pub struct Generation<'n> {
 impl<'n> Generation<'n> {
     /// Starts with an empty cache.
     pub fn new(network: &'n Network, sampling: Sampling) -> Self {
-        Self { network, cache: KvCache::new(), sampling, drawn: 0 }
+        Self { network, read: None, cache: KvCache::new(), sampling, drawn: 0 }
+    }
+
+    /// Lets the encoder of a network of two parts read `tokens` (at least one); `decoder` is the first stage of the other part.
+    /// What is fed from then on goes to the decoder.
+    ///
+    /// # Errors
+    /// A network of another kind.
+    pub fn reading(network: &'n Network, decoder: usize, tokens: &[u32], sampling: Sampling) -> Result<Self> {
+        // The encoder has no use for what the decoder will read.
+        let both = Flow::both(Flow::Tokens(ids(tokens)), Flow::Tokens(ids(&tokens[..1])));
+        let read = awake(|| network.forward_range(0, decoder, both, &mut Ctx::default()))?;
+        let (memory, _) = read.pair("encoder")?;
+        Ok(Self { read: Some((decoder, memory)), ..Self::new(network, sampling) })
     }
 
     /// Positions that the cache holds.
@@ -57,19 +72,40 @@ impl<'n> Generation<'n> {
     }
 
     fn feed_here(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let ids: Vec<i64> = tokens.iter().map(|&id| i64::from(id)).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, tokens.len()]), &Device::flex());
         let features = self.network.features();
         let mut ctx = Ctx { cache: Some(&mut self.cache), ..Ctx::default() };
-        let hidden = self.network.forward_range(0, features, Flow::Tokens(ids), &mut ctx)?.hidden("head")?;
-        // Only the last position is read out: the head is the widest map of a small model.
-        let [_, t, width] = hidden.dims();
-        let last = hidden.slice([0..1, t - 1..t, 0..width]);
-        let logits = self.network.forward_from(features, Flow::Hidden(last), &mut ctx)?;
+        let fed = Flow::Tokens(ids(tokens));
+        let (first, flow) = match &self.read {
+            Some((decoder, memory)) => (*decoder, Flow::both(memory.clone(), fed)),
+            None => (0, fed),
+        };
+        let last = last_position(self.network.forward_range(first, features, flow, &mut ctx)?)?;
+        let logits = self.network.forward_from(features, last, &mut ctx)?;
         self.cache.advance(tokens.len());
+        let logits = match logits {
+            Flow::Pair(both) if self.read.is_some() => both.1,
+            other => other,
+        };
         match logits {
             Flow::Hidden(x) => Ok(host(x)),
             other => Err(Error::Flow { stage: "sampling".into(), expected: "logits", found: other.kind() }),
+        }
+    }
+}
+
+fn ids(tokens: &[u32]) -> Tensor<2, Int> {
+    let ids: Vec<i64> = tokens.iter().map(|&id| i64::from(id)).collect();
+    Tensor::from_data(TensorData::new(ids, [1, tokens.len()]), &Device::flex())
+}
+
+/// Only the last position is read out: the head is the widest map of a small model.
+fn last_position(flow: Flow) -> Result<Flow> {
+    match flow {
+        Flow::Pair(both) => Ok(Flow::both(both.0, last_position(both.1)?)),
+        flow => {
+            let hidden = flow.hidden("head")?;
+            let [_, t, width] = hidden.dims();
+            Ok(Flow::Hidden(hidden.slice([0..1, t - 1..t, 0..width])))
         }
     }
 }

@@ -39,6 +39,8 @@ mod per_sample;
 mod pictures;
 mod position;
 mod ranks;
+#[cfg(test)]
+mod residual_tests;
 mod sampler;
 mod schedule;
 mod settings;

@@ -24,6 +24,8 @@ pub struct Distillation {
     pub batch: usize,
     /// Seed of it.
     pub seed: u64,
+    /// Logits kept of each row of soft labels; `None` keeps all.
+    pub top_k: Option<usize>,
 }
 
 /// What was made.
@@ -39,7 +41,7 @@ pub struct Distilled {
     pub epochs: usize,
     /// Bytes of the images, one a colour.
     pub image_bytes: usize,
-    /// Bytes of the soft labels, two a logit.
+    /// Bytes of the soft labels.
     pub label_bytes: usize,
 }
 
@@ -84,6 +86,11 @@ pub fn distil(
     let normalize = Normalize { mean: colours.mean, std: colours.std };
     let network = teacher.network()?;
     let classes = classes(&network, &normalize, how.size, teacher)?;
+    if let Some(found) = how.top_k.filter(|k| !(1..classes).contains(k)) {
+        let message =
+            format!("must lie below the {classes} classes of the teacher and above 0, found {found}");
+        return Err(Error::Setting { what: "--top-k", message });
+    }
     // The images as bytes and numbers, and a logit for each class in each pass.
     let images = (classes * how.recovery.images_per_class) as u64;
     let pixels = (normalize.mean.len() * how.size[0] * how.size[1]) as u64;
@@ -106,7 +113,8 @@ pub fn distil(
         augment.push(Augment::HorizontalFlip(HorizontalFlip::default()));
     }
     let mix = Some(Mixer::CutMix { alpha: 1.0 });
-    let replay = Replay { seed: how.seed, batch: how.batch, epochs: how.epochs, augment, mix, normalize };
+    let Distillation { seed, batch, epochs, top_k, .. } = *how;
+    let replay = Replay { seed, batch, epochs, augment, mix, normalize, top_k };
     monitor.begin("label", (images.len() * how.epochs).div_ceil(how.batch.max(1)));
     let mut go_on = |done: usize, _: usize| {
         monitor.advance(done, "");

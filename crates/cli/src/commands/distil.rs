@@ -28,6 +28,7 @@ pub fn run(args: &Distil, global: &Global, ui: &mut Ui) -> anyhow::Result<Status
         epochs: args.epochs,
         batch: args.batch,
         seed: global.seed,
+        top_k: args.top_k,
     };
     let made = distil(&teacher, &how, &args.output, ui)?;
     let kilo = |bytes: usize| format!("{:.1} kB", bytes as f64 / 1000.0);

@@ -69,6 +69,12 @@ fn judge(args: &Eval, model: &Model) -> anyhow::Result<Judge> {
         let n = args.limit.unwrap_or(usize::MAX).min(set.len());
         return Ok(Judge::Images { set: set.select(&(0..n).collect::<Vec<_>>()) });
     }
+    if model.task() == Task::Pairs {
+        bail!(
+            "eval judges networks with one input, and this one has two\nhint: trimtab train measures an encoder and a \
+             decoder on held-out text"
+        );
+    }
     if model.task() != Task::Language {
         bail!(
             "what to judge by is missing\nhint: pass --pairs FILE for an encoder, --images FILE for a classifier"

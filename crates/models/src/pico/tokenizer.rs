@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// The token after each text, and the only special one unless others are asked for.
 pub const END_OF_TEXT: &str = "</s>";
 
+/// The token that fills rows up, for networks that start a text with it, as the decoder of T5.
+pub const PADDING: &str = "<pad>";
+
 /// Smallest vocabulary: the bytes and the token that ends a text.
 const SMALLEST: usize = 257;
 
@@ -74,7 +77,7 @@ pub fn train_with<S: AsRef<str> + Sync>(texts: &[S], vocab: usize, special: &[St
     Ok(json.into_bytes())
 }
 
-/// The `tokenizer_config.json` beside it, for programs that load tokenizers by class.
+/// The `tokenizer_config.json` beside it, for programs that load tokenizers by class; [`PADDING`] is named as what it is.
 pub fn config(positions: usize, special: &[String]) -> serde_json::Value {
     let mut config = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -83,8 +86,12 @@ pub fn config(positions: usize, special: &[String]) -> serde_json::Value {
         "model_max_length": positions,
         "clean_up_tokenization_spaces": false,
     });
-    if !special.is_empty() {
-        config["additional_special_tokens"] = special.into();
+    let (padding, others): (Vec<&String>, Vec<&String>) = special.iter().partition(|token| *token == PADDING);
+    if !padding.is_empty() {
+        config["pad_token"] = PADDING.into();
+    }
+    if !others.is_empty() {
+        config["additional_special_tokens"] = serde_json::json!(others);
     }
     config
 }

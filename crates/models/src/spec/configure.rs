@@ -101,6 +101,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
             _ => None,
         },
         borrows_embedding: layout.borrows_embedding,
+        initial: layout.initial,
         causal: layout.causal,
         scoring: Scoring {
             scale: match fields.optional(&keys.attention_root, Fields::number)? {

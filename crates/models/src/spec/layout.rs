@@ -4,7 +4,7 @@ use serde::Deserialize;
 use trimtab_nn::NormKind;
 
 use super::fields::Key;
-use crate::transformer::{EmbedProjection, MlpKind, NormPlace, QkNorm, QkvKind, TableForm};
+use crate::transformer::{EmbedProjection, Initial, MlpKind, NormPlace, QkNorm, QkvKind, TableForm};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +13,9 @@ pub(super) struct Layout {
     /// Whether the embedding is that of the first part of the network.
     #[serde(default)]
     pub borrows_embedding: bool,
+    /// How new weights are drawn.
+    #[serde(default)]
+    pub initial: Initial,
     /// Whether logits are divided by the root of the width.
     #[serde(default)]
     pub logits_over_root_width: bool,

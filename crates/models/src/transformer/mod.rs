@@ -24,8 +24,9 @@ pub use experts::Experts;
 pub use mlp::{Feed, Mlp};
 pub(crate) use network::NetworkPlan;
 pub use options::{
-    Biases, BlockOptions, EmbedProjection, ExpertOptions, Head, Input, LearnedPositions, MlpKind, NormPlace,
-    NormStyle, Pool, ProjectorOptions, QkNorm, QkvKind, RelativePositions, TableForm, TransformerConfig,
+    Biases, BlockOptions, EmbedProjection, ExpertOptions, Head, Initial, Input, LearnedPositions, MlpKind,
+    NormPlace, NormStyle, Pool, ProjectorOptions, QkNorm, QkvKind, RelativePositions, TableForm,
+    TransformerConfig,
 };
 pub(crate) use parts::{Blank, NormPlan, Parts, SitePlan, Start, TablePlan};
 pub(crate) use plan::Blueprint;

@@ -122,6 +122,14 @@ impl NetworkPlan {
         }
     }
 
+    /// Whether text goes in at an encoder and comes out of a decoder.
+    pub fn is_text_to_text(&self) -> bool {
+        let Self::Pair(parts) = self else { return false };
+        let [first, second] = &**parts;
+        let speaks = matches!(second.config.head, Head::Language | Head::Tied);
+        first.config.vocab().is_some() && second.names.cross.is_some() && speaks
+    }
+
     /// Every stage, in order.
     pub fn stage_plans(&self) -> Vec<StagePlan> {
         let of = |plan: &Blueprint, optional: bool| {

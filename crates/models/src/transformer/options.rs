@@ -129,6 +129,18 @@ pub enum EmbedProjection {
     Last,
 }
 
+/// How weights are drawn that are not trained yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Initial {
+    /// One small spread for all, and a smaller one for what writes to the residual stream ([`crate::init`]).
+    #[default]
+    House,
+    /// So that what a site computes has the variance of what it reads (T5): `fan_in^-0.5`, and less for queries, whose
+    /// scores are not divided by the root of the width of a head. Embeddings and heads have a standard deviation of 1.
+    FanIn,
+}
+
 /// Biases by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Biases {
@@ -275,6 +287,8 @@ pub struct TransformerConfig {
     pub relative: Option<RelativePositions>,
     /// Whether the embedding is that of the first part of the network.
     pub borrows_embedding: bool,
+    /// How new weights are drawn.
+    pub initial: Initial,
     /// From products to scores.
     pub scoring: Scoring,
     /// One entry a block.

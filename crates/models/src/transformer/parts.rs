@@ -2,15 +2,15 @@
 
 use trimtab_nn::{Axis, Role, SiteMeta, StageInfo};
 
-use super::NormStyle;
+use super::{Initial, NormStyle, TransformerConfig};
 
 /// A site and how it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct SitePlan {
     pub meta: SiteMeta,
     pub bias: bool,
-    /// Whether what it computes is added to the residual stream.
-    pub writes: bool,
+    /// What the weight is before it is trained.
+    pub start: Start,
 }
 
 /// A norm.
@@ -36,6 +36,12 @@ pub(crate) enum Start {
     Normal,
     /// Random and smaller: it writes to the residual stream.
     Small,
+    /// Random; it makes queries.
+    Queries,
+    /// Random; a row for each token of the vocabulary.
+    Vocabulary,
+    /// Random with this standard deviation.
+    Spread(f32),
     Constant(f32),
 }
 
@@ -59,8 +65,8 @@ impl Parts {
     /// Every tensor. The inventory of a stage and a new checkpoint are both made from this list.
     pub fn tensors(&self) -> Vec<Blank> {
         let sites = self.sites.iter().flat_map(|site| {
-            let start = if site.writes { Start::Small } else { Start::Normal };
-            let weight = Blank { name: site.meta.weight_name(), shape: site.meta.stored_shape(), start };
+            let (name, shape) = (site.meta.weight_name(), site.meta.stored_shape());
+            let weight = Blank { name, shape, start: site.start };
             let bias = site.bias.then(|| Blank {
                 name: format!("{}.bias", site.meta.name),
                 shape: vec![site.meta.rows],
@@ -83,6 +89,27 @@ impl Parts {
             std::iter::once(blank("weight", 1.0 - norm.style.offset)).chain(bias)
         });
         sites.chain(tables).chain(norms).collect()
+    }
+
+    /// The same with the spreads that a rule gives to new weights.
+    pub fn started(mut self, config: &TransformerConfig) -> Self {
+        if config.initial == Initial::House {
+            return self;
+        }
+        let root = |fan_in: usize| (fan_in as f32).powf(-0.5);
+        for site in &mut self.sites {
+            site.start = match site.start {
+                Start::Normal | Start::Small => Start::Spread(root(site.meta.cols)),
+                // Scores are not divided by the root of the width of a head: queries are that much smaller.
+                Start::Queries => Start::Spread(root(site.meta.cols * config.head_width)),
+                Start::Vocabulary => Start::Spread(1.0),
+                set => set,
+            };
+        }
+        for table in self.tables.iter_mut().filter(|table| table.start == Start::Normal) {
+            table.start = Start::Spread(root(config.width));
+        }
+        self
     }
 
     /// What is known of the stage before it is loaded.

@@ -160,22 +160,22 @@ impl Blueprint {
         let (q, k, v) =
             (heads("heads", c.heads), heads("key_heads", c.kv_heads), heads("value_heads", c.kv_heads));
         let biases = &c.biases;
-        let split = |name: &Option<String>, axis: &Axis, bias: bool| {
+        let split = |name: &Option<String>, axis: &Axis, bias: bool, start: Start| {
             let mut meta = self.site(i, name.as_ref()?, "attention_input", [&residual, axis]);
             meta.fused = Some(format!("{block}.qkv"));
-            Some(SitePlan { meta, bias, writes: false })
+            Some(SitePlan { meta, bias, start })
         };
         // The specification was checked when it was resolved: every name that the layout needs is there.
         let qkv = match (c.qkv, &names.qkv) {
             (QkvKind::Fused | QkvKind::Interleaved, Some(name)) => {
                 let all = heads("query_key_value", c.heads + 2 * c.kv_heads);
                 let meta = self.site(i, name, "attention_input", [&residual, &all]);
-                vec![SitePlan { meta, bias: biases.qkv, writes: false }]
+                vec![SitePlan { meta, bias: biases.qkv, start: Start::Normal }]
             }
             _ => [
-                split(&names.q, &q, biases.qkv),
-                split(&names.k, &k, biases.key),
-                split(&names.v, &v, biases.qkv),
+                split(&names.q, &q, biases.qkv, Start::Queries),
+                split(&names.k, &k, biases.key, Start::Normal),
+                split(&names.v, &v, biases.qkv, Start::Normal),
             ]
             .into_iter()
             .flatten()
@@ -195,7 +195,7 @@ impl Blueprint {
             }
         };
         AttentionPlan {
-            o: SitePlan { meta: o, bias: biases.out, writes: true },
+            o: SitePlan { meta: o, bias: biases.out, start: Start::Small },
             q_norms: norms(&names.q_norm, &q, c.heads),
             k_norms: norms(&names.k_norm, &k, c.kv_heads),
             qkv,
@@ -214,16 +214,22 @@ impl Blueprint {
         let plan = |name: &str, reads: &str, axes: [&Axis; 2], bias: bool| SitePlan {
             meta: self.site(i, name, reads, axes),
             bias,
-            writes: false,
+            start: Start::Normal,
         };
         let biases = &c.biases;
         AttentionPlan {
             qkv: vec![
-                plan(&names.q, "cross_input", [&residual, &q], biases.qkv),
+                SitePlan {
+                    start: Start::Queries,
+                    ..plan(&names.q, "cross_input", [&residual, &q], biases.qkv)
+                },
                 plan(&names.k, "memory", [&memory, &k], biases.key),
                 plan(&names.v, "memory", [&memory, &v], biases.qkv),
             ],
-            o: SitePlan { writes: true, ..plan(&names.o, "cross_output", [&q, &residual], biases.out) },
+            o: SitePlan {
+                start: Start::Small,
+                ..plan(&names.o, "cross_output", [&q, &residual], biases.out)
+            },
             q_norms: Vec::new(),
             k_norms: Vec::new(),
         }
@@ -241,7 +247,7 @@ impl Blueprint {
             let head = self.head();
             stages.push((Role::Head, head.name.clone(), head.parts()));
         }
-        stages
+        stages.into_iter().map(|(role, name, parts)| (role, name, parts.started(&self.config))).collect()
     }
 
     /// Number of stages.

@@ -12,9 +12,10 @@ impl Blueprint {
         let (c, names) = (&self.config, &self.names);
         let (embedded, residual) = (self.embedded(), self.residual());
         let site = self.entrance(embedded.clone());
+        let start = if site.kind == SiteKind::Embedding { Start::Vocabulary } else { Start::Normal };
         let projection = names.embed_projection.as_ref().filter(|_| c.embed_width != c.width).map(|name| {
             let meta = linear(self.module(name), &format!("{}embedded", self.scope), &embedded, &residual);
-            SitePlan { meta, bias: c.biases.embed_projection, writes: false }
+            SitePlan { meta, bias: c.biases.embed_projection, start: Start::Normal }
         });
         let inner = match c.embed_projection {
             EmbedProjection::First => residual,
@@ -31,7 +32,7 @@ impl Blueprint {
         };
         let tokens = names.tokens.iter().map(|name| Some(name.clone()));
         EmbedPlan {
-            site: SitePlan { meta: site, bias: c.biases.embed, writes: false },
+            site: SitePlan { meta: site, bias: c.biases.embed, start },
             borrowed: c.borrows_embedding,
             stem: names.stem.as_ref().map(|name| self.stem(name)),
             projection,
@@ -99,6 +100,6 @@ impl Blueprint {
         let mut meta = linear(self.module(name), &format!("{}stem", self.scope), &residual, &residual);
         (meta.kind, meta.cols) = (SiteKind::Conv1d(geometry), 3 * residual.size());
         meta.input = self.axis("stem", residual.size());
-        SitePlan { meta, bias: self.config.biases.embed, writes: false }
+        SitePlan { meta, bias: self.config.biases.embed, start: Start::Normal }
     }
 }

@@ -23,7 +23,7 @@ impl Blueprint {
                 };
                 let router = Axis::new(format!("{}.experts", self.block_name(i)), options.count);
                 let router = self.site(i, &experts.router, input, [&self.residual(), &router]);
-                let plain = |meta| SitePlan { meta, bias: false, writes: false };
+                let plain = |meta| SitePlan { meta, bias: false, start: Start::Normal };
                 let expert = |e: usize| {
                     let part = format!("expert{e}_");
                     let names = experts.each.map(|name| name.replace("{e}", &e.to_string()));
@@ -52,7 +52,7 @@ impl Blueprint {
         let up = |name: &str, output: &Axis, fused: bool| {
             let mut meta = self.site(i, name, input, [&residual, output]);
             meta.fused = fused.then(|| format!("{block}.{part}gate_up"));
-            SitePlan { meta, bias: c.biases.mlp, writes: false }
+            SitePlan { meta, bias: c.biases.mlp, start: Start::Normal }
         };
         let up = match (gated, &names.gate_up, &names.gate, &names.up) {
             (true, Some(both), ..) => {
@@ -64,7 +64,7 @@ impl Blueprint {
             }
         };
         let down = self.site(i, &names.down, &format!("{part}mlp_hidden"), [&axis, &residual]);
-        let down = SitePlan { meta: down, bias: c.biases.mlp, writes: true };
+        let down = SitePlan { meta: down, bias: c.biases.mlp, start: Start::Small };
         MlpPlan { up, down, gated, activation: c.activation }
     }
 
@@ -77,7 +77,7 @@ impl Blueprint {
         let projection = projection.map(|name| SitePlan {
             meta: linear(self.module(name), &format!("{}read_out", self.scope), &residual, &embedded),
             bias: false,
-            writes: false,
+            start: Start::Normal,
         });
         let name = match (c.head, &norm) {
             (Head::None | Head::Attended, Some(norm)) => norm.name.clone(),
@@ -86,7 +86,7 @@ impl Blueprint {
         let site = |input: &Axis, output: Axis, bias| SitePlan {
             meta: linear(name.clone(), &format!("{}head", self.scope), input, &output),
             bias,
-            writes: false,
+            start: Start::Normal,
         };
         let vocabulary = || self.axis("vocabulary", c.vocab().unwrap_or(0));
         let site = match c.head {
@@ -94,7 +94,9 @@ impl Blueprint {
             Head::Pooled(_) if names.head.is_some() => {
                 Some(site(&residual, self.axis("projected", c.projection), c.biases.head))
             }
-            Head::Language => Some(site(&embedded, vocabulary(), c.biases.head)),
+            Head::Language => {
+                Some(SitePlan { start: Start::Vocabulary, ..site(&embedded, vocabulary(), c.biases.head) })
+            }
             Head::Tied | Head::Pooled(_) | Head::Attended | Head::None => None,
         };
         let optional = matches!(c.head, Head::Pooler | Head::Pooled(_));
@@ -110,7 +112,7 @@ impl Blueprint {
         let plan = |name: &str, reads: &str, input: &Axis, output: &Axis| SitePlan {
             meta: linear(module(name), &format!("{}{reads}", self.scope), input, output),
             bias: true,
-            writes: false,
+            start: Start::Normal,
         };
         let hidden = self.axis("pool.hidden", c.hidden);
         let pooled = self.axis("pooled", c.width);

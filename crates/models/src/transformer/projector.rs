@@ -7,7 +7,7 @@ use trimtab_nn::{Axis, Ctx, Flow, Layer, LayerMut, Result, Stage};
 use super::mlp::Mlp;
 use super::plan::{has_module, linear};
 use super::stage_plan::MlpPlan;
-use super::{Parts, ProjectorOptions, SitePlan};
+use super::{Parts, ProjectorOptions, SitePlan, Start};
 use crate::load::Loader;
 
 /// A projector before it is loaded.
@@ -27,7 +27,7 @@ impl ProjectorPlan {
         let site = |name: &str, reads: &str, axes: [&Axis; 2]| SitePlan {
             meta: linear(format!("{root}{name}"), &format!("projector.{reads}"), axes[0], axes[1]),
             bias: options.bias,
-            writes: false,
+            start: Start::Normal,
         };
         Self {
             name: root.trim_end_matches('.').into(),

@@ -230,6 +230,7 @@ impl Cda {
             augment: vec![Augment::RandomResizedCrop(RandomResizedCrop::new([h, w]))],
             mix: Some(MIX),
             normalize: pictures::colours(1),
+            top_k: None,
         };
         let (mut accuracy, mut early, mut bytes) = (Vec::new(), Vec::new(), [0; 2]);
         let mut recovered = None;
@@ -289,6 +290,7 @@ impl Experiment for Cda {
                 augment: vec![Augment::RandomResizedCrop(RandomResizedCrop::new([8, 8]))],
                 mix: Some(MIX),
                 normalize: pictures::colours(1),
+                top_k: None,
             };
             let labels = || SoftLabels::of(&network, &set, &replay, &Device::flex(), &mut |_, _| true);
             Ok(if labels()? == labels()? { 0.0 } else { 1.0 })

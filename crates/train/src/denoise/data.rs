@@ -17,12 +17,58 @@ use crate::sampler::Item;
 
 /// A token stream whose windows are corrupted anew in every epoch.
 #[derive(Clone, Debug)]
-pub struct DenoisedText {
+pub(super) struct Windows {
     tokens: Vec<u32>,
     mixture: Mixture,
     window: usize,
-    places: usize,
     seed: u64,
+}
+
+impl Windows {
+    /// Cuts `tokens` into windows of as many as a denoiser of the mixture takes at most.
+    pub fn new(tokens: Vec<u32>, mixture: Mixture, vocab: usize, seed: u64, what: &str) -> Result<Self> {
+        let window = mixture.longest();
+        if tokens.len() < window {
+            return Err(Error::TooShort { what: what.into(), found: tokens.len(), needed: window });
+        }
+        let vocabulary = mixture.vocabulary();
+        let modes = super::Mode::ALL.iter().filter_map(|&mode| vocabulary.mode(mode));
+        let special = vocabulary
+            .sentinels()
+            .iter()
+            .copied()
+            .chain(modes)
+            .chain([vocabulary.eos(), vocabulary.padding()]);
+        match tokens.iter().copied().chain(special).find(|&id| id as usize >= vocab) {
+            Some(id) => Err(Error::Vocabulary { what: what.into(), id, vocab }),
+            None => Ok(Self { tokens, mixture, window, seed }),
+        }
+    }
+
+    pub fn mixture(&self) -> &Mixture {
+        &self.mixture
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn len(&self) -> usize {
+        self.tokens.len() / self.window
+    }
+
+    pub fn example(&self, item: &Item) -> Result<Example> {
+        let start = item.index * self.window;
+        let text = &self.tokens[start..start + self.window];
+        Ok(self.mixture.example(text, self.seed, item.epoch, item.index as u64)?)
+    }
+}
+
+/// A token stream whose windows are corrupted anew in every epoch, as rows of one sequence.
+#[derive(Clone, Debug)]
+pub struct DenoisedText {
+    windows: Windows,
+    places: usize,
 }
 
 impl DenoisedText {
@@ -39,27 +85,12 @@ impl DenoisedText {
         seed: u64,
         what: &str,
     ) -> Result<Self> {
-        let window = mixture.longest();
-        if tokens.len() < window {
-            return Err(Error::TooShort { what: what.into(), found: tokens.len(), needed: window });
-        }
-        let vocabulary = mixture.vocabulary();
-        let modes = super::Mode::ALL.iter().filter_map(|&mode| vocabulary.mode(mode));
-        let special = vocabulary
-            .sentinels()
-            .iter()
-            .copied()
-            .chain(modes)
-            .chain([vocabulary.eos(), vocabulary.padding()]);
-        match tokens.iter().copied().chain(special).find(|&id| id as usize >= vocab) {
-            Some(id) => Err(Error::Vocabulary { what: what.into(), id, vocab }),
-            None => Ok(Self { tokens, mixture, window, places, seed }),
-        }
+        Ok(Self { windows: Windows::new(tokens, mixture, vocab, seed, what)?, places })
     }
 
     /// Tokens of the stream.
     pub fn tokens(&self) -> usize {
-        self.tokens.len()
+        self.windows.tokens()
     }
 
     /// The corrupted text of an item.
@@ -67,9 +98,7 @@ impl DenoisedText {
     /// # Errors
     /// Those of [`Mixture::example`].
     pub fn example(&self, item: &Item) -> Result<Example> {
-        let start = item.index * self.window;
-        let text = &self.tokens[start..start + self.window];
-        Ok(self.mixture.example(text, self.seed, item.epoch, item.index as u64)?)
+        self.windows.example(item)
     }
 }
 
@@ -77,12 +106,12 @@ impl Dataset for DenoisedText {
     type Batch = DenoisedBatch;
 
     fn len(&self) -> usize {
-        self.tokens.len() / self.window
+        self.windows.len()
     }
 
     fn batch(&self, items: &[Item], device: &Device) -> Result<DenoisedBatch> {
         let examples = items.iter().map(|item| self.example(item)).collect::<Result<Vec<_>>>()?;
-        let rows = Sequence::pack(&examples, self.places, self.mixture.vocabulary())?;
+        let rows = Sequence::pack(&examples, self.places, self.windows.mixture().vocabulary())?;
         Ok(DenoisedBatch::new(&rows, device))
     }
 }
@@ -135,11 +164,16 @@ where
     fn loss(&self, model: &M, batch: &DenoisedBatch, pass: &mut Pass) -> Result<Loss> {
         let mut ctx = Ctx { seen: Some(batch.seen.clone()), ..pass.ctx() };
         let logits = (self.0)(model, batch.inputs.clone(), &mut ctx)?;
-        let ([r, t, v], [n]) = (logits.dims(), batch.targets.dims());
-        let logits = logits.reshape([r * t, v]).select(0, batch.places.clone());
-        let chosen = activation::log_softmax(logits, 1).gather(1, batch.targets.clone().reshape([n, 1]));
-        Ok(Loss::new(chosen.mean().neg(), n))
+        Ok(at_places(logits, &batch.places, &batch.targets))
     }
+}
+
+/// Mean cross-entropy of `targets` (`[N]`) by the logits (`[R, T, V]`) at `places`, which count through all rows.
+pub(super) fn at_places(logits: Tensor<3>, places: &Tensor<1, Int>, targets: &Tensor<1, Int>) -> Loss {
+    let ([r, t, v], [n]) = (logits.dims(), targets.dims());
+    let logits = logits.reshape([r * t, v]).select(0, places.clone());
+    let chosen = activation::log_softmax(logits, 1).gather(1, targets.clone().reshape([n, 1]));
+    Loss::new(chosen.mean().neg(), n)
 }
 
 #[cfg(test)]
@@ -195,7 +229,7 @@ mod tests {
         assert_eq!(of(1), of(1));
         assert!((2..9).any(|epoch| of(epoch) != of(1)));
         let refused = |tokens: Vec<u32>, vocab| {
-            let made = DenoisedText::new(tokens, data.mixture.clone(), 48, vocab, 0, "text");
+            let made = DenoisedText::new(tokens, data.windows.mixture().clone(), 48, vocab, 0, "text");
             made.unwrap_err().to_string()
         };
         assert!(refused(vec![1; 5], 64).contains("5 tokens"));

@@ -9,7 +9,8 @@
 //! | [`length`] | how many tokens a denoiser takes so that inputs and targets keep their limits |
 //! | [`mixture`] | the denoisers of UL2 and UL2R, their weights, and the draw of one example |
 //! | [`render`] | inputs and targets with sentinels, and the way back |
-//! | [`data`] | a data set of the loop, its batches, and the loss on their targets |
+//! | [`data`] | a data set of the loop for a decoder, its batches, and the loss on their targets |
+//! | [`pairs`] | the same for an encoder and a decoder |
 //! | [`rows`] | rows for two stacks or for one, masks, packing |
 //! | [`vocabulary`] | the ids of sentinels, mode tokens, end and padding |
 //!
@@ -20,6 +21,7 @@ pub mod data;
 pub mod error;
 pub mod length;
 pub mod mixture;
+pub mod pairs;
 pub mod render;
 pub mod rows;
 pub mod span;
@@ -29,6 +31,7 @@ pub use data::{Denoise, DenoisedBatch, DenoisedText};
 pub use error::{Error, Result};
 pub use length::Limits;
 pub use mixture::{Denoiser, Mixture, MixtureConfig, Mode, Pivot, TooManySpans};
+pub use pairs::{DenoisePairs, DenoisedPairs, PairBatch};
 pub use render::Example;
 pub use rows::{Sequence, TwoStacks};
 pub use span::{SpanCorrupt, composition};

@@ -9,6 +9,7 @@ use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
 use trimtab_io::{Bytes, Checkpoint, Dtype, ImageSet, RawTensor, to_safetensors, write_atomic};
 use trimtab_nn::{Ctx, Flow, Network};
 
+use super::top_k;
 use crate::data::BatchTransform;
 use crate::error::{Error, Result};
 use crate::objectives::ImageBatch;
@@ -18,6 +19,8 @@ use crate::trainer::{Place, made};
 
 /// Metadata key of the settings in the file.
 const KEY: &str = "trimtab.distilled";
+/// Metadata key of the number of classes, where the file has not all of them.
+const CLASSES: &str = "trimtab.classes";
 
 /// The training that labels are made for. Labels belong to images as they are augmented and mixed, so the run that uses them has to see
 /// the same batches; all that is random follows from the seed and the position.
@@ -36,6 +39,9 @@ pub struct Replay {
     pub mix: Option<Mixer>,
     /// Mean and standard deviation of the colours.
     pub normalize: Normalize,
+    /// Logits that are kept of each row, the largest; the other classes share the rest of the probability. `None` keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
 }
 
 impl Replay {
@@ -87,9 +93,14 @@ impl SoftLabels {
             let (items, batch) = batch?;
             let found = teacher.forward(Flow::Image(batch.images), &mut Ctx::default())?.vector("teacher")?;
             [_, classes] = found.dims();
+            replay.top_k.map_or(Ok(()), |k| top_k::check(k, classes))?;
             logits.resize(total * classes, 0.0);
             let found: Vec<f32> = found.into_data().iter::<f32>().collect();
-            let found = RawTensor::from_f32(vec![found.len()], &found, Dtype::F16)?.to_f32()?;
+            let mut found = rounded(&found)?;
+            if let Some(k) = replay.top_k {
+                found.chunks_exact_mut(classes).for_each(|row| top_k::cut(row, k));
+                found = rounded(&found)?;
+            }
             for (item, row) in items.iter().zip(found.chunks_exact(classes)) {
                 let at = (item.epoch as usize * n + item.index) * classes;
                 logits[at..at + classes].copy_from_slice(row);
@@ -135,6 +146,11 @@ impl SoftLabels {
     }
 }
 
+/// As F16 holds them.
+fn rounded(logits: &[f32]) -> Result<Vec<f32>> {
+    Ok(RawTensor::from_f32(vec![logits.len()], logits, Dtype::F16)?.to_f32()?)
+}
+
 /// The batches that a run of one process sees, in order.
 fn batches<'a>(
     images: &ImageSet,
@@ -158,7 +174,8 @@ fn batches<'a>(
 }
 
 /// Made images with what the teacher says of them: one safetensors file with `train.images`, `train.labels` and `train.logits`
-/// (F16, `[epochs, images, classes]`).
+/// (F16, `[epochs, images, classes]`). Where only the largest logits are kept, `train.logits` has those and the one that the
+/// others share (`[epochs, images, k + 1]`), and `train.classes` says whose they are (`[epochs, images, k]`).
 #[derive(Clone, Debug)]
 pub struct DistilledSet {
     /// The images and the classes that they were made for.
@@ -174,7 +191,14 @@ impl DistilledSet {
     /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let Self { images, labels } = self;
-        let shape = vec![labels.replay.epochs, labels.images, labels.classes];
+        let shape = [labels.replay.epochs, labels.images, labels.classes];
+        let (logits, classes) = match labels.replay.top_k {
+            None => (RawTensor::from_f32(shape.to_vec(), &labels.logits, Dtype::F16)?, None),
+            Some(k) => {
+                let [logits, classes] = top_k::pack(&labels.logits, shape, k)?;
+                (logits, Some(("train.classes", classes)))
+            }
+        };
         let tensors = [
             (
                 "train.images",
@@ -188,12 +212,16 @@ impl DistilledSet {
                 "train.labels",
                 RawTensor::new(Dtype::I64, vec![images.len()], Bytes::from_numbers(images.labels.clone()))?,
             ),
-            ("train.logits", RawTensor::from_f32(shape, &labels.logits, Dtype::F16)?),
+            ("train.logits", logits),
         ];
-        let tensors = tensors.map(|(name, tensor)| (name.to_string(), tensor));
+        let tensors = tensors.into_iter().chain(classes).map(|(name, tensor)| (name.to_string(), tensor));
+        let tensors: Vec<(String, RawTensor)> = tensors.collect();
         let settings = serde_json::to_string(&labels.replay)
             .map_err(|e| Error::setting("distilled set", e.to_string()))?;
-        let metadata = BTreeMap::from([(KEY.to_string(), settings)]);
+        let mut metadata = BTreeMap::from([(KEY.to_string(), settings)]);
+        if labels.replay.top_k.is_some() {
+            metadata.insert(CLASSES.to_string(), labels.classes.to_string());
+        }
         Ok(write_atomic(path, &to_safetensors(&tensors, &metadata)?)?)
     }
 
@@ -211,11 +239,15 @@ impl DistilledSet {
         let replay: Replay = serde_json::from_str(replay).map_err(|e| failed(e.to_string()))?;
         replay.check()?;
         let tensor = file.tensor("train.logits")?;
-        let &[epochs, n, classes] = &tensor.shape[..] else {
+        let &[epochs, n, wide] = &tensor.shape[..] else {
             return Err(failed(format!(
                 "\"train.logits\" has shape {:?}, expected 3 dimensions",
                 tensor.shape
             )));
+        };
+        let classes = match replay.top_k {
+            None => wide,
+            Some(_) => file.metadata().get(CLASSES).and_then(|n| n.parse().ok()).unwrap_or(0),
         };
         if [epochs, n] != [replay.epochs, images.len()]
             || classes == 0
@@ -227,12 +259,26 @@ impl DistilledSet {
                 replay.epochs
             )));
         }
-        let logits = tensor.to_f32()?;
+        let logits = match replay.top_k {
+            None => tensor.to_f32()?,
+            Some(k) => {
+                let indices = file.tensor("train.classes")?;
+                let logits = match wide == k + 1 {
+                    true => top_k::unpack([&tensor, &indices], classes)?,
+                    false => None,
+                };
+                let message = "its logits and classes do not fit each other";
+                logits.ok_or_else(|| failed(message.into()))?
+            }
+        };
         Ok(Self { images, labels: SoftLabels { replay, images: n, classes, logits } })
     }
 
-    /// Bytes of the images (one a colour) and of the labels (two a logit): what the set costs.
+    /// Bytes of the images (one a colour) and of the labels (two a logit, and the class of each where not all are kept): what
+    /// the set costs.
     pub fn bytes(&self) -> [usize; 2] {
-        [self.images.shape.iter().product(), 2 * self.labels.logits.len()]
+        let SoftLabels { replay, images, classes, .. } = &self.labels;
+        let row = replay.top_k.map_or(2 * classes, |k| top_k::row_bytes(k, *classes));
+        [self.images.shape.iter().product(), row * images * replay.epochs]
     }
 }

@@ -16,6 +16,7 @@ mod labels;
 mod recover;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod view;
 
 pub use curriculum::Curriculum;

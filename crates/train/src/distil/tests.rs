@@ -63,6 +63,7 @@ fn replay() -> Replay {
         augment: vec![Augment::RandomResizedCrop(RandomResizedCrop::new([6, 6]))],
         mix: Some(Mixer::CutMix { alpha: 1.0 }),
         normalize: colours(),
+        top_k: None,
     }
 }
 
@@ -141,6 +142,60 @@ fn a_distilled_set_comes_back_from_its_file() {
     let bytes = trimtab_io::to_safetensors(&tensors, &Default::default()).unwrap();
     trimtab_io::write_atomic(&bare, &bytes).unwrap();
     assert!(DistilledSet::read(&bare).unwrap_err().to_string().contains("trimtab distil"));
+}
+
+#[test]
+fn a_set_with_the_largest_logits_is_smaller_and_says_nearly_the_same() {
+    let teacher = Look::network(&Device::flex());
+    let set = |top_k: Option<usize>| -> Result<DistilledSet> {
+        let replay = Replay { top_k, ..replay() };
+        let labels = SoftLabels::of(&teacher, &images(), &replay, &Device::flex(), &mut |_, _| true)?;
+        Ok(DistilledSet { images: images(), labels: labels.unwrap() })
+    };
+    let (whole, few) = (set(None).unwrap(), set(Some(2)).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let [long, short] = ["whole", "few"].map(|name| dir.path().join(name));
+    whole.write(&long).unwrap();
+    few.write(&short).unwrap();
+    assert_eq!(DistilledSet::read(&short).unwrap().labels, few.labels);
+    // Two logits and the shared one in two bytes each, two classes in one: 8 instead of 4 * 2 + 0 of a whole row.
+    assert_eq!((whole.bytes()[1], few.bytes()[1]), (15 * 8, 15 * 8));
+    assert_eq!(set(Some(1)).unwrap().bytes()[1], 15 * 5);
+    let file = trimtab_io::Checkpoint::open(&short).unwrap();
+    let stored = |name: &str| file.tensor(name).unwrap().bytes.len();
+    assert_eq!(
+        stored("train.logits") + stored("train.classes"),
+        few.bytes()[1],
+        "what is counted is in the file"
+    );
+    // The two largest have their probabilities, the other two the mean of theirs.
+    let items: Vec<crate::Item> = (0..5).map(|index| crate::Item { index, epoch: 2 }).collect();
+    let rows = |set: &DistilledSet| -> Vec<f32> {
+        let rows = set.labels.rows(&items, &Device::flex()).unwrap();
+        burn::tensor::activation::softmax(rows, 1).into_data().try_into_vec().unwrap()
+    };
+    let mut changed = 0.0f32;
+    for (before, after) in rows(&whole).chunks(4).zip(rows(&few).chunks(4)) {
+        let mut order = [0, 1, 2, 3];
+        order.sort_by(|&a, &b| before[b].total_cmp(&before[a]));
+        let mean = (before[order[2]] + before[order[3]]) / 2.0;
+        for (at, expected) in [before[order[0]], before[order[1]], mean, mean].into_iter().enumerate() {
+            // A shared logit in eleven bits.
+            assert!((after[order[at]] - expected).abs() < 1e-3, "{before:?} {after:?}");
+        }
+        changed = changed.max((before[order[3]] - after[order[3]]).abs());
+    }
+    assert!(changed > 1e-2, "control: something was cut");
+    let error = set(Some(4)).unwrap_err().to_string();
+    assert!(error.contains("top_k") && error.contains("between 1 and 3"), "{error}");
+    // Classes that are none, and files without them.
+    let bytes = std::fs::read(&short).unwrap();
+    let text = b"\"trimtab.classes\":\"4\"";
+    let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[at + text.len() - 2] = b'2';
+    std::fs::write(&short, damaged).unwrap();
+    assert!(DistilledSet::read(&short).is_err());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Language models: texts, a tokenizer trained on them, the next token.
+//! Language models: texts, a tokenizer trained on them, the next token or what a denoiser masked.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,10 +7,12 @@ use burn::tensor::{Device, Int, Tensor};
 use serde_json::{Map, Value, json};
 use trimtab_io::{Dtype, Tokenizer, read_text};
 use trimtab_models::pico::grammar::Split;
-use trimtab_models::pico::tokenizer::{self, END_OF_TEXT};
+use trimtab_models::pico::tokenizer::{self, END_OF_TEXT, PADDING};
 use trimtab_models::{Model, init, pico};
 use trimtab_nn::{Ctx, Flow, Network};
-use trimtab_train::denoise::{Denoise, DenoisedText, Limits, Mixture, MixtureConfig, Mode, Vocabulary};
+use trimtab_train::denoise::{
+    Denoise, DenoisePairs, DenoisedPairs, DenoisedText, Limits, Mixture, MixtureConfig, Mode, Vocabulary,
+};
 use trimtab_train::{Dataset, Measured, NextToken, Objective, Outcome, TokenWindows, Trainer};
 
 use super::{DataSource, DenoiseSettings, Output, Recipe, Run, Summary};
@@ -28,17 +30,27 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
     if let Some(denoise) = &recipe.denoise {
         denoise.mixture.check().map_err(trimtab_train::Error::from)?;
     }
+    // Its ids are known once there is a tokenizer.
+    let pairs = init::is_text_to_text(&config(model, vocab, Ends::default(), recipe.dtype.name()))?;
+    if pairs && recipe.denoise.is_none() {
+        let message =
+            "is missing: an encoder reads what a denoiser leaves, a decoder writes what it masks".into();
+        return Err(Error::Setting { what: "denoise", message });
+    }
     let documents = documents(recipe, run.base)?;
     let mut out = run.open(&documents)?;
     monitor.begin("tokenizer", 1);
+    let padding = pairs.then(|| PADDING.to_string());
     let special = recipe.denoise.as_ref().map(special_tokens).unwrap_or_default();
+    let special: Vec<String> = padding.into_iter().chain(special).collect();
     let json = tokenizer::train_with(&documents[0], vocab, &special)?;
     let tokenizer = Tokenizer::from_bytes(&json)?;
     monitor.advance(1, &format!("{} tokens", tokenizer.vocab_size()));
     let [text, rest] = tokens(&tokenizer, documents)?;
     let count = text.len();
     let end = tokenizer.token_id(END_OF_TEXT).unwrap_or_default();
-    let config = config(model, vocab, end, recipe.dtype.name());
+    let ends = Ends { end, padding: tokenizer.token_id(PADDING).filter(|_| pairs) };
+    let config = config(model, vocab, ends, recipe.dtype.name());
     let start = init::checkpoint(&config, recipe.seed, Dtype::F32)?;
     let network = trainable(start, run.device)?;
     let (outcome, measured, items) = match &recipe.denoise {
@@ -48,15 +60,23 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
             fit(run, network, &data, &NextToken(logits), &out, monitor)?
         }
         Some(settings) => {
-            let mixture = mixture(settings, &tokenizer, end, window)?;
+            let mixture = mixture(settings, &tokenizer, ends, window)?;
             let seed = recipe.training.seed;
-            let cut = |tokens, what| DenoisedText::new(tokens, mixture.clone(), window, vocab, seed, what);
-            let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
-            fit(run, network, &data, &Denoise(logits), &out, monitor)?
+            if pairs {
+                let cut = |tokens, what| DenoisedPairs::new(tokens, mixture.clone(), vocab, seed, what);
+                let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
+                fit(run, network, &data, &DenoisePairs(pair_logits), &out, monitor)?
+            } else {
+                let cut =
+                    |tokens, what| DenoisedText::new(tokens, mixture.clone(), window, vocab, seed, what);
+                let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
+                fit(run, network, &data, &Denoise(logits), &out, monitor)?
+            }
         }
     };
     let params = run.write(&mut out, outcome.result(), &BTreeMap::new())?;
-    let generation = json!({"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]});
+    let generation: Map<String, Value> = ends.fields().map(|(name, id)| (name.into(), id.into())).collect();
+    let generation = Value::Object(generation);
     for (name, value) in [
         ("config.json", &config),
         ("generation_config.json", &generation),
@@ -91,13 +111,20 @@ fn special_tokens(settings: &DenoiseSettings) -> Vec<String> {
     (0..settings.sentinels).map(|i| format!("<extra_id_{i}>")).chain(modes).collect()
 }
 
-/// The denoisers with the tokens of this tokenizer, whose rows fit into a window.
-fn mixture(settings: &DenoiseSettings, tokenizer: &Tokenizer, end: u32, window: usize) -> Result<Mixture> {
-    let limits = settings.mixture.limits;
-    let sequence = Some(limits.sequence.map_or(window, |limit| limit.min(window)));
-    let config = MixtureConfig { limits: Limits { sequence, ..limits }, ..settings.mixture.clone() };
+/// The denoisers with the tokens of this tokenizer. A row fits into a window: of one sequence, or of inputs and of targets
+/// where the network has two parts.
+fn mixture(settings: &DenoiseSettings, tokenizer: &Tokenizer, ends: Ends, window: usize) -> Result<Mixture> {
+    let Limits { inputs, targets, sequence } = settings.mixture.limits;
+    let limits = match ends.padding {
+        Some(_) => Limits { inputs: inputs.min(window), targets: targets.min(window), sequence },
+        None => {
+            let sequence = Some(sequence.map_or(window, |limit| limit.min(window)));
+            Limits { inputs, targets, sequence }
+        }
+    };
+    let config = MixtureConfig { limits, ..settings.mixture.clone() };
     let names = |name: &str| tokenizer.token_id(name);
-    let made = Vocabulary::from_names(names, config.mode_tokens, end, end)
+    let made = Vocabulary::from_names(names, config.mode_tokens, ends.end, ends.padding.unwrap_or(ends.end))
         .and_then(|vocabulary| Mixture::new(config, vocabulary));
     Ok(made.map_err(trimtab_train::Error::from)?)
 }
@@ -116,12 +143,40 @@ pub(super) fn logits(
     model.forward(Flow::Tokens(ids), ctx)?.hidden("loss")
 }
 
+/// Logits of the decoder of a network of two parts.
+pub(super) fn pair_logits(
+    model: &Network,
+    [inputs, targets]: [Tensor<2, Int>; 2],
+    ctx: &mut Ctx<'_>,
+) -> trimtab_nn::Result<Tensor<3>> {
+    let flow = model.forward(Flow::both(Flow::Tokens(inputs), Flow::Tokens(targets)), ctx)?;
+    flow.pair("loss")?.1.hidden("loss")
+}
+
+/// Ids of the tokens that begin, end and fill up a text.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ends {
+    pub end: u32,
+    /// For an encoder and a decoder, which begins with it.
+    pub padding: Option<u32>,
+}
+
+impl Ends {
+    /// Their names in `config.json` and `generation_config.json`.
+    fn fields(self) -> impl Iterator<Item = (&'static str, u32)> {
+        let first = match self.padding {
+            Some(padding) => vec![("pad_token_id", padding), ("decoder_start_token_id", padding)],
+            None => vec![("bos_token_id", self.end)],
+        };
+        first.into_iter().chain([("eos_token_id", self.end)])
+    }
+}
+
 /// The `config.json` of a model with this tokenizer.
-pub(super) fn config(model: &Map<String, Value>, vocab: usize, end: u32, dtype: &str) -> Value {
+pub(super) fn config(model: &Map<String, Value>, vocab: usize, ends: Ends, dtype: &str) -> Value {
     let mut config = model.clone();
     config.insert("vocab_size".into(), json!(vocab));
-    config.insert("bos_token_id".into(), json!(end));
-    config.insert("eos_token_id".into(), json!(end));
+    config.extend(ends.fields().map(|(name, id)| (name.to_string(), json!(id))));
     config.insert("torch_dtype".into(), json!(dtype));
     Value::Object(config)
 }

@@ -44,7 +44,7 @@ pub struct Recipe {
     /// Type of the weights that are written.
     #[serde(default)]
     pub dtype: WeightType,
-    /// Tokens of a window, for text.
+    /// Tokens of a window, for text; for an encoder and a decoder, of the inputs and of the targets.
     #[serde(default)]
     pub window: Option<usize>,
     /// `config.json` of the model, without what follows from the tokenizer; for text.
@@ -54,6 +54,7 @@ pub struct Recipe {
     #[serde(default)]
     pub tokenizer: Option<TokenizerSettings>,
     /// Denoisers, for text: what is masked is predicted, by a model that sees all of the rest. Otherwise it is the next token.
+    /// An encoder reads the inputs and its decoder the targets; a decoder alone reads both in one row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denoise: Option<DenoiseSettings>,
     /// The network, for images.
@@ -117,7 +118,8 @@ pub struct TokenizerSettings {
 pub struct DenoiseSettings {
     /// Sentinels of the tokenizer: as many spans can be masked in one row.
     pub sentinels: usize,
-    /// The denoisers and their shares; those of UL2 by default. A row has at most a window of tokens.
+    /// The denoisers and their shares; those of UL2 by default. A row (for an encoder and a decoder: either side of it) has at
+    /// most a window of tokens.
     pub mixture: MixtureConfig,
 }
 
@@ -423,5 +425,7 @@ impl<M> Observer<M> for Show<'_> {
     }
 }
 
+#[cfg(test)]
+mod pair_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use trimtab_models::{Model, init};
 use trimtab_nn::{StageSource, Weight};
 use trimtab_train::{Item, NextToken, Objective, Pass, TokenWindows};
 
-use super::language::{config, documents, logits, split};
+use super::language::{Ends, config, documents, logits, split};
 use super::*;
 use crate::monitor::Quiet;
 
@@ -45,7 +45,8 @@ rate = 0.01
 
 fn config_of(recipe: &Recipe, end: u32) -> Value {
     let vocab = recipe.tokenizer.as_ref().unwrap().vocab;
-    config(recipe.model.as_ref().unwrap(), vocab, end, recipe.dtype.name())
+    let ends = Ends { end, padding: None };
+    config(recipe.model.as_ref().unwrap(), vocab, ends, recipe.dtype.name())
 }
 
 fn tiny() -> Recipe {
@@ -57,7 +58,7 @@ fn run(recipe: &Recipe, output: &Path, monitor: &mut dyn Monitor) -> Result<Summ
 }
 
 /// Asks to stop after a number of steps of training.
-struct StopAfter(usize);
+pub(super) struct StopAfter(pub usize);
 
 impl Monitor for StopAfter {
     fn begin(&mut self, _: &str, _: usize) {}
@@ -350,7 +351,7 @@ fn every_recipe_of_the_project_makes_its_network() {
         let checkpoint = match (&recipe.network, &recipe.model, &recipe.tokenizer) {
             (Some(zoo), None, None) => zoo.checkpoint(0, &colours),
             (None, Some(model), Some(tokenizer)) => {
-                init::checkpoint(&config(model, tokenizer.vocab, 0, "float32"), 0, Dtype::F32)
+                init::checkpoint(&config(model, tokenizer.vocab, Ends::default(), "float32"), 0, Dtype::F32)
             }
             _ => panic!("{name}: a network of the zoo, or a model and a tokenizer"),
         };
@@ -358,5 +359,5 @@ fn every_recipe_of_the_project_makes_its_network() {
         model.unwrap().network().unwrap_or_else(|e| panic!("{name}: {e}"));
         seen += 1;
     }
-    assert!(seen >= 11, "{seen}");
+    assert!(seen >= 12, "{seen}");
 }
