@@ -57,6 +57,7 @@
 //! | `frontier` | the curve of size against damage |
 //! | `least_bytes` | the fewest bytes whose damage stays within a limit: [`least_bytes`] |
 //! | `bisect` | how far along an ordering a measured condition holds |
+//! | `interaction` | an ordering by measured terms of single sites and pairs |
 //! | `replan` | solve, measure, price again: [`refine`] |
 //! | `plan_file`, `plan_read`, `plan_write`, `plan_diff`, `plan_table` | [`Plan`], its file, its tables |
 //! | `select` | include, exclude and pin by glob: [`Selection`] |
@@ -81,6 +82,7 @@ mod budget_parse;
 mod error;
 mod frontier;
 mod fuse;
+mod interaction;
 mod lagrange;
 mod least_bytes;
 mod limits;
@@ -104,6 +106,7 @@ pub use brute::{MAX_COMBINATIONS, brute_force};
 pub use budget::Budget;
 pub use error::{Error, Infeasible, Result};
 pub use frontier::{FrontierPoint, frontier};
+pub use interaction::Interactions;
 pub use least_bytes::{Smallest, least_bytes};
 pub use limits::{Limits, Totals};
 pub use plan_diff::Change;

@@ -11,6 +11,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::DecoupledMixup,
     &experiments::Cda,
     &experiments::LGreco,
+    &experiments::AugmentedHessian,
     &experiments::Lamb,
     &experiments::AdAdaGrad,
     &experiments::AdaptiveInformation,

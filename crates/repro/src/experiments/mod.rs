@@ -1,6 +1,7 @@
 //! The experiments: one file a paper.
 
 mod adadagrad;
+mod augmented_hessian;
 mod cda;
 mod dcl;
 mod decoupled_mixup;
@@ -15,6 +16,7 @@ mod pictures;
 mod ul2;
 
 pub use adadagrad::AdAdaGrad;
+pub use augmented_hessian::AugmentedHessian;
 pub use cda::Cda;
 pub use dcl::Dcl;
 pub use decoupled_mixup::DecoupledMixup;
