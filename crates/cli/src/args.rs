@@ -190,6 +190,9 @@ pub struct PlanningArgs {
     /// [default there: q2_k to q6_k and q8_0; q4_0, q4_1, q5_0, q5_1 and q8_0 for rows that those do not fit].
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     pub types: Vec<String>,
+    /// Ranks of a low-rank branch beside codes to choose from (EoRA), 0 for none: 0,8,16. Its bytes count.
+    #[arg(long, alias = "eora-rank", value_name = "R", value_delimiter = ',', default_value = "0")]
+    pub eora_ranks: Vec<usize>,
     /// The engine that is to run the result: only what it runs is planned.
     #[arg(long = "for", value_enum, value_name = "ENGINE")]
     pub engine: Option<EngineName>,
@@ -280,18 +283,22 @@ pub struct Inspect {
 /// `trimtab convert`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab convert out/ --to gptq -o out-gptq/\n  \
-trimtab convert model/ --to gguf:q8_0 -o model-q8_0.gguf\n  trimtab convert model.gguf --to safetensors -o model/")]
+trimtab convert model/ --to gguf:q8_0 -o model-q8_0.gguf\n  trimtab convert model.gguf --to safetensors -o model/\n  \
+trimtab convert out/ --to safetensors:f32 -o base/ --adapter lora/   (codes decoded, branches for PEFT)")]
 pub struct Convert {
     /// The model.
     #[command(flatten)]
     pub model: ModelArg,
-    /// Format: compressed-tensors, int-quantized, gptq, gptq_v2, awq (the codes as they are), safetensors (decoded), or
-    /// gguf:TYPE (f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k).
+    /// Format: compressed-tensors, int-quantized, gptq, gptq_v2, awq (the codes as they are), safetensors (decoded;
+    /// safetensors:f32 without rounding), or gguf:TYPE (f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k).
     #[arg(long, value_name = "FORMAT")]
     pub to: String,
     /// The output: a directory, for GGUF a file.
     #[arg(short, long, value_name = "PATH")]
     pub output: PathBuf,
+    /// Write low-rank branches as an adapter for PEFT into this directory, instead of merging or keeping them.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Replace an existing output.
     #[arg(long)]
     pub force: bool,
@@ -407,6 +414,7 @@ pub struct Plan {
 #[command(after_help = "Examples:\n  trimtab apply plan.toml model/ -o out/ --calibration notes.txt\n  \
 trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all sites, no data)\n  \
 trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
+trimtab apply 'int2 g64' model/ -o out/ --calibration notes.txt --eora-rank 16\n  \
 trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n\n\
 A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.")]
 pub struct Apply {
@@ -427,6 +435,9 @@ pub struct Apply {
     /// Sites to leave as they are, where one scheme is given for all.
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+    /// Rank of a low-rank branch beside the codes of every site (EoRA), where one scheme is given for all.
+    #[arg(long, value_name = "R")]
+    pub eora_rank: Option<usize>,
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
@@ -648,6 +659,9 @@ pub struct Reproduce {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab bench\n  trimtab bench packed gptq --json")]
 pub struct Bench {
-    /// memory, packed, dense, gptq [default: all].
+    /// memory, packed, dense, gptq, eora [default: all].
     pub kernels: Vec<String>,
+    /// A problem for eora (safetensors: error `[out, in]`, moment `[in, in]`) instead of a random one.
+    #[arg(long, value_name = "FILE")]
+    pub problem: Option<PathBuf>,
 }

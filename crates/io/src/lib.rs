@@ -5,7 +5,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`Checkpoint`] | a Hugging Face directory, a safetensors, GGUF or PyTorch file, or named files in memory: validated, mapped, never copied before use |
-//! | [`Adapter`] | PEFT adapters, merged into a checkpoint when it is read |
+//! | [`Adapter`], [`adapter_files`] | PEFT adapters, merged into a checkpoint when it is read; branches written as one |
+//! | [`BranchFactors`] | a low-rank branch beside a weight, in the house's own form |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`FloatTensor`], [`FloatScheme`] | FP8, NVFP4, MXFP4: codes of 8 and 4 bit floats with scales |
@@ -29,6 +30,7 @@ mod affine;
 mod awq;
 pub mod bits;
 mod bitsandbytes;
+mod branch;
 #[allow(unsafe_code)] // Maps files.
 mod bytes;
 mod checkpoint;
@@ -56,10 +58,11 @@ mod torch;
 mod transpose;
 mod write;
 
-pub use adapter::{Adapter, LowRank};
+pub use adapter::{Adapter, AdapterModule, LowRank, adapter_files};
 pub use affine::{AffineScheme, AffineTensor};
 pub use awq::{AwqConfig, awq_tensors, read_awq};
 pub use bitsandbytes::{BnbConfig, CodebookTensor, read_bitsandbytes};
+pub use branch::BranchFactors;
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, CheckpointFile, SIDE_FILES, TensorInfo};
 pub use coded::Coded;

@@ -1,8 +1,8 @@
 //! From tensors in a checkpoint to sites and norms.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{Checkpoint, Quantization, RawTensor, transpose};
-use trimtab_nn::{Norm, Site, SiteMeta, Table, Weight};
+use trimtab_io::{BranchFactors, Checkpoint, Quantization, RawTensor, transpose};
+use trimtab_nn::{Branch, Norm, Site, SiteMeta, Table, Weight};
 
 use crate::error::{Error, Result};
 use crate::transformer::{NormPlan, SitePlan, TablePlan};
@@ -76,7 +76,12 @@ impl<'a> Loader<'a> {
             Some(coded) => Weight::coded(coded),
             None => self.dense(&meta)?,
         };
-        Ok(Site::new(meta, weight, bias)?)
+        let branch = BranchFactors::read(self.checkpoint, &meta.name)?;
+        let mut site = Site::new(meta, weight, bias)?;
+        if let Some(factors) = branch {
+            site.set_branches(vec![Branch::of(&factors, self.device)])?;
+        }
+        Ok(site)
     }
 
     fn dense(&self, meta: &SiteMeta) -> Result<Weight> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
-use trimtab_io::{Checkpoint, Quantization, Tokenizer};
+use trimtab_io::{BranchFactors, Checkpoint, Quantization, Tokenizer};
 use trimtab_nn::{Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
 
 use crate::conv::{ConvPlan, ConvSpec, Normalization};
@@ -124,12 +124,15 @@ impl Model {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             self.quantization.is_some() && sites.contains(module)
         };
+        let branches: BTreeSet<String> = sites.iter().flat_map(|site| BranchFactors::names(site)).collect();
         let plans = self.blueprints();
         let ignored = |name: &str| {
             let mut ends = plans.iter().flat_map(|plan| &plan.names.ignore);
             ends.any(|end| name == end || name.ends_with(&format!(".{end}")))
         };
-        let free = |name: &&str| !claimed.contains(name) && !packed(name) && !ignored(name);
+        let free = |name: &&str| {
+            !claimed.contains(name) && !packed(name) && !branches.contains(*name) && !ignored(name)
+        };
         self.checkpoint.names().filter(free).collect()
     }
 

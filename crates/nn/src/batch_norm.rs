@@ -127,7 +127,7 @@ impl BatchNorm {
         let (scale, shift) = self.scale_and_shift();
         assert_eq!(scale.len(), meta.rows, "the norm \"{}\" follows \"{}\"", self.name, meta.name);
         let device = self.gain.val().device();
-        let mut weight = site.weight.to_f32();
+        let mut weight = site.to_f32();
         for (row, scale) in weight.chunks_mut(meta.cols.max(1)).zip(&scale) {
             row.iter_mut().for_each(|w| *w *= scale);
         }

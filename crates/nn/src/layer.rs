@@ -145,7 +145,7 @@ impl<'a> Layer<'a> {
         tensors!(self, Layer, Held)
     }
 
-    /// Its numbers, as a dense checkpoint stores them; scales of inputs and branches aside.
+    /// Its numbers, as a dense checkpoint stores them, branches in the weight; scales of inputs aside.
     pub fn tensors(self) -> Vec<NamedTensor> {
         let vector = |name: String, tensor: Tensor<1>| {
             let values = host(tensor);
@@ -154,7 +154,7 @@ impl<'a> Layer<'a> {
         match self {
             Self::Site(site) => {
                 let meta = site.meta();
-                let mut weight = site.weight.to_f32();
+                let mut weight = site.to_f32();
                 if meta.transposed {
                     weight = transpose(&weight, meta.rows, meta.cols);
                 }

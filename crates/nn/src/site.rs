@@ -7,14 +7,16 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use trimtab_io::{BranchFactors, RawTensor};
 
 use crate::axis::Axis;
 use crate::conv::ConvGeometry;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::kernels::{self, DenseView};
 use crate::tap::TapRows;
-use crate::weight::{Weight, host};
+use crate::weight::{Weight, host, on_host};
 
 /// What kind of linear map a site is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +168,33 @@ impl Site {
         Ok(())
     }
 
+    /// Puts other branches in place of those that are there. Their shapes must be that of the weight.
+    pub fn set_branches(&mut self, branches: Vec<Branch>) -> Result<()> {
+        for Branch::LowRank(branch) in &branches {
+            let (a, b) = (branch.a.dims(), branch.b.dims());
+            if [b[0], a[1]] != [self.meta.rows, self.meta.cols] || a[0] != b[1] {
+                return Err(Error::Shape {
+                    site: format!("{}, branch", self.meta.name),
+                    expected: vec![self.meta.rows, self.meta.cols],
+                    found: vec![b[0], a[1]],
+                });
+            }
+        }
+        self.branches = branches;
+        Ok(())
+    }
+
+    /// The numbers of the whole map, `[out, in]`: the weight with its branches in it.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = self.weight.to_f32();
+        for Branch::LowRank(branch) in &self.branches {
+            let (a, b) = (branch.a.val(), branch.b.val());
+            let product = host(b.matmul(a) * branch.scale);
+            values.iter_mut().zip(product).for_each(|(w, change)| *w += change);
+        }
+        values
+    }
+
     /// The linear map: `[.., in] -> [.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &mut Ctx<'_>) -> Tensor<D> {
         let mut dims: [usize; D] = x.dims();
@@ -192,8 +221,9 @@ impl Site {
 
     /// Rows of the weight: `[B, T] -> [B, T, in]`.
     pub fn lookup(&self, ids: Tensor<2, Int>, ctx: &mut Ctx<'_>) -> Tensor<3> {
-        let Some(capture) = ctx.capture.as_deref_mut() else { return self.weight.lookup(ids) };
-        let rows = self.weight.lookup(ids.clone());
+        let added = self.branches.iter().map(|branch| branch.lookup(ids.clone()));
+        let rows = added.fold(self.weight.lookup(ids.clone()), |rows, part| rows + part);
+        let Some(capture) = ctx.capture.as_deref_mut() else { return rows };
         capture.lookup(self.name(), &ids, rows)
     }
 
@@ -221,7 +251,9 @@ impl Site {
             return Ok(Tensor::zeros([b, self.meta.rows, size[0], size[1]], &x.device()));
         }
         let bias = self.bias.as_ref().map(|b| b.val());
-        let mut y = geometry.convolve(x.clone(), &self.weight, bias, self.meta.rows);
+        let whole = self.with_branches(&x.device());
+        let mut y =
+            geometry.convolve(x.clone(), whole.as_ref().unwrap_or(&self.weight), bias, self.meta.rows);
         if let Some(capture) = ctx.capture.as_deref_mut() {
             let patches = geometry.patches(x);
             y = capture.convolution(self.name(), self.bias.is_some(), groups, patches, y);
@@ -231,6 +263,19 @@ impl Site {
             self.show_output(&y.clone().permute([0, 2, 3, 1]).reshape([b * h * w, c]), ctx);
         }
         Ok(y)
+    }
+
+    /// The weight of a convolution with its branches in it, as the kernel takes it; `None` without branches.
+    fn with_branches(&self, device: &Device) -> Option<Weight> {
+        if self.branches.is_empty() {
+            return None;
+        }
+        let start = self.weight_tensor(device);
+        let product = |Branch::LowRank(branch): &Branch| {
+            let [a, b] = branch.on(device);
+            b.matmul(a) * branch.scale
+        };
+        Some(Weight::dense(self.branches.iter().map(product).fold(start, |sum, part| sum + part)))
     }
 
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
@@ -268,13 +313,60 @@ fn spread(weights: Option<&[f64]>, n: usize) -> Option<Vec<f64>> {
     Some(weights.iter().flat_map(|&w| std::iter::repeat_n(w, run)).collect())
 }
 
+/// `x M^T` for rows `x` (`[n, in]`) and a matrix `[out, in]`; on the host by the kernel of dense weights.
+fn through(x: Tensor<2>, matrix: Tensor<2>) -> Tensor<2> {
+    let device = x.device();
+    if !on_host(&device) || matrix.device().is_autodiff() {
+        return x.matmul(matrix.transpose());
+    }
+    let ([n, _], [rows, cols]) = (x.dims(), matrix.dims());
+    let mut y = vec![0.0f32; n * rows];
+    kernels::matmul_dense(&DenseView::f32(rows, cols, &host(matrix)), &host(x), n, &mut y)
+        .expect("the shapes of a branch agree since it was put in place");
+    Tensor::from_data(TensorData::new(y, [n, rows]), &device)
+}
+
+impl LowRank {
+    /// Both factors where the rows are: like codes, branches are kept on the host.
+    fn on(&self, device: &Device) -> [Tensor<2>; 2] {
+        [&self.a, &self.b].map(|factor| {
+            let factor = factor.val();
+            if factor.device() == *device { factor } else { factor.to_device(device) }
+        })
+    }
+}
+
 impl Branch {
+    /// A branch of a checkpoint, of scale 1.
+    pub fn of(factors: &BranchFactors, device: &Device) -> Self {
+        let matrix = |raw: &RawTensor| {
+            let values = raw.to_f32().expect("factors were checked to be floats");
+            Param::from_tensor(Tensor::from_data(
+                TensorData::new(values, [raw.shape[0], raw.shape[1]]),
+                device,
+            ))
+        };
+        Self::LowRank(LowRank { a: matrix(factors.a()), b: matrix(factors.b()), scale: 1.0 })
+    }
+
+    /// What the branch adds to rows of a table by index: `[B, T] -> [B, T, in]`.
+    fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let Self::LowRank(branch) = self;
+        let [n, t] = ids.dims();
+        let [a, b] = branch.on(&ids.device());
+        let inner = burn::tensor::module::embedding(b, ids);
+        let [_, _, rank] = inner.dims();
+        let rows = inner.reshape([n * t, rank]).matmul(a) * branch.scale;
+        let [_, width] = rows.dims();
+        rows.reshape([n, t, width])
+    }
+
     /// What the branch adds for rows `x` (`[n, in]`).
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
             Self::LowRank(branch) => {
-                let inner = x.matmul(branch.a.val().transpose());
-                inner.matmul(branch.b.val().transpose()) * branch.scale
+                let [a, b] = branch.on(&x.device());
+                through(through(x, a), b) * branch.scale
             }
         }
     }
@@ -318,6 +410,31 @@ mod tests {
         site.branches.push(Branch::LowRank(LowRank { a, b, scale: 0.5 }));
         let y = site.forward(tensor(&[1.0, 1.0], [1, 1, 2]), &mut Ctx::default());
         assert_eq!(host(y), [8.5]);
+    }
+
+    #[test]
+    fn a_branch_of_a_file_is_in_the_whole_map_in_rows_by_index_and_in_convolutions() {
+        // W = [[1, 2], [0, 1]], B A = [1, 3]^T [2, -1].
+        let factors = BranchFactors::from_f32(&[2.0, -1.0], &[1.0, 3.0], 1, trimtab_io::Dtype::F32).unwrap();
+        let branch = || Branch::of(&factors, &Device::flex());
+        let mut site = site(&[1.0, 2.0, 0.0, 1.0], 2, 2);
+        site.set_branches(vec![branch()]).unwrap();
+        assert_eq!(site.to_f32(), [3.0, 1.0, 6.0, -2.0]);
+        let y = site.forward(tensor(&[1.0, 1.0], [1, 1, 2]), &mut Ctx::default());
+        assert_eq!(host(y), [4.0, 4.0]);
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(vec![1i64, 0], [1, 2]), &Device::flex());
+        assert_eq!(host(site.lookup(ids, &mut Ctx::default())), [6.0, -2.0, 3.0, 1.0]);
+        // One pixel of two channels, seen by a kernel of one: the same map.
+        let geometry = ConvGeometry::same(1, 1);
+        let meta = SiteMeta { kind: SiteKind::Conv(geometry), ..site.meta().clone() };
+        let mut conv = Site::new(meta, site.weight.clone(), None).unwrap();
+        let image = tensor(&[1.0, 1.0], [1, 2, 1, 1]);
+        assert_eq!(host(conv.convolve(image.clone(), &mut Ctx::default()).unwrap()), [3.0, 1.0]);
+        conv.set_branches(vec![branch()]).unwrap();
+        assert_eq!(host(conv.convolve(image, &mut Ctx::default()).unwrap()), [4.0, 4.0]);
+        let wide = BranchFactors::from_f32(&[1.0; 3], &[1.0; 2], 1, trimtab_io::Dtype::F32).unwrap();
+        let refused = site.set_branches(vec![Branch::of(&wide, &Device::flex())]).unwrap_err();
+        assert!(refused.to_string().contains("up, branch"), "{refused}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::AdaptiveInformation,
     &experiments::Ul2,
     &experiments::Dcl,
+    &experiments::Eora,
     &experiments::GradientNoise,
 ];
 

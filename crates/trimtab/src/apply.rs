@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
-    AffineGroup, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, QuantizationConfig, RawTensor,
-    ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors, transpose,
+    AffineGroup, BranchFactors, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, QuantizationConfig,
+    RawTensor, ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors,
 };
 use trimtab_nn::StageSource;
 use trimtab_plan::Plan;
@@ -108,7 +108,7 @@ pub fn job_hash(job: &Job<'_>, calibration: Option<&CalibrationSettings>) -> Res
     let text = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": job.model.checkpoint().fingerprint(),
-        "assignment": job.assignment.iter().map(|(site, scheme)| (site.clone(), json!(scheme.to_string()))).collect::<serde_json::Map<_, _>>(),
+        "assignment": job.assignment.iter().map(|(site, choice)| (site.clone(), json!(choice.to_string()))).collect::<serde_json::Map<_, _>>(),
         "quantizer": job.quantizer,
         "form": job.form,
         "calibration": calibration,
@@ -177,15 +177,15 @@ fn check_format(job: &Job<'_>) -> Result<()> {
         convert::gguf::overhead(job.model)?;
     }
     for site in &job.inventory.sites {
-        let Some(scheme) = job.assignment.get(&site.meta.name) else { continue };
-        if let Err(why) = job.form.holds(scheme, site) {
+        let Some(choice) = job.assignment.get(&site.meta.name) else { continue };
+        if let Err(why) = choice.fits(site, job.form, None) {
             let hint = match job.form {
                 Form::Packed => "leave it out, choose another scheme, or write --format safetensors or gguf",
                 Form::Dense | Form::Gguf => "leave it out, or choose another scheme or --format",
             };
             return Err(Error::Format {
                 format: job.form.format(),
-                what: format!("\"{}\" as {scheme}: {why}", site.meta.name),
+                what: format!("\"{}\" as {choice}: {why}", site.meta.name),
                 hint,
             });
         }
@@ -239,6 +239,11 @@ impl<'a> Writer<'a> {
         let mut tensors = Vec::new();
         for name in &info.tensors {
             let weight = sites.get(name).and_then(|site| Some((site, treated.weights.get(&site.meta.name)?)));
+            if let Some((site, branch)) =
+                weight.and_then(|(site, _)| Some((site, treated.branches.get(&site.meta.name)?)))
+            {
+                tensors.extend(branch.tensors(&site.meta.name));
+            }
             match weight {
                 Some((site, Treated::Coded(Coded::Affine(codes)))) => {
                     tensors.extend(to_tensors(&site.meta.name, codes)?);
@@ -273,11 +278,16 @@ impl<'a> Writer<'a> {
         let mut treated = TreatedStage::default();
         for site in self.sites(stage) {
             let meta = &site.meta;
-            let scheme = self.job.assignment.get(&meta.name);
+            let scheme = self.job.assignment.get(&meta.name).map(|choice| &choice.scheme);
+            let branch = BranchFactors::read(&unit, &meta.name)?;
+            treated.branches.extend(branch.map(|branch| (meta.name.clone(), branch)));
             let weight = match (self.job.form, scheme) {
                 (_, None | Some(Scheme::Dense)) => continue,
                 (Form::Packed, _) => read_compressed(&unit, &meta.name, &self.config)?.map(Treated::Coded),
-                (Form::Dense, _) => Some(Treated::Dense(stored_values(&unit, site)?)),
+                (Form::Dense, _) => {
+                    let tensor = unit.tensor(&meta.weight_name())?;
+                    Some(Treated::Dense(source::stored_numbers(meta, &tensor)?))
+                }
                 (Form::Gguf, _) => {
                     let blocks = blocks_of(scheme, site, &unit.tensor(&meta.weight_name())?)?;
                     blocks.map(|blocks| Treated::Coded(Coded::Blocks(blocks)))
@@ -356,7 +366,9 @@ impl<'a> Writer<'a> {
                 self.sites(stage).map(|site| (site.meta.weight_name(), site)).collect();
             for name in info.tensors.iter().filter(|name| taken.insert(*name)) {
                 let blocks = match (sites.get(name), unit.get(name)) {
-                    (Some(site), Some(bytes)) => blocks_of(assignment.get(&site.meta.name), site, bytes)?,
+                    (Some(site), Some(bytes)) => {
+                        blocks_of(assignment.get(&site.meta.name).map(|choice| &choice.scheme), site, bytes)?
+                    }
                     _ => None,
                 };
                 match blocks {
@@ -433,7 +445,7 @@ pub(crate) fn pretty(value: &Value) -> String {
 /// How the output is quantized, where it holds codes in tensors of their own.
 fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<QuantizationConfig> {
     let codes = |site: &TreatedSite| -> Option<GroupScheme> {
-        match assignment.get(&site.meta.name)? {
+        match &assignment.get(&site.meta.name)?.scheme {
             Scheme::Affine(scheme) => Some(GroupScheme::Affine(AffineGroup {
                 scheme: *scheme,
                 per_tensor: false,
@@ -460,11 +472,4 @@ fn block_bytes(blocks: &GgufTensor) -> Result<RawTensor> {
 fn blocks_of(scheme: Option<&Scheme>, site: &TreatedSite, bytes: &RawTensor) -> Result<Option<GgufTensor>> {
     let Some(Scheme::Blocks(ty)) = scheme else { return Ok(None) };
     Ok(Some(GgufTensor::new(*ty, site.meta.rows, site.meta.cols, bytes.bytes.clone())?))
-}
-
-/// The inverse of [`source::dense_tensor`].
-fn stored_values(checkpoint: &Checkpoint, site: &TreatedSite) -> Result<Vec<f32>> {
-    let meta = &site.meta;
-    let values = checkpoint.tensor(&meta.weight_name())?.to_f32()?;
-    Ok(if meta.transposed { transpose(&values, meta.cols, meta.rows) } else { values })
 }

@@ -1,9 +1,12 @@
 //! Measuring the kernels on this machine.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde::Serialize;
+use trimtab_io::Checkpoint;
 use trimtab_math::gram::GramAccumulator;
+use trimtab_math::linalg::{Metric, Path as LowRankPath, Sketch, Square, low_rank, metric_norm};
 use trimtab_math::random::Stream;
 use trimtab_nn::kernels::bench::{self, Precision, Setting};
 use trimtab_quantize::gptq::{GptqSettings, gptq};
@@ -14,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
 /// Names of the measurements.
-pub const KERNELS: [&str; 4] = ["memory", "packed", "dense", "gptq"];
+pub const KERNELS: [&str; 5] = ["memory", "packed", "dense", "gptq", "eora"];
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -31,10 +34,19 @@ pub struct Measured {
     /// Floating-point operations a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gflops: Option<f64>,
+    /// Of a low-rank branch: the squared output error that it leaves, in parts of that without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_left: Option<f64>,
 }
 
-/// Runs the measurements called `names`.
-pub fn run(names: &[&str], threads: usize, monitor: &mut dyn Monitor) -> Result<Vec<Measured>> {
+/// Runs the measurements called `names`. `problem` is a file with the tensors `error` `[out, in]` and `moment` `[in, in]` that the
+/// low-rank branch is found for instead of for a random one, so that another program can be measured on the same.
+pub fn run(
+    names: &[&str],
+    threads: usize,
+    problem: Option<&Path>,
+    monitor: &mut dyn Monitor,
+) -> Result<Vec<Measured>> {
     monitor.begin("measuring", names.len());
     let mut found = Vec::new();
     for (i, &name) in names.iter().enumerate() {
@@ -42,6 +54,7 @@ pub fn run(names: &[&str], threads: usize, monitor: &mut dyn Monitor) -> Result<
             "memory" => found.push(memory(threads)?),
             "packed" => found.extend(packed(threads)?),
             "dense" => found.extend(dense(threads)?),
+            "eora" => found.extend(branch(problem)?),
             _ => found.push(solver()?),
         }
         monitor.advance(i + 1, name);
@@ -56,7 +69,14 @@ fn failed(message: impl ToString) -> Error {
 fn memory(threads: usize) -> Result<Measured> {
     let gb_per_s = bench::memory_bandwidth(threads_or_all(threads)).map_err(failed)?;
     let (name, shape) = ("memory read".into(), "out of cache".into());
-    Ok(Measured { name, shape, seconds: 1.0 / gb_per_s, gb_per_s: Some(gb_per_s), gflops: None })
+    Ok(Measured {
+        name,
+        shape,
+        seconds: 1.0 / gb_per_s,
+        gb_per_s: Some(gb_per_s),
+        gflops: None,
+        error_left: None,
+    })
 }
 
 /// 0 stands for one thread a core.
@@ -83,7 +103,8 @@ fn dense(threads: usize) -> Result<Vec<Measured>> {
 fn of(m: bench::Measurement) -> Measured {
     let [n, rows, cols] = m.shape;
     let shape = format!("{n} x {rows} x {cols}");
-    Measured { name: m.name, shape, seconds: m.seconds, gb_per_s: Some(m.gb_per_s), gflops: Some(m.gflops) }
+    let (gb_per_s, gflops) = (Some(m.gb_per_s), Some(m.gflops));
+    Measured { name: m.name, shape, seconds: m.seconds, gb_per_s, gflops, error_left: None }
 }
 
 /// GPTQ on one 4096 x 4096 site, 4 bits, groups of 128, the second moment given.
@@ -115,5 +136,75 @@ fn solver() -> Result<Measured> {
         seconds: seconds[1],
         gb_per_s: None,
         gflops: Some(operations / seconds[1] / 1e9),
+        error_left: None,
     })
+}
+
+/// The branch of rank 128 of one 2048 x 2048 site, by a full decomposition and by subspace iteration, error and second moment
+/// given.
+fn branch(problem: Option<&Path>) -> Result<Vec<Measured>> {
+    const RANK: usize = 128;
+    let (error, h) = match problem {
+        Some(path) => read_problem(path)?,
+        None => drawn_problem()?,
+    };
+    let (n, right) = (h.n(), Metric::Full(&h));
+    let rows = error.len() / n.max(1);
+    let total = metric_norm(&error, rows, None, right).map_err(failed)?;
+    let mut found = Vec::new();
+    let paths = [("exact", LowRankPath::Exact), ("fast", LowRankPath::Randomized(Sketch::default()))];
+    for (name, path) in paths {
+        let mut seconds = Vec::new();
+        let mut left = 0.0;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let branch = low_rank(&error, rows, None, right, RANK, path).map_err(failed)?;
+            seconds.push(begun.elapsed().as_secs_f64());
+            left = branch.residual(total, RANK) / total;
+        }
+        seconds.sort_by(f64::total_cmp);
+        found.push(Measured {
+            name: format!("eora rank {RANK}, {name}"),
+            shape: format!("{rows} x {n}"),
+            seconds: seconds[1],
+            gb_per_s: None,
+            gflops: None,
+            error_left: Some(left),
+        });
+    }
+    Ok(found)
+}
+
+/// A white error and the second moment of inputs that share directions.
+fn drawn_problem() -> Result<(Vec<f64>, Square)> {
+    const N: usize = 2048;
+    let mut stream = Stream::new(0, "bench.branch", 0, 0);
+    let error = (0..N * N).map(|_| 0.01 * stream.normal()).collect();
+    let mut x = vec![0.0f32; 2 * N * N];
+    for row in x.chunks_mut(N) {
+        let mut before = 0.0;
+        for value in row.iter_mut() {
+            before = 0.8 * before + stream.normal();
+            *value = before as f32;
+        }
+    }
+    let mut sums = GramAccumulator::new(N);
+    sums.add(&x, None).map_err(failed)?;
+    Ok((error, sums.mean().map_err(failed)?))
+}
+
+fn read_problem(path: &Path) -> Result<(Vec<f64>, Square)> {
+    let file = Checkpoint::open(path)?;
+    let numbers = |name: &str| -> Result<(Vec<usize>, Vec<f64>)> {
+        let tensor = file.tensor(name)?;
+        let values = tensor.to_f32()?.into_iter().map(f64::from).collect();
+        Ok((tensor.shape, values))
+    };
+    let ((shape, error), (square, moment)) = (numbers("error")?, numbers("moment")?);
+    match (shape.as_slice(), square.as_slice()) {
+        ([_, cols], [n, m]) if n == m && cols == n => Ok((error, Square::new(*n, moment).map_err(failed)?)),
+        _ => Err(failed(format!(
+            "expected error [out, in] and moment [in, in], found {shape:?} and {square:?}"
+        ))),
+    }
 }

@@ -46,6 +46,10 @@ pub struct Breach {
 }
 
 impl Engine {
+    /// What no engine runs, with what to do about it.
+    pub(crate) const NO_BRANCHES: &str = "runs no low-rank branch that is part of a model; trimtab convert --adapter writes \
+                                          branches as an adapter for PEFT and vLLM, --to safetensors merges them";
+
     /// Whether the members of a fused group need one scheme.
     pub fn fuses(self) -> bool {
         self == Self::Vllm
@@ -119,6 +123,9 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
                     Scheme::of(coded).map_or("a table of numbers".into(), |scheme| scheme.to_string())
                 }
             };
+            if source::branch(model, site)?.is_some() {
+                breach(&site.name, Engine::NO_BRANCHES.into());
+            }
             let Some(group) = site.fused.as_deref().filter(|_| engine.fuses()) else { continue };
             let (first, at) = fused.entry(group).or_insert_with(|| (label.clone(), &site.name));
             if *first != label {

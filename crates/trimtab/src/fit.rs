@@ -11,6 +11,7 @@ use trimtab_plan::Plan;
 
 use crate::apply::{Applied, Finished, OutputSettings, apply, content};
 use crate::calibration::Calibration;
+use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::inventory::TreatedSite;
@@ -43,8 +44,7 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
     let calibration = Calibration::load(model, &settings.planning.calibration)?;
     recorder.note(&format!("calibrating on {}", calibration.description));
-    let method = settings.planning.quantizer.method;
-    let prediction = memory::predict(model, &prepared.inventory, method, Some(&calibration));
+    let prediction = memory::predict(model, &prepared.inventory, Some(&calibration));
     memory::check(&prediction)?;
     let planned = plan_or_resume(model, &prepared, &calibration, settings, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
@@ -176,7 +176,7 @@ fn prove(
     let mut sizes = vec![(totals.file_bytes_original, totals.treated_bytes_original)];
     let mut networks = Vec::new();
     for method in [Method::Rtn, Method::Gptq] {
-        let scheme = |site: &TreatedSite| plain_scheme(settings.output.form, bits, site);
+        let scheme = |site: &TreatedSite| Choice::from(plain_scheme(settings.output.form, bits, site));
         let assignment: Assignment =
             prepared.inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme(site))).collect();
         names.push(name_of(method, &assignment));
@@ -220,7 +220,7 @@ fn plain_scheme(form: Form, bits: u8, site: &TreatedSite) -> Scheme {
 /// What a baseline is called: its method and the scheme that most of its sites have.
 fn name_of(method: Method, assignment: &Assignment) -> String {
     let mut counts: BTreeMap<Scheme, usize> = BTreeMap::new();
-    assignment.values().for_each(|scheme| *counts.entry(*scheme).or_default() += 1);
+    assignment.values().for_each(|choice| *counts.entry(choice.scheme).or_default() += 1);
     let scheme = counts.into_iter().max_by_key(|(_, n)| *n).map_or(Scheme::Dense, |(scheme, _)| scheme);
     match (method, scheme) {
         (Method::Rtn, _) => format!("round-to-nearest {scheme}"),

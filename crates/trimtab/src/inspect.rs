@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use trimtab_math::linalg::thin_svd;
 use trimtab_models::Model;
-use trimtab_nn::{Role, Site, StageSource};
+use trimtab_nn::{Branch, Role, Site, StageSource};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -74,7 +74,7 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
             .into_par_iter()
             .map(|site| {
                 let meta = site.meta();
-                let weights = site.weight.to_f32();
+                let weights = site.to_f32();
                 let power: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
                 let rms = (power / weights.len().max(1) as f64).sqrt();
                 let largest = weights.iter().fold(0.0f32, |m, w| m.max(w.abs()));
@@ -114,8 +114,16 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
     })
 }
 
-/// Type of a weight in the file, or the scheme of its codes.
+/// Type of a weight in the file, or the scheme of its codes, and the ranks of the branches beside it.
 fn type_of(model: &Model, site: &Site) -> Result<String> {
+    let weight = weight_type(model, site)?;
+    Ok(site.branches.iter().fold(weight, |text, Branch::LowRank(branch)| {
+        let [rank, _] = branch.a.dims();
+        format!("{text} + rank {rank}")
+    }))
+}
+
+fn weight_type(model: &Model, site: &Site) -> Result<String> {
     if let Some(packed) = site.weight.as_packed() {
         return Ok(packed.scheme.to_string());
     }

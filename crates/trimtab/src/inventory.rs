@@ -77,6 +77,11 @@ impl Inventory {
         Ok(Self { sites, totals, untouched })
     }
 
+    /// Makes room for the names of branches in the header of the file.
+    pub fn expect_branches(&mut self) {
+        self.totals.file_bytes_fixed += 2 * HEADER_LINE * self.sites.len() as u64;
+    }
+
     /// Leaves out the sites that only a second input reaches, as images do that stand beside a text; returns their names.
     ///
     /// Calibration on the first input alone sees nothing of them: their damage would be measured as none, and a plan
@@ -156,9 +161,12 @@ pub(crate) fn leftover(model: &Model) -> Vec<&str> {
     model.unclaimed().into_iter().filter(|&name| !(model.tied() && name == "lm_head.weight")).collect()
 }
 
+/// Upper bound of a tensor's line in the header of a safetensors file.
+const HEADER_LINE: u64 = 160;
+
 /// Upper bound of the safetensors header of the output: every tensor takes a line, a packed site four.
 fn header_bytes(tensors: usize, sites: usize) -> u64 {
-    160 * (tensors + 3 * sites) as u64 + 64
+    HEADER_LINE * (tensors + 3 * sites) as u64 + 64
 }
 
 /// A pattern that matches this name and no other.

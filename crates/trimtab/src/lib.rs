@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod bench;
 pub mod calibration;
+pub mod choice;
 pub mod convert;
 pub mod distil;
 pub mod engine;
@@ -39,6 +40,7 @@ pub mod floors {
     pub use trimtab_exchange as exchange;
     pub use trimtab_io as io;
     pub use trimtab_math as math;
+    pub use trimtab_mend as mend;
     pub use trimtab_models as models;
     pub use trimtab_nn as nn;
     pub use trimtab_plan as plan;

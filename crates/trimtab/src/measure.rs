@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use trimtab_calibrate::Batch;
 use trimtab_eval::Reference;
-use trimtab_nn::{Flow, Network, Task, Weight};
+use trimtab_nn::{Branch, Flow, Network, Site, Task, Weight};
 
 use crate::error::{Error, Result};
 
@@ -24,8 +24,39 @@ pub struct Gauge {
     last: usize,
 }
 
-/// Weights that stand in for those of a network, by site.
-pub type Overlay = BTreeMap<String, Weight>;
+/// What stands in for what a site holds.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// The weight.
+    pub weight: Weight,
+    /// The branches beside it.
+    pub branches: Vec<Branch>,
+}
+
+impl Put {
+    /// Puts it in place; returns what was there.
+    ///
+    /// # Errors
+    /// Shapes that are not those of the site, which is as before then.
+    pub fn into_site(self, site: &mut Site) -> Result<Self> {
+        let before = Self { weight: site.weight.clone(), branches: site.branches.clone() };
+        site.set_weight(self.weight)?;
+        if let Err(error) = site.set_branches(self.branches) {
+            site.set_weight(before.weight)?;
+            return Err(error.into());
+        }
+        Ok(before)
+    }
+}
+
+impl From<Weight> for Put {
+    fn from(weight: Weight) -> Self {
+        Self { weight, branches: Vec::new() }
+    }
+}
+
+/// What stands in for what the sites of a network hold, by site.
+pub type Overlay = BTreeMap<String, Put>;
 
 impl Gauge {
     /// Runs the original network on the first batches, up to `GAUGE_ROWS` rows.
@@ -80,7 +111,7 @@ impl Gauge {
 
     /// Divergence with one site changed; the network is as before afterwards.
     pub fn with_site(&self, network: &mut Network, site: &str, weight: Weight) -> Result<f64> {
-        self.with_overlay(network, &Overlay::from([(site.to_string(), weight)]))
+        self.with_overlay(network, &Overlay::from([(site.to_string(), weight.into())]))
     }
 
     /// Divergence with several sites changed; the network is as before afterwards.
@@ -138,16 +169,15 @@ fn states(network: &Network, last: usize, batches: &[Batch]) -> Result<(Vec<Vec<
     Ok((before, outputs))
 }
 
-/// Puts weights in place; returns the first stage that changed and the weights that were there.
+/// Puts weights and branches in place; returns the first stage that changed and what was there.
 pub fn put(network: &mut Network, overlay: &Overlay) -> Result<(usize, Overlay)> {
     let mut first = usize::MAX;
     let mut undo = Overlay::new();
-    for (name, weight) in overlay {
+    for (name, new) in overlay {
         let Some((stage, site)) = network.site_mut(name) else {
             return Err(Error::Site { site: name.clone(), message: "the model has no such site".into() });
         };
-        undo.insert(name.clone(), site.weight.clone());
-        site.set_weight(weight.clone())?;
+        undo.insert(name.clone(), new.clone().into_site(site)?);
         first = first.min(stage);
     }
     Ok((if first == usize::MAX { 0 } else { first }, undo))

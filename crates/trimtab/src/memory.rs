@@ -8,7 +8,6 @@ use trimtab_nn::{Flow, Role, StageSource};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
-use crate::quantizer::Method;
 use crate::system::{MemoryLimit, memory_limit};
 
 /// The program, its tables, its allocator and its report, measured on a run over next to nothing.
@@ -20,14 +19,10 @@ const TEXT: u64 = 44_000_000;
 /// Predicts the peak of the memory, without pages of mapped files, that treating and writing a model takes.
 ///
 /// Weights are borrowed from the mapped file: a block counts with what the sites that are treated at the same time
-/// take as numbers (the weight, its codes, the decoded result, and what GPTQ works on).
-pub fn predict(
-    model: &Model,
-    inventory: &Inventory,
-    method: Method,
-    calibration: Option<&Calibration>,
-) -> MemoryPrediction {
-    let observe = calibration.filter(|_| method == Method::Gptq);
+/// take as numbers (the weight, its codes, the decoded result, and what GPTQ works on). Without calibration data nothing
+/// flows and nothing is observed.
+pub fn predict(model: &Model, inventory: &Inventory, calibration: Option<&Calibration>) -> MemoryPrediction {
+    let observe = calibration;
     let stages = model.stages();
     let of_role = |role: Role| (0..stages.len()).filter(move |&i| stages[i].role == role);
     let treating = |stage: usize| -> u64 {

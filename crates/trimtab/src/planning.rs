@@ -11,6 +11,7 @@ use trimtab_plan::{
 };
 
 use crate::calibration::{Calibration, CalibrationSettings};
+use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::evidence::{AllEvidence, Halves};
 use crate::form::Form;
@@ -19,7 +20,7 @@ use crate::measure::{Gauge, Overlay};
 use crate::monitor::Monitor;
 use crate::pricing::{self, Metric, Observations, Probe, Probes};
 use crate::quantizer::Quantizer;
-use crate::scheme::{Choices, Scheme};
+use crate::scheme::Choices;
 use crate::treating::{Assignment, Collected, Job, treat};
 
 /// Everything that a plan depends on, beside the model.
@@ -106,8 +107,11 @@ impl Prepared {
 /// Takes stock and refuses an impossible budget, in no time.
 pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
     let form = settings.choices.form;
-    let (inventory, unseen) =
+    let (mut inventory, unseen) =
         Inventory::take(model, &settings.selection, form)?.without_optional(model, form)?;
+    if settings.choices.with_branches() {
+        inventory.expect_branches();
+    }
     settings.choices.check(&inventory.sites)?;
     let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
     settings.selection.pin(&mut prices)?;
@@ -272,7 +276,7 @@ impl Study<'_> {
     fn assignment(&self, prices: &PriceList, choice: &[usize]) -> Result<Assignment> {
         let sites = prices.sites.iter().zip(choice);
         sites
-            .map(|(site, &i)| Ok((site.site.clone(), Scheme::from_settings(&site.options[i].params)?)))
+            .map(|(site, &i)| Ok((site.site.clone(), Choice::from_settings(&site.options[i].params)?)))
             .collect()
     }
 
@@ -371,7 +375,7 @@ pub fn assignment_of(plan: &Plan, model: &Model, inventory: &Inventory) -> Resul
                 message: "the model has no such site".into(),
             });
         }
-        assignment.insert(site.site.clone(), Scheme::from_settings(&site.options[choice].params)?);
+        assignment.insert(site.site.clone(), Choice::from_settings(&site.options[choice].params)?);
     }
     Ok(assignment)
 }

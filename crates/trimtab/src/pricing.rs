@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Inputs, Moments, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_calibrate::{Inputs, Moments, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_mend::eora::{EoraSettings, Variant, eora};
 use trimtab_models::Model;
-use trimtab_nn::{Network, StageSource};
+use trimtab_nn::{Network, Site, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
 
 use crate::calibration::Calibration;
+use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::evidence::{self, Evidence};
 use crate::inventory::{Inventory, TreatedSite};
@@ -49,7 +51,7 @@ impl Metric {
 /// weights of the probe options.
 #[derive(Clone, Debug, Default)]
 pub struct Priced {
-    errors: BTreeMap<Scheme, f64>,
+    errors: BTreeMap<Choice, f64>,
     probes: Vec<(f64, Treated)>,
     /// What else was seen of it, for the report.
     pub evidence: Evidence,
@@ -57,8 +59,8 @@ pub struct Priced {
 
 impl Priced {
     /// Output error of an option.
-    pub fn error(&self, scheme: &Scheme) -> Option<f64> {
-        self.errors.get(scheme).copied()
+    pub fn error(&self, choice: &Choice) -> Option<f64> {
+        self.errors.get(choice).copied()
     }
 }
 
@@ -68,10 +70,10 @@ pub type Observations = BTreeMap<String, Priced>;
 /// Prices with all damages zero: enough to tell whether a budget can be met at all, in no time.
 pub fn skeleton(inventory: &Inventory, choices: &Choices, fused: bool, metric: Metric) -> Result<PriceList> {
     let site = |site: &TreatedSite| -> Result<SitePrices> {
-        let option = |scheme: Scheme| SiteOption {
-            label: scheme.to_string(),
-            params: scheme.settings(),
-            costs: Costs::bytes(scheme.bytes(&site.meta, site.dtype)),
+        let option = |choice: Choice| SiteOption {
+            label: choice.to_string(),
+            params: choice.settings(),
+            costs: Costs::bytes(choice.bytes(&site.meta, site.dtype)),
             damage: 0.0,
             source: if metric == Metric::Kl { Source::Estimated } else { Source::Measured },
         };
@@ -94,8 +96,7 @@ pub fn observe(
     let mut found = Observations::new();
     for site in inventory.sites.iter().filter(|site| !site.observed) {
         let stage = model.load(site.stage)?;
-        let weight =
-            stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
+        let weight = stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(Site::to_f32);
         let weight = weight.ok_or_else(|| no_site(&site.meta.name))?;
         found.insert(site.meta.name.clone(), price_site(site, &weight, None, options)?);
     }
@@ -112,7 +113,7 @@ pub fn observe(
                 inventory.sites.iter().filter(|s| s.observed && s.stage == index).collect();
             let moments = block.second_moments_by_half(&sites.iter().map(|s| &s.meta).collect::<Vec<_>>())?;
             for site in &sites {
-                let weight = block.site(&site.meta.name)?.weight.to_f32();
+                let weight = block.site(&site.meta.name)?.to_f32();
                 let moments = moments.get(&site.meta.name);
                 found.insert(site.meta.name.clone(), price_site(site, &weight, moments, options)?);
             }
@@ -134,33 +135,73 @@ fn price_site(
     moments: Option<&Moments>,
     (choices, quantizer): (&Choices, &Quantizer),
 ) -> Result<Priced> {
-    let schemes = choices.of(site)?;
-    let probes = probe_schemes(&schemes, site);
+    // Of every scheme all its ranks are priced from one treatment and one decomposition.
+    let mut ranks: BTreeMap<Scheme, Vec<usize>> = BTreeMap::new();
+    for Choice { scheme, rank } in choices.of(site)? {
+        ranks.entry(scheme).or_default().push(rank);
+    }
+    let schemes: Vec<(Scheme, Vec<usize>)> = ranks.into_iter().collect();
+    let probes = probe_schemes(&schemes.iter().map(|(scheme, _)| *scheme).collect::<Vec<_>>(), site);
+    let failed = |message: String| Error::Site { site: site.meta.name.clone(), message };
     let seen = SiteEvidence { second_moment: moments.map(|m| m.whole.as_ref()) };
-    type Found = (Scheme, f64, Option<[f64; 2]>, Option<Treated>);
-    let price = |scheme: &Scheme| -> Result<Found> {
+    type Found = (Scheme, Vec<(usize, f64)>, f64, Option<[f64; 2]>, Option<Treated>);
+    let price = |(scheme, ranks): &(Scheme, Vec<usize>)| -> Result<Found> {
         let observed = seen.second_moment.is_some();
         let Some(method) = quantizer.treatment(*scheme, site.dtype, observed) else {
             let halves = moments.and_then(|moments| moments.first.as_ref()).map(|_| [0.0; 2]);
-            return Ok((*scheme, 0.0, halves, None));
+            return Ok((*scheme, ranks.iter().map(|&rank| (rank, 0.0)).collect(), 0.0, halves, None));
         };
-        let outcome = method.treat(&site.meta, weight, seen);
-        let outcome = outcome.map_err(|message| Error::Site { site: site.meta.name.clone(), message })?;
+        let outcome = method.treat(&site.meta, weight, seen).map_err(failed)?;
         let halves = evidence::by_halves(site, weight, &outcome, moments)?;
-        Ok((*scheme, outcome.damage, halves, probes.contains(scheme).then_some(outcome.treated)))
+        let errors = match ranks.iter().copied().max().unwrap_or(0) {
+            0 => ranks.iter().map(|&rank| (rank, outcome.damage)).collect(),
+            most => {
+                by_rank((weight, site.meta.rows), &outcome, seen, (ranks, most), quantizer).map_err(failed)?
+            }
+        };
+        let treated = probes.contains(scheme).then_some(outcome.treated);
+        Ok((*scheme, errors, outcome.damage, halves, treated))
     };
     let mut priced = Priced { evidence: Evidence::of(&site.meta, weight, moments)?, ..Priced::default() };
-    for (scheme, error, halves, treated) in schemes.par_iter().map(price).collect::<Result<Vec<_>>>()? {
-        priced.errors.insert(scheme, error);
-        priced.evidence.add(scheme.to_string(), error, halves);
-        priced.probes.extend(treated.map(|treated| (error, treated)));
+    for (scheme, errors, bare, halves, treated) in
+        schemes.par_iter().map(price).collect::<Result<Vec<_>>>()?
+    {
+        for (rank, error) in errors {
+            let choice = Choice { scheme, rank };
+            priced.errors.insert(choice, error);
+            // What the halves of the data say of a branch is not asked: it would take a decomposition for each.
+            priced.evidence.add(choice.to_string(), error, halves.filter(|_| rank == 0));
+        }
+        priced.probes.extend(treated.map(|treated| (bare, treated)));
     }
     Ok(priced)
 }
 
+/// The output error of a treated weight with the branch of each rank beside it: what the singular values leave. The factors
+/// are not rounded here.
+fn by_rank(
+    (weight, rows): (&[f32], usize),
+    outcome: &Outcome,
+    seen: SiteEvidence<'_>,
+    (ranks, most): (&[usize], usize),
+    quantizer: &Quantizer,
+) -> std::result::Result<Vec<(usize, f64)>, String> {
+    let values = match &outcome.treated {
+        Treated::Coded(matrix) => matrix.dequantize(),
+        Treated::Dense(values) => values.clone(),
+    };
+    // Prices are of EoRA: only there the singular values are those of the output error. Where nothing was observed, that is
+    // the error of the weight.
+    let variant = if seen.second_moment.is_some() { Variant::Eora } else { Variant::Svd };
+    let settings = EoraSettings { variant, ..quantizer.branch_settings(true) };
+    let branch =
+        eora(weight, &values, rows, seen.second_moment, most, &settings).map_err(|e| e.to_string())?;
+    Ok(ranks.iter().map(|&rank| (rank, branch.residual(outcome.damage, rank))).collect())
+}
+
 /// Writes damages into a price list: the output errors themselves.
 pub fn by_output_error(list: &mut PriceList, found: &Observations) -> Result<()> {
-    set_damages(list, |site, scheme| found.get(site)?.errors.get(scheme).copied())
+    set_damages(list, |site, choice| found.get(site)?.error(choice))
 }
 
 /// One measured point of a site: its output error there, and what the model's output did.
@@ -236,9 +277,7 @@ pub fn probe(
 
 /// Writes damages into a price list: output errors on the scale that the probes measured.
 pub fn by_probes(list: &mut PriceList, found: &Observations, probes: &Probes) -> Result<()> {
-    set_damages(list, |site, scheme| {
-        Some(interpolate(probes.get(site)?, *found.get(site)?.errors.get(scheme)?))
-    })
+    set_damages(list, |site, choice| Some(interpolate(probes.get(site)?, found.get(site)?.error(choice)?)))
 }
 
 /// Writes the damages that one half of the data (0 or 1) finds into a price list, on the scale of all data. Sites that were
@@ -249,10 +288,10 @@ pub fn by_half(
     probes: Option<&Probes>,
     half: usize,
 ) -> Result<()> {
-    set_damages(list, |site, scheme| {
+    set_damages(list, |site, choice| {
         let priced = found.get(site)?;
-        let halves = priced.evidence.halves.get(&scheme.to_string());
-        let error = halves.map(|halves| halves[half]).or_else(|| priced.error(scheme))?;
+        let halves = priced.evidence.halves.get(&choice.to_string());
+        let error = halves.map(|halves| halves[half]).or_else(|| priced.error(choice))?;
         match probes {
             Some(probes) => Some(interpolate(probes.get(site)?, error)),
             None => Some(error),
@@ -260,11 +299,11 @@ pub fn by_half(
     })
 }
 
-fn set_damages(list: &mut PriceList, damage: impl Fn(&str, &Scheme) -> Option<f64>) -> Result<()> {
+fn set_damages(list: &mut PriceList, damage: impl Fn(&str, &Choice) -> Option<f64>) -> Result<()> {
     for site in &mut list.sites {
         for option in &mut site.options {
-            let scheme = Scheme::from_settings(&option.params)?;
-            option.damage = damage(&site.site, &scheme).ok_or_else(|| Error::Site {
+            let choice = Choice::from_settings(&option.params)?;
+            option.damage = damage(&site.site, &choice).ok_or_else(|| Error::Site {
                 site: site.site.clone(),
                 message: format!("option \"{}\" was not priced", option.label),
             })?;
@@ -275,7 +314,13 @@ fn set_damages(list: &mut PriceList, damage: impl Fn(&str, &Scheme) -> Option<f6
 
 #[cfg(test)]
 mod tests {
+    use trimtab_plan::Selection;
+
     use super::*;
+    use crate::calibration::CalibrationSettings;
+    use crate::form::Form;
+    use crate::monitor::Quiet;
+    use crate::treating::{Collected, Job, SiteReport, treat};
 
     #[test]
     fn interpolation_passes_through_the_probes_and_is_monotone() {
@@ -288,5 +333,50 @@ mod tests {
         assert!(curve.windows(2).all(|w| w[0] < w[1]));
         assert_eq!(interpolate(&probes, 0.0), 0.0);
         assert_eq!(interpolate(&[], 3.0), 0.0);
+    }
+
+    #[test]
+    fn the_price_of_a_rank_is_the_error_that_the_branch_leaves() {
+        let model = Model::open("@pico", None).unwrap();
+        let selection = Selection { include: vec!["*.0.mlp.*".into()], ..Selection::default() };
+        let inventory = Inventory::take(&model, &selection, Form::Packed).unwrap();
+        let settings = CalibrationSettings { samples: Some(6), ..CalibrationSettings::default() };
+        let calibration = Calibration::load(&model, &settings).unwrap();
+        let ranks = vec![0, 3, 8];
+        let choices = Choices { bits: vec![2, 16], groups: vec![Some(32)], ranks, ..Choices::default() };
+        let quantizer = Quantizer::default();
+        let found =
+            observe(&model, &inventory, &calibration, (&choices, &quantizer), &mut Quiet::default()).unwrap();
+        let list = skeleton(&inventory, &choices, false, Metric::OutputError).unwrap();
+        let mut priced = list.clone();
+        by_output_error(&mut priced, &found).unwrap();
+        // Priced on the inputs of the original: those of the first group that is treated, with what is stored.
+        let site = &inventory.sites[0];
+        for option in &priced.sites[0].options {
+            let choice = Choice::from_settings(&option.params).unwrap();
+            assert_eq!(option.label, choice.to_string());
+            let assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), choice)).collect();
+            let job = Job {
+                model: &model,
+                inventory: &inventory,
+                assignment: &assignment,
+                quantizer: &quantizer,
+                form: Form::Packed,
+            };
+            let mut treated = Collected::default();
+            treat(job, Some(&calibration), &mut treated, &mut Quiet::default()).unwrap();
+            let reports: Vec<&SiteReport> = treated.0.values().flat_map(|stage| &stage.reports).collect();
+            let report = reports.iter().find(|report| report.site == site.meta.name).unwrap();
+            // Factors are rounded when they are stored, which the price does not know.
+            assert!((report.damage - option.damage).abs() <= 0.01 * option.damage, "{report:?} {option:?}");
+            assert_eq!(report.bytes, option.costs.bytes);
+            let branches = treated.0.values().map(|stage| stage.branches.len()).sum::<usize>();
+            assert_eq!(branches, if choice.rank > 0 { inventory.sites.len() } else { 0 });
+            // Control: without the branch the error is that of rank 0.
+            let bare = found[&site.meta.name].error(&choice.scheme.into()).unwrap();
+            assert!((report.bare_damage.unwrap_or(report.damage) - bare).abs() <= 1e-6 * bare);
+            assert!(choice.rank == 0 || option.damage < 0.97 * bare, "{option:?} {bare}");
+        }
+        assert_eq!(priced.sites[0].options.len(), 4, "a weight that stays as it is gets no branch");
     }
 }

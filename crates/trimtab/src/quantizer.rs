@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use trimtab_calibrate::Treatment;
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
+use trimtab_mend::eora::{EoraSettings, Variant};
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
 use trimtab_quantize::float::ScaleFinder;
 use trimtab_quantize::gptq::{ColumnOrder, GptqSettings, GroupFit};
@@ -49,11 +50,19 @@ pub struct Quantizer {
     pub damping: f64,
     /// Whether columns with a large second moment are rounded first (groups keep their columns).
     pub act_order: bool,
+    /// What of the inputs the branches beside codes are fitted to.
+    pub branches: Variant,
 }
 
 impl Default for Quantizer {
     fn default() -> Self {
-        Self { method: Method::Gptq, range: Range::Mse, damping: 0.01, act_order: false }
+        Self {
+            method: Method::Gptq,
+            range: Range::Mse,
+            damping: 0.01,
+            act_order: false,
+            branches: Variant::Eora,
+        }
     }
 }
 
@@ -61,6 +70,12 @@ impl Quantizer {
     /// Round-to-nearest or GPTQ as most people run them: min-max ranges, no order.
     pub fn plain(method: Method) -> Self {
         Self { method, range: Range::MinMax, ..Self::default() }
+    }
+
+    /// How the branch of a site is found; without observations only from its weight.
+    pub fn branch_settings(&self, observed: bool) -> EoraSettings {
+        let variant = if observed { self.branches } else { Variant::Svd };
+        EoraSettings { variant, ..EoraSettings::default() }
     }
 
     /// The treatment for one site; `None` where it stays as it is. Without observations, codes are chosen by rounding to

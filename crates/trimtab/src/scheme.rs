@@ -8,6 +8,7 @@ use trimtab_io::{AffineScheme, Coded, Dtype, FloatElement, FloatScheme};
 use trimtab_nn::SiteMeta;
 use trimtab_plan::Settings;
 
+use crate::choice::Choice;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::form::Form;
@@ -193,6 +194,8 @@ pub struct Choices {
     pub form: Form,
     /// The engine that is to run the result: what it does not run is no option.
     pub engine: Option<Engine>,
+    /// Ranks of the branch beside codes; 0 is none. Sites that cannot have one take those that they can.
+    pub ranks: Vec<usize>,
 }
 
 impl Default for Choices {
@@ -204,6 +207,7 @@ impl Default for Choices {
             types: Vec::new(),
             form: Form::Packed,
             engine: None,
+            ranks: vec![0],
         }
     }
 }
@@ -230,9 +234,34 @@ impl Choices {
         Ok(())
     }
 
-    /// The options of a site. Groups longer than its rows are left out, and so is what the file cannot hold or the engine
+    /// Whether branches may stand beside codes.
+    pub fn with_branches(&self) -> bool {
+        self.ranks.iter().any(|&rank| rank > 0)
+    }
+
+    /// The options of a site: every scheme with every rank that it can have beside it.
+    ///
+    /// # Errors
+    /// As [`Self::schemes`].
+    pub fn of(&self, site: &TreatedSite) -> Result<Vec<Choice>> {
+        let mut choices = Vec::new();
+        for scheme in self.schemes(site)? {
+            let bare = Choice::from(scheme);
+            let ranked = self.ranks.iter().map(|&rank| Choice { scheme, rank });
+            let before = choices.len();
+            choices.extend(ranked.filter(|choice| choice.fits(site, self.form, self.engine).is_ok()));
+            if choices.len() == before {
+                choices.push(bare);
+            }
+        }
+        choices.sort_unstable();
+        choices.dedup();
+        Ok(choices)
+    }
+
+    /// The schemes of a site. Groups longer than its rows are left out, and so is what the file cannot hold or the engine
     /// does not run.
-    pub fn of(&self, site: &TreatedSite) -> Result<Vec<Scheme>> {
+    fn schemes(&self, site: &TreatedSite) -> Result<Vec<Scheme>> {
         let mut schemes = self.types.clone();
         if self.form == Form::Gguf && schemes.is_empty() {
             let usual = usual_blocks(site.meta.cols).iter().copied().map(Scheme::Blocks);
@@ -260,8 +289,6 @@ impl Choices {
                 && self.engine.is_none_or(|engine| engine.allows(scheme, &site.meta).is_ok())
         };
         schemes.retain(runs);
-        schemes.sort_unstable();
-        schemes.dedup();
         match schemes.is_empty() {
             true => {
                 let engine = self.engine.map_or(String::new(), |engine| format!(" and {engine} runs"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trimtab_io::{Coded, Dtype, RawTensor, transpose};
+use trimtab_io::{BranchFactors, Coded, Dtype, RawTensor, transpose};
 use trimtab_models::Model;
 use trimtab_nn::SiteMeta;
 
@@ -14,6 +14,11 @@ pub(crate) fn coded(model: &Model, site: &SiteMeta) -> Result<Option<Coded>> {
         Some(quantization) => Ok(quantization.read(model.checkpoint(), &site.name)?),
         None => Ok(None),
     }
+}
+
+/// The branch beside the weight of a site.
+pub(crate) fn branch(model: &Model, site: &SiteMeta) -> Result<Option<BranchFactors>> {
+    Ok(BranchFactors::read(model.checkpoint(), &site.name)?)
 }
 
 /// The site that a weight belongs to.
@@ -35,6 +40,8 @@ pub(crate) fn code_bytes(model: &Model) -> BTreeMap<&str, u64> {
         if let Some((module, part)) = name.rsplit_once('.')
             && part != "bias"
         {
+            // The factors of a branch belong to the module that they stand beside.
+            let module = module.strip_suffix(".lora_A").or(module.strip_suffix(".lora_B")).unwrap_or(module);
             *bytes.entry(module).or_default() += info.bytes;
         }
     }
@@ -58,14 +65,39 @@ pub(crate) fn dense_dtype(model: &Model, site: &SiteMeta) -> Result<Dtype> {
     })
 }
 
-/// A tensor of a stage as numbers, in the shape of the checkpoint: codes are decoded.
+/// A tensor of a stage as numbers, in the shape of the checkpoint: codes are decoded, branches are merged.
 pub(crate) fn tensor(model: &Model, sites: &[SiteMeta], name: &str) -> Result<RawTensor> {
-    if let Some(site) = site_of(sites, name)
-        && let Some(coded) = coded(model, site)?
-    {
-        return dense_tensor(site, &coded.dequantize(), dense_dtype(model, site)?);
+    if let Some(site) = site_of(sites, name) {
+        let (coded, branch) = (coded(model, site)?, branch(model, site)?);
+        if coded.is_some() || branch.is_some() {
+            let values = numbers(model, site, coded, branch.as_ref())?;
+            return dense_tensor(site, &values, dense_dtype(model, site)?);
+        }
     }
     Ok(model.checkpoint().tensor(name)?)
+}
+
+/// The numbers of a site, `[out, in]`, from its codes or dense, with a branch in them.
+pub(crate) fn numbers(
+    model: &Model,
+    site: &SiteMeta,
+    coded: Option<Coded>,
+    branch: Option<&BranchFactors>,
+) -> Result<Vec<f32>> {
+    let mut values = match coded {
+        Some(coded) => coded.dequantize(),
+        None => stored_numbers(site, &model.checkpoint().tensor(&site.weight_name())?)?,
+    };
+    if let Some(branch) = branch {
+        branch.merge_into(&mut values)?;
+    }
+    Ok(values)
+}
+
+/// The inverse of [`dense_tensor`].
+pub(crate) fn stored_numbers(site: &SiteMeta, tensor: &RawTensor) -> Result<Vec<f32>> {
+    let values = tensor.to_f32()?;
+    Ok(if site.transposed { transpose(&values, site.cols, site.rows) } else { values })
 }
 
 /// Dense numbers `[out, in]` in the shape of the checkpoint.

@@ -11,31 +11,40 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::stream::reading_groups;
 use trimtab_calibrate::{Batch, BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_io::BranchFactors;
+use trimtab_math::linalg::Square;
+use trimtab_mend::eora::eora;
 use trimtab_models::Model;
-use trimtab_nn::{Flow, Role, StageSource, Weight};
+use trimtab_nn::{Branch, Flow, Role, Site, SiteMeta, StageSource};
+use trimtab_quantize::damage::output_error;
 
 use crate::calibration::Calibration;
+use crate::choice::Choice;
 use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::inventory::{Inventory, TreatedSite};
+use crate::measure::Put;
 use crate::monitor::Monitor;
 use crate::quantizer::{Method, Quantizer};
-use crate::scheme::Scheme;
+use crate::scheme::scale_dtype;
 
-/// The scheme of each treated site.
-pub type Assignment = BTreeMap<String, Scheme>;
+/// What becomes of each treated site.
+pub type Assignment = BTreeMap<String, Choice>;
 
 /// What happened to a site, for reports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteReport {
     /// Name of the site.
     pub site: String,
-    /// Label of its scheme.
+    /// Label of its scheme, with the rank of the branch beside it.
     pub scheme: String,
-    /// Bytes of its weight in the file.
+    /// Bytes of its weight and branch in the file.
     pub bytes: u64,
     /// Squared output error, on the inputs of the treated prefix.
     pub damage: f64,
+    /// The same without the branch, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bare_damage: Option<f64>,
     /// The same for round-to-nearest with the same scheme.
     pub rtn_damage: f64,
     /// Whether round-to-nearest was better and was taken.
@@ -49,6 +58,8 @@ pub struct SiteReport {
 pub struct TreatedStage {
     /// New weights by site; sites that stay dense are absent.
     pub weights: BTreeMap<String, Treated>,
+    /// Branches beside them, by site.
+    pub branches: BTreeMap<String, BranchFactors>,
     /// What happened.
     pub reports: Vec<SiteReport>,
 }
@@ -70,10 +81,13 @@ impl Collected {
     /// The new weights of all stages, by site.
     pub fn overlay(self, inventory: &Inventory) -> Result<crate::measure::Overlay> {
         let mut overlay = crate::measure::Overlay::new();
-        for (name, treated) in self.0.into_values().flat_map(|stage| stage.weights) {
-            let site = inventory.sites.iter().find(|site| site.meta.name == name);
-            let meta = &site.ok_or_else(|| missing(&name))?.meta;
-            overlay.insert(name, treated.into_weight(meta)?);
+        for stage in self.0.into_values() {
+            for (name, treated) in stage.weights {
+                let site = inventory.sites.iter().find(|site| site.meta.name == name);
+                let meta = &site.ok_or_else(|| missing(&name))?.meta;
+                let put = of_site(meta, treated, stage.branches.get(&name))?;
+                overlay.insert(name, put);
+            }
         }
         Ok(overlay)
     }
@@ -88,6 +102,12 @@ impl StageSink for Collected {
         self.0.insert(stage, treated);
         Ok(())
     }
+}
+
+/// A treated weight and its branch as a site holds them.
+fn of_site(meta: &SiteMeta, treated: Treated, branch: Option<&BranchFactors>) -> Result<Put> {
+    let branches = branch.map(|factors| Branch::of(factors, &burn::tensor::Device::flex()));
+    Ok(Put { weight: treated.into_weight(meta)?, branches: branches.into_iter().collect() })
 }
 
 fn missing(site: &str) -> Error {
@@ -117,10 +137,10 @@ pub fn treat(
     monitor: &mut dyn Monitor,
 ) -> Result<()> {
     let Job { model, inventory, quantizer, .. } = run;
-    // Round-to-nearest sees no data: then nothing has to flow.
+    // Round-to-nearest without branches sees no data: then nothing has to flow.
     let batches = match quantizer.method {
-        Method::Rtn => &[],
-        Method::Gptq => calibration.map_or(&[][..], |c| &c.batches[..]),
+        Method::Rtn if !run.has_branches() => &[],
+        Method::Rtn | Method::Gptq => calibration.map_or(&[][..], |c| &c.batches[..]),
     };
     warn_of_unseen(model, inventory, batches, monitor);
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
@@ -189,37 +209,94 @@ fn warn_of_fallbacks(stage: &TreatedStage, monitor: &mut dyn Monitor) {
     }
 }
 
+/// What became of one site.
+struct One {
+    report: SiteReport,
+    treated: Option<Treated>,
+    branch: Option<BranchFactors>,
+}
+
+impl TreatedStage {
+    fn take(&mut self, site: &str, one: One) {
+        self.reports.push(one.report);
+        self.weights.extend(one.treated.map(|treated| (site.to_string(), treated)));
+        self.branches.extend(one.branch.map(|branch| (site.to_string(), branch)));
+    }
+}
+
 impl<'a> Job<'a> {
     fn sites(&self, stage: usize) -> impl Iterator<Item = &'a TreatedSite> + use<'a> {
         self.inventory.sites.iter().filter(move |site| site.stage == stage)
     }
 
-    fn one(
-        &self,
-        site: &TreatedSite,
-        weight: &[f32],
-        evidence: SiteEvidence<'_>,
-    ) -> Result<(SiteReport, Option<Treated>)> {
+    /// Whether a site gets a branch.
+    fn has_branches(&self) -> bool {
+        self.assignment.values().any(|choice| choice.rank > 0)
+    }
+
+    fn one(&self, site: &TreatedSite, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<One> {
         let name = &site.meta.name;
-        let scheme = self.assignment.get(name).ok_or_else(|| missing(name))?;
+        let choice = self.assignment.get(name).ok_or_else(|| missing(name))?;
         let mut report = SiteReport {
             site: name.clone(),
-            scheme: scheme.to_string(),
-            bytes: scheme.bytes(&site.meta, site.dtype),
+            scheme: choice.to_string(),
+            bytes: choice.bytes(&site.meta, site.dtype),
             damage: 0.0,
+            bare_damage: None,
             rtn_damage: 0.0,
             fell_back: false,
             damping: 0.0,
         };
         let observed = evidence.second_moment.is_some();
-        let Some(method) = self.quantizer.treatment(*scheme, site.dtype, observed) else {
-            return Ok((report, None));
+        let Some(method) = self.quantizer.treatment(choice.scheme, site.dtype, observed) else {
+            return Ok(One { report, treated: None, branch: None });
         };
         let outcome = method.treat(&site.meta, weight, evidence);
         let Outcome { treated, damage, baseline_damage, fell_back, damping } =
             outcome.map_err(|message| Error::Site { site: name.clone(), message })?;
         report = SiteReport { damage, rtn_damage: baseline_damage, fell_back, damping, ..report };
-        Ok((report, Some(self.form.shape(treated, site.dtype)?)))
+        let (branch, treated) = match choice.rank {
+            0 => (None, treated),
+            rank => {
+                let (branch, mended, after) =
+                    self.branch(site, weight, &treated, evidence.second_moment, rank)?;
+                report.bare_damage = Some(damage);
+                report.damage = after;
+                // Dense numbers have the branch in them.
+                if self.form == Form::Dense { (None, Treated::Dense(mended)) } else { (branch, treated) }
+            }
+        };
+        Ok(One { report, treated: Some(self.form.shape(treated, site.dtype)?), branch })
+    }
+
+    /// The branch beside a treated weight, the numbers of the two together, and their output error.
+    ///
+    /// A site that no data reached (an expert that no token was sent to) gets the branch of the plain decomposition.
+    fn branch(
+        &self,
+        site: &TreatedSite,
+        weight: &[f32],
+        treated: &Treated,
+        second_moment: Option<&Square>,
+        rank: usize,
+    ) -> Result<(Option<BranchFactors>, Vec<f32>, f64)> {
+        let mut mended = match treated {
+            Treated::Coded(matrix) => matrix.dequantize(),
+            Treated::Dense(values) => values.clone(),
+        };
+        let settings = self.quantizer.branch_settings(second_moment.is_some());
+        let found = eora(weight, &mended, site.meta.rows, second_moment, rank, &settings)
+            .and_then(|branch| branch.factors(scale_dtype(site.dtype)));
+        let factors =
+            found.map_err(|e| Error::Site { site: site.meta.name.clone(), message: e.to_string() })?;
+        if let Some(factors) = &factors {
+            factors.merge_into(&mut mended)?;
+        }
+        let damage = match second_moment {
+            Some(h) => output_error(weight, &mended, h)?,
+            None => weight.iter().zip(&mended).map(|(&w, &q)| f64::from(w - q).powi(2)).sum(),
+        };
+        Ok((factors, mended, damage))
     }
 
     /// Sites that no calibration data reaches (embedding, head).
@@ -227,12 +304,10 @@ impl<'a> Job<'a> {
         let loaded = self.model.load(stage)?;
         let mut out = TreatedStage::default();
         for site in self.sites(stage) {
-            let weight =
-                loaded.sites().into_iter().find(|s| s.name() == site.meta.name).map(|s| s.weight.to_f32());
+            let weight = loaded.sites().into_iter().find(|s| s.name() == site.meta.name).map(Site::to_f32);
             let weight = weight.ok_or_else(|| missing(&site.meta.name))?;
-            let (report, treated) = self.one(site, &weight, SiteEvidence::default())?;
-            out.reports.push(report);
-            out.weights.extend(treated.map(|treated| (site.meta.name.clone(), treated)));
+            let one = self.one(site, &weight, SiteEvidence::default())?;
+            out.take(&site.meta.name, one);
         }
         Ok(out)
     }
@@ -244,25 +319,23 @@ impl<'a> Job<'a> {
             self.sites(block.index()).map(|s| (s.meta.name.as_str(), s)).collect();
         for group in reading_groups(self.sites(block.index()).map(|site| &site.meta)) {
             let moments = if observe { block.second_moments(&group)? } else { BTreeMap::new() };
-            let weights: Vec<(&str, &Weight)> = group
+            let originals: Vec<(&str, &Site)> = group
                 .iter()
-                .map(|meta| Ok((meta.name.as_str(), &block.site(&meta.name)?.weight)))
+                .map(|meta| Ok((meta.name.as_str(), block.site(&meta.name)?)))
                 .collect::<Result<_>>()?;
-            let treated = weights
+            let treated = originals
                 .par_iter()
-                .map(|(name, weight)| {
+                .map(|(name, original)| {
                     let evidence = SiteEvidence { second_moment: moments.get(*name).map(|h| h.as_ref()) };
-                    self.one(sites[name], &weight.to_f32(), evidence)
+                    self.one(sites[name], &original.to_f32(), evidence)
                 })
                 .collect::<Result<Vec<_>>>()?;
-            for (meta, (report, treated)) in group.iter().zip(treated) {
-                out.reports.push(report);
-                if let Some(treated) = treated {
-                    if observe {
-                        block.site_mut(&meta.name)?.set_weight(treated.clone().into_weight(meta)?)?;
-                    }
-                    out.weights.insert(meta.name.clone(), treated);
+            for (meta, one) in group.iter().zip(treated) {
+                if let (true, Some(treated)) = (observe, &one.treated) {
+                    of_site(meta, treated.clone(), one.branch.as_ref())?
+                        .into_site(block.site_mut(&meta.name)?)?;
                 }
+                out.take(&meta.name, one);
             }
         }
         Ok(out)
@@ -272,8 +345,7 @@ impl<'a> Job<'a> {
     fn restore(&self, block: &mut BlockRun<'_>, stage: &TreatedStage) -> Result<()> {
         for (name, treated) in &stage.weights {
             let site = block.site_mut(name)?;
-            let weight = treated.clone().into_weight(site.meta())?;
-            site.set_weight(weight)?;
+            of_site(&site.meta().clone(), treated.clone(), stage.branches.get(name))?.into_site(site)?;
         }
         Ok(())
     }
@@ -348,7 +420,7 @@ mod tests {
         let batches = vec![trimtab_calibrate::Batch::windows(&[&[7u32][..]], &device)];
         let calibration =
             Calibration { batches, samples: 1, rows: 1, description: "one token".into(), rest: None };
-        let scheme: Scheme = "int4 g8".parse().unwrap();
+        let scheme: Choice = "int4 g8".parse().unwrap();
         let assignment: Assignment =
             inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
         let quantizer = Quantizer::default();
@@ -363,6 +435,28 @@ mod tests {
         treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet::default()).unwrap();
         let weights: usize = treated.0.values().map(|stage| stage.weights.len()).sum();
         assert_eq!(weights, inventory.sites.len());
+        // A branch beside all of them, by the plain decomposition where nothing was seen.
+        let beside = |(name, choice): (&String, &Choice)| (name.clone(), Choice { rank: 2, ..*choice });
+        let assignment: Assignment = assignment.iter().map(beside).collect();
+        let mut mended = Collected::default();
+        let job = Job { assignment: &assignment, ..job };
+        treat(job, Some(&calibration), &mut mended, &mut crate::monitor::Quiet::default()).unwrap();
+        let branches: usize = mended.0.values().map(|stage| stage.branches.len()).sum();
+        assert_eq!(branches, inventory.sites.len());
+        for report in mended.0.values().flat_map(|stage| &stage.reports) {
+            assert!(Some(report.damage) < report.bare_damage, "{report:?}");
+        }
+        // What is put over a network is taken off again, branches too.
+        let mut network = model.network().unwrap();
+        let overlay = mended.overlay(&inventory).unwrap();
+        let (_, undo) = crate::measure::put(&mut network, &overlay).unwrap();
+        let count = |network: &trimtab_nn::Network| {
+            let stages = network.stages().iter();
+            stages.flat_map(|stage| stage.sites()).map(|site| site.branches.len()).sum::<usize>()
+        };
+        assert_eq!(count(&network), inventory.sites.len());
+        crate::measure::put(&mut network, &undo).unwrap();
+        assert_eq!(count(&network), 0);
         let experts = inventory.sites.iter().filter(|site| site.meta.name.contains(".experts."));
         assert_eq!(experts.count(), 2 * 4 * 3);
     }
@@ -384,7 +478,7 @@ mod tests {
         let device = burn::tensor::Device::flex();
         let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
         let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        let scheme: Scheme = "int4 g8".parse().unwrap();
+        let scheme: Choice = "int4 g8".parse().unwrap();
         let assignment: Assignment =
             inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
         let quantizer = Quantizer::default();
@@ -433,6 +527,7 @@ mod tests {
             scheme: "int3 g64".into(),
             bytes: 1,
             damage,
+            bare_damage: Some(damage),
             rtn_damage: damage,
             fell_back: false,
             damping: 0.01,

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use trimtab::apply::{OutputSettings, apply};
 use trimtab::calibration::Calibration;
+use trimtab::choice::Choice;
 use trimtab::floors::models::Model;
 use trimtab::floors::plan::{Plan, Selection};
 use trimtab::form::Form;
-use trimtab::inventory::Inventory;
+use trimtab::inventory::{Inventory, TreatedSite};
 use trimtab::planning::{assignment_of, read_plan};
 use trimtab::report::{Recorder, Report, Verb};
 use trimtab::scheme::Scheme;
@@ -22,6 +24,9 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let model = super::open_to_treat(&args.model, global, ui)?;
     let file = PathBuf::from(&args.plan);
     let plan = file.exists().then(|| read_plan(&file)).transpose()?;
+    if plan.is_some() && args.eora_rank.is_some() {
+        bail!("--eora-rank: the plan says which site gets which branch\nhint: plan with --eora-ranks");
+    }
     let (inventory, assignment, form) = match &plan {
         Some(plan) => by_plan(plan, &model, args.out.format)?,
         None => by_scheme(args, &model)?,
@@ -39,9 +44,11 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
-    let settings = (method == args::Method::Gptq).then(|| settings::calibration(&args.calibration, global));
+    // Round-to-nearest needs no data, its branches do.
+    let observe = method == args::Method::Gptq || assignment.values().any(|choice| choice.rank > 0);
+    let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
-    let prediction = trimtab::memory::predict(&model, &inventory, quantizer.method, calibration.as_ref());
+    let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
     trimtab::memory::check(&prediction)?;
     trimtab::monitor::Monitor::note(
         ui,
@@ -66,7 +73,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let read = [
         ("specification", args.model.spec.as_ref()),
         ("plan", plan.as_ref().map(|_| &file)),
-        ("calibration", args.calibration.calibration.as_ref().filter(|_| method == args::Method::Gptq)),
+        ("calibration", args.calibration.calibration.as_ref().filter(|_| observe)),
     ];
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &args.quantizer, method);
@@ -86,26 +93,50 @@ fn by_plan(
     let include = plan.prices.sites.iter().map(|site| trimtab::inventory::literal(&site.site)).collect();
     let selection = Selection { include, ..Selection::default() };
     let chosen = plan.prices.sites.iter().zip(&plan.choice);
-    let schemes = chosen.map(|(site, &i)| Scheme::from_settings(&site.options[i].params));
-    let schemes: Vec<Scheme> = schemes.collect::<Result<_, _>>()?;
-    let blocks = schemes.into_iter().find(|scheme| matches!(scheme, Scheme::Blocks(_)));
+    let choices = chosen.map(|(site, &i)| Choice::from_settings(&site.options[i].params));
+    let choices: Vec<Choice> = choices.collect::<Result<_, _>>()?;
+    let blocks =
+        choices.into_iter().map(|choice| choice.scheme).find(|scheme| matches!(scheme, Scheme::Blocks(_)));
     let form = settings::form(format, None, blocks);
-    let inventory = Inventory::take(model, &selection, form)?;
+    let mut inventory = Inventory::take(model, &selection, form)?;
     let assignment = assignment_of(plan, model, &inventory)?;
+    if assignment.values().any(|choice| choice.rank > 0) {
+        inventory.expect_branches();
+    }
     Ok((inventory, assignment, form))
 }
 
 fn by_scheme(args: &Apply, model: &Model) -> anyhow::Result<(Inventory, Assignment, Form)> {
-    let scheme: Scheme = args
+    let mut choice: Choice = args
         .plan
         .parse()
         .map_err(|error| anyhow::anyhow!("\"{}\" is neither a plan file nor a scheme\n{error}", args.plan))?;
+    if let Some(rank) = args.eora_rank {
+        if choice.rank > 0 {
+            bail!("--eora-rank: \"{choice}\" names a rank itself");
+        }
+        choice.rank = rank;
+    }
     let selection =
         Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins: Vec::new() };
-    let form = settings::form(args.out.format, None, Some(scheme));
-    let inventory = Inventory::take(model, &selection, form)?;
-    // What engines want in single precision stays so.
-    let of = |single: bool| if single && form == Form::Gguf { Scheme::Dense } else { scheme };
-    let assignment = inventory.sites.iter().map(|site| (site.meta.name.clone(), of(site.single))).collect();
+    let form = settings::form(args.out.format, None, Some(choice.scheme));
+    let mut inventory = Inventory::take(model, &selection, form)?;
+    if choice.rank > 0 {
+        inventory.expect_branches();
+    }
+    let bare = Choice::from(choice.scheme);
+    let of = |site: &TreatedSite| match site.single && form == Form::Gguf {
+        // What engines want in single precision stays so.
+        true => Scheme::Dense.into(),
+        // A site without data, or smaller than the rank, does without a branch; what holds none at all is refused later.
+        false if form != Form::Gguf && choice.fits(site, form, None).is_err() => bare,
+        false => choice,
+    };
+    let assignment: Assignment =
+        inventory.sites.iter().map(|site| (site.meta.name.clone(), of(site))).collect();
+    if choice.rank > 0 && assignment.values().all(|choice| choice.rank == 0) {
+        let why = inventory.sites.first().and_then(|site| choice.fits(site, form, None).err());
+        bail!("--eora-rank: no site takes \"{choice}\": {}", why.unwrap_or_default());
+    }
     Ok((inventory, assignment, form))
 }

@@ -1,7 +1,7 @@
 //! `trimtab bench`.
 
 use anyhow::bail;
-use trimtab::bench::{KERNELS, run as measure};
+use trimtab::bench::{KERNELS, Measured, run as measure};
 
 use crate::Status;
 use crate::args::{Bench, Global};
@@ -15,13 +15,18 @@ pub fn run(args: &Bench, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         .into_iter()
         .filter(|name| args.kernels.is_empty() || args.kernels.iter().any(|k| k == name))
         .collect();
-    let found = measure(&chosen, global.threads, ui)?;
-    let mut rows =
-        vec![vec!["kernel".to_string(), "shape".into(), "seconds".into(), "GB/s".into(), "GFLOP/s".into()]];
-    let cell = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.1}"));
-    rows.extend(found.iter().map(|m| {
-        vec![m.name.clone(), m.shape.clone(), format!("{:.5}", m.seconds), cell(m.gb_per_s), cell(m.gflops)]
-    }));
+    let found = measure(&chosen, global.threads, args.problem.as_deref(), ui)?;
+    let mut head = ["kernel", "shape", "seconds", "GB/s", "GFLOP/s"].map(String::from).to_vec();
+    let errors = found.iter().any(|m| m.error_left.is_some());
+    head.extend(errors.then(|| "error left".into()));
+    let cell = |value: Option<f64>, decimals| value.map_or("-".into(), |v| format!("{v:.decimals$}"));
+    let row = |m: &Measured| {
+        let mut cells = vec![m.name.clone(), m.shape.clone(), format!("{:.5}", m.seconds)];
+        cells.extend([cell(m.gb_per_s, 1), cell(m.gflops, 1)]);
+        cells.extend(errors.then(|| cell(m.error_left, 5)));
+        cells
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(found.iter().map(row)).collect();
     ui.result(&found, &table(&rows))?;
     Ok(Status::Done)
 }

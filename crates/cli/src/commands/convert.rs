@@ -1,6 +1,6 @@
 //! `trimtab convert`.
 
-use trimtab::convert::{Target, convert};
+use trimtab::convert::{Place, Target, convert};
 
 use crate::Status;
 use crate::args::{Convert, Global};
@@ -9,7 +9,8 @@ use crate::ui::{Ui, bytes, table};
 pub fn run(args: &Convert, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let target: Target = args.to.parse()?;
     let model = super::open(&args.model, global, ui)?;
-    let done = convert(&model, target, &args.output, args.force, ui)?;
+    let place = Place { output: &args.output, adapter: args.adapter.as_deref(), force: args.force };
+    let done = convert(&model, target, place, ui)?;
     let mut text = format!(
         "{}: {}, {}, {} matrices, ",
         done.output.display(),
@@ -25,6 +26,10 @@ pub fn run(args: &Convert, global: &Global, ui: &mut Ui) -> anyhow::Result<Statu
                 done.lossy.iter().map(|loss| vec![loss.site.clone(), loss.what.clone()]).collect();
             text.push_str(&table(&rows));
         }
+    }
+    if let Some(adapter) = &done.adapter {
+        let (place, modules, rank) = (adapter.output.display(), adapter.modules, adapter.rank);
+        text.push_str(&format!("{place}: adapter for {modules} matrices, rank {rank} at most\n"));
     }
     done.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
     ui.result(&done, &text)?;

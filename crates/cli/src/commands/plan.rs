@@ -57,8 +57,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let page = report::planned(&args.report, None, args.force)?;
     let mut recorder = Recorder::new(ui, "planning");
     let calibration = Calibration::load(&model, &asked.calibration)?;
-    let method = asked.quantizer.method;
-    memory::check(&memory::predict(&model, &prepared.inventory, method, Some(&calibration)))?;
+    memory::check(&memory::predict(&model, &prepared.inventory, Some(&calibration)))?;
     let planned = plan(&model, &prepared, &calibration, &asked, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let found = &planned.plan;

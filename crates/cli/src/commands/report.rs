@@ -70,6 +70,12 @@ pub fn note_planning(report: &mut Document, args: &PlanningArgs) {
     report.set("rounds", args.rounds);
     report.set("bits", args.bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     report.set("groups", args.groups.join(", "));
+    if args.eora_ranks != [0] {
+        report.set(
+            "eora-ranks",
+            args.eora_ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        );
+    }
     for (flag, set) in [("symmetric", args.symmetric), ("fused", args.fused)] {
         if set {
             report.set(flag, "yes");

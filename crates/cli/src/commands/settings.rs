@@ -34,6 +34,7 @@ pub fn quantizer(args: &QuantizerArgs, method: args::Method) -> Quantizer {
         },
         damping: args.damping,
         act_order: args.act_order,
+        ..Quantizer::default()
     }
 }
 
@@ -78,6 +79,7 @@ pub fn planning(
             form: form(format, engine, types.first().copied()),
             types,
             engine,
+            ranks: args.eora_ranks.clone(),
         },
         metric: match args.metric {
             args::Metric::Kl => Metric::Kl,

@@ -1,5 +1,6 @@
 //! The program from outside: what it prints, how it ends, what it leaves behind.
 
+mod branches;
 mod contract;
 mod docs;
 mod real_data;

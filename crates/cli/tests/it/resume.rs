@@ -26,31 +26,52 @@ fn killed_runs_end_in_the_same_bytes() {
     // Killed in planning, then with so many blocks of six finished; at 1 and 2 threads.
     for (i, blocks) in [0, 1, 2, 3, 4, 5].into_iter().enumerate() {
         let out = folder.path().join(format!("killed {i}"));
-        let partial = out.with_file_name(format!("killed {i}.partial"));
         let threads = if i % 2 == 0 { "1" } else { "2" };
-        let mut child = trimtab(&arguments(text(&out), threads, proof))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(200) || units(&partial) < blocks {
-            assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(120));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill().expect("the program can be killed");
-        child.wait().expect("the program ends");
-        assert!(!out.exists(), "the kill after {blocks} blocks came too late to prove anything");
-        assert_eq!(blocks > 0, partial.exists());
+        kill(&arguments(text(&out), threads, proof), &out, blocks);
         let report = json(&arguments(text(&out), threads, proof));
         assert!(contents(&out) == expected, "killed after {blocks} blocks, {threads} threads");
-        assert!(!partial.exists());
+        assert!(!out.with_file_name(format!("killed {i}.partial")).exists());
         // What was found in planning is told all the same, and nothing that waited is left.
         assert!(report["halves"].is_object() && report["sites"][0]["relative_error"].is_number());
         for pending in ["plan.toml", "plan.json"] {
             assert!(!out.with_file_name(format!("killed {i}.{pending}")).exists());
         }
     }
+}
+
+#[test]
+fn killed_runs_with_branches_end_in_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    fn apply(out: &str) -> [&str; 9] {
+        ["apply", "int2 g64", "@pico", "--samples", "16", "--eora-rank", "4", "-o", out]
+    }
+    let whole = folder.path().join("whole");
+    json(&apply(text(&whole)));
+    let expected = contents(&whole);
+    for blocks in [1, 3] {
+        let out = folder.path().join(format!("killed {blocks}"));
+        kill(&apply(text(&out)), &out, blocks);
+        json(&apply(text(&out)));
+        assert!(contents(&out) == expected, "killed after {blocks} blocks");
+    }
+}
+
+/// Starts a run and kills it as soon as so many blocks are finished.
+fn kill(arguments: &[&str], out: &Path, blocks: usize) {
+    let name = out.file_name().and_then(|name| name.to_str()).expect("a name");
+    let partial = out.with_file_name(format!("{name}.partial"));
+    let mut child =
+        trimtab(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let begun = Instant::now();
+    let least = if blocks == 0 { Duration::from_millis(200) } else { Duration::ZERO };
+    while begun.elapsed() < least || units(&partial) < blocks {
+        assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("the program can be killed");
+    child.wait().expect("the program ends");
+    assert!(!out.exists(), "the kill after {blocks} blocks came too late to prove anything");
+    assert_eq!(blocks > 0, partial.exists());
 }
 
 /// Stages that a run has finished.

@@ -4,6 +4,7 @@
 
 mod config;
 mod merge;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::nearest::nearest;
 use config::AdapterConfig;
 pub use merge::LowRank;
+pub use write::{AdapterModule, adapter_files};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];

@@ -5,17 +5,25 @@ use std::path::Path;
 
 use serde_json::Value;
 use trimtab_io::gguf::{GgufModelWriter, GgufTensor, GgufType, TokenizerFiles};
-use trimtab_io::{AffineTensor, Bytes, Coded, RawTensor, transpose};
+use trimtab_io::{AffineTensor, BranchFactors, Bytes, Coded, RawTensor, transpose};
 use trimtab_models::Model;
 use trimtab_nn::{SiteMeta, StageSource};
 
-use super::{Converted, Loss, Target};
+use super::{Converted, Loss, Target, parts};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
-use crate::source::{coded, site_of, tensor};
+use crate::source::{numbers, site_of, tensor};
 
 /// Writes `model` as one file, every matrix in blocks of `ty`.
-pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn Monitor) -> Result<Converted> {
+///
+/// Branches are merged before, unless they go `apart`.
+pub(super) fn write(
+    model: &Model,
+    ty: GgufType,
+    out: &Path,
+    apart: bool,
+    monitor: &mut dyn Monitor,
+) -> Result<Converted> {
     let checkpoint = model.checkpoint();
     let sites: Vec<SiteMeta> = model.stages().iter().flat_map(|info| info.sites.iter().cloned()).collect();
     let misfits: Vec<&str> =
@@ -48,9 +56,9 @@ pub(super) fn write(model: &Model, ty: GgufType, out: &Path, monitor: &mut dyn M
                     continue;
                 }
             };
-            let coded = coded(model, site)?;
+            let whole = parts(model, site, apart)?;
             report.matrices += 1;
-            let (blocks, exact) = blocks(model, site, name, coded, ty)?;
+            let (blocks, exact) = blocks(model, site, name, whole, ty)?;
             writer.append_blocks(name, &blocks)?;
             if !exact {
                 report.lossy.push(Loss { site: site.name.clone(), what: format!("rounded to {ty}") });
@@ -139,9 +147,13 @@ fn blocks(
     model: &Model,
     site: &SiteMeta,
     name: &str,
-    coded: Option<Coded>,
+    (coded, branch): (Option<Coded>, Option<BranchFactors>),
     ty: GgufType,
 ) -> Result<(GgufTensor, bool)> {
+    if branch.is_some() {
+        let values = numbers(model, site, coded, branch.as_ref())?;
+        return Ok((GgufTensor::encode(&values, site.rows, site.cols, ty, None)?, false));
+    }
     if coded.is_none()
         && let Some(blocks) = model.checkpoint().blocks(name)?.filter(|blocks| blocks.ty == ty)
     {

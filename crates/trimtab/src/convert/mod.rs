@@ -3,6 +3,7 @@
 //! Formats with affine codes (compressed-tensors, GPTQ, AWQ, GGUF's Q4_0) pass codes on, never decoded numbers; what a
 //! format cannot hold is refused before anything is written, and whatever loses precision is named matrix by matrix.
 
+mod adapter;
 pub(crate) mod gguf;
 
 use std::fmt;
@@ -13,9 +14,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use trimtab_io::gguf::GgufType;
 use trimtab_io::{
-    AffineFormat, AffineTensor, AwqConfig, Bytes, Coded, CompressedFormat, Dtype, Fidelity, GptqConfig,
-    GptqFormat, OutDir, QuantizationConfig, RawTensor, awq_tensors, convert as convert_codes, gptq_tensors,
-    int_tensors, round_floats, to_tensors,
+    AffineFormat, AffineTensor, AwqConfig, BranchFactors, Bytes, Coded, CompressedFormat, Dtype, Fidelity,
+    GptqConfig, GptqFormat, OutDir, QuantizationConfig, RawTensor, awq_tensors, convert as convert_codes,
+    gptq_tensors, int_tensors, round_floats, to_tensors,
 };
 use trimtab_models::Model;
 use trimtab_nn::{SiteKind, SiteMeta, StageSource};
@@ -26,7 +27,9 @@ use crate::form::Form;
 use crate::inventory::leftover;
 use crate::monitor::Monitor;
 use crate::scheme::scale_dtype;
-use crate::source::{coded, dense_tensor, site_of};
+use crate::source::{branch, coded, dense_dtype, dense_tensor, numbers, site_of};
+use adapter::Branches;
+pub use adapter::WrittenAdapter;
 
 /// Side files that describe the former weights, and are written anew or not at all.
 pub(crate) const REPLACED: [&str; 5] =
@@ -40,8 +43,8 @@ const MIXED_GPTQ: &str = "several widths or group sizes: GPTQModel reads them (\
 pub enum Target {
     /// Affine codes in a Hugging Face directory.
     Affine(AffineFormat),
-    /// Dense numbers in a Hugging Face directory.
-    Safetensors,
+    /// Dense numbers in a Hugging Face directory; what was coded in this type, else in that of its scales.
+    Safetensors(Option<Dtype>),
     /// One GGUF file, every matrix in blocks of this type.
     Gguf(GgufType),
 }
@@ -56,7 +59,10 @@ impl FromStr for Target {
             "gptq" => Self::Affine(AffineFormat::Gptq(GptqFormat::V1)),
             "gptq_v2" | "gptq-v2" => Self::Affine(AffineFormat::Gptq(GptqFormat::V2)),
             "awq" => Self::Affine(AffineFormat::Awq),
-            "safetensors" => Self::Safetensors,
+            "safetensors" => Self::Safetensors(None),
+            "safetensors:f32" => Self::Safetensors(Some(Dtype::F32)),
+            "safetensors:f16" => Self::Safetensors(Some(Dtype::F16)),
+            "safetensors:bf16" => Self::Safetensors(Some(Dtype::BF16)),
             other => {
                 let ty =
                     other.strip_prefix("gguf:").and_then(|name| GgufType::from_name(&name.to_uppercase()));
@@ -74,7 +80,10 @@ impl Target {
     pub fn known() -> String {
         let types: Vec<String> =
             GgufType::ALL.iter().map(|ty| format!("gguf:{}", ty.to_string().to_lowercase())).collect();
-        format!("compressed-tensors, int-quantized, gptq, gptq_v2, awq, safetensors, {}", types.join(", "))
+        format!(
+            "compressed-tensors, int-quantized, gptq, gptq_v2, awq, safetensors, safetensors:f32, {}",
+            types.join(", ")
+        )
     }
 }
 
@@ -82,7 +91,10 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Affine(format) => format.fmt(f),
-            Self::Safetensors => f.pad("safetensors"),
+            Self::Safetensors(None) => f.pad("safetensors"),
+            Self::Safetensors(Some(dtype)) => {
+                f.pad(&format!("safetensors:{}", dtype.to_string().to_lowercase()))
+            }
             Self::Gguf(ty) => f.pad(&format!("gguf:{}", ty.to_string().to_lowercase())),
         }
     }
@@ -112,53 +124,109 @@ pub struct Converted {
     pub lossy: Vec<Loss>,
     /// What programs that read the format may make of it.
     pub notes: Vec<String>,
+    /// The branches, where they were written as an adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<WrittenAdapter>,
 }
 
 impl Converted {
     fn begun(out: &Path, target: Target) -> Self {
         let (output, format) = (out.into(), target.to_string());
-        Self { output, format, bytes: 0, matrices: 0, lossy: Vec::new(), notes: Vec::new() }
+        Self { output, format, bytes: 0, matrices: 0, lossy: Vec::new(), notes: Vec::new(), adapter: None }
     }
 }
 
-/// Converts a model; `out` is a directory, for GGUF a file.
+/// Where a conversion goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// A directory, for GGUF a file.
+    pub output: &'a Path,
+    /// A directory for low-rank branches, as an adapter that PEFT loads. Without it, they are merged where numbers are dense,
+    /// and kept in the house's own form (compressed-tensors) beside the codes.
+    pub adapter: Option<&'a Path>,
+    /// Whether existing outputs are replaced.
+    pub force: bool,
+}
+
+/// Converts a model.
 pub fn convert(
     model: &Model,
     target: Target,
-    out: &Path,
-    force: bool,
+    place: Place<'_>,
     monitor: &mut dyn Monitor,
 ) -> Result<Converted> {
+    let Place { output, adapter, force } = place;
     // Decoded, an integer model grows; the disk is asked for what the codes take, and the writer says when it is full.
-    OutputSettings { output: out.into(), form: Form::Packed, force }
+    OutputSettings { output: output.into(), form: Form::Packed, force }
         .check(model.checkpoint().total_bytes())?;
-    match target {
-        Target::Gguf(ty) => gguf::write(model, ty, out, monitor),
-        _ => to_directory(model, target, out, force, monitor),
+    let branches = match adapter {
+        Some(path) => {
+            adapter::check_place(path, output, force)?;
+            Some(Branches::of(model)?)
+        }
+        None => None,
+    };
+    let apart = branches.is_some();
+    if let (true, Target::Gguf(_)) = (apart, target) {
+        check_apart(model)?;
     }
+    let mut report = match target {
+        Target::Gguf(ty) => gguf::write(model, ty, output, apart, monitor),
+        _ => to_directory(model, target, (output, force, apart), monitor),
+    }?;
+    if let (Some(path), Some(branches)) = (adapter, branches) {
+        report.adapter = Some(branches.write(model, output, path, force)?);
+    }
+    Ok(report)
+}
+
+/// Numbers that are dense go into a GGUF file as they are; a branch beside them would be in both files.
+fn check_apart(model: &Model) -> Result<()> {
+    for site in model.stages().iter().flat_map(|info| &info.sites) {
+        if branch(model, site)?.is_some() && coded(model, site)?.is_none() {
+            let message = "is dense and has a branch\nhint: convert without --adapter merges the two".into();
+            return Err(Error::Site { site: site.name.clone(), message });
+        }
+    }
+    Ok(())
+}
+
+/// The code and the branch of a site as they are converted: a branch that goes apart is left out.
+fn parts(model: &Model, site: &SiteMeta, apart: bool) -> Result<(Option<Coded>, Option<BranchFactors>)> {
+    Ok((coded(model, site)?, if apart { None } else { branch(model, site)? }))
 }
 
 fn to_directory(
     model: &Model,
     target: Target,
-    out: &Path,
-    force: bool,
+    (out, force, apart): (&Path, bool, bool),
     monitor: &mut dyn Monitor,
 ) -> Result<Converted> {
-    let job = trimtab_io::sha256(format!("convert {target} {}", model.checkpoint().fingerprint()).as_bytes());
+    let how = if apart { "without branches " } else { "" };
+    let job = format!("convert {target} {how}{}", model.checkpoint().fingerprint());
+    let job = trimtab_io::sha256(job.as_bytes());
     let mut schemes = Schemes::default();
     let mut report = Converted::begun(out, target);
     // Everything is looked at first: a refusal leaves nothing behind.
     for info in model.stages() {
         for site in &info.sites {
             report.matrices += 1;
-            let Some(coded) = coded(model, site)? else {
-                if site.kind != SiteKind::Embedding {
-                    schemes.dense.push(site.name.clone());
+            let (coded, branch) = parts(model, site, apart)?;
+            if branch.is_some() {
+                check_branch(site, target)?;
+            }
+            if coded.is_none() && site.kind != SiteKind::Embedding {
+                schemes.dense.push(site.name.clone());
+            }
+            report.lossy.extend(match (coded, target) {
+                (Some(coded), Target::Affine(format)) => schemes.take(site, coded, format)?,
+                (None, _) if branch.is_none() => None,
+                (None, Target::Affine(_)) => None,
+                (coded, _) => {
+                    let dtype = decoded_dtype(model, site, coded.as_ref(), target)?;
+                    rounding(site, &numbers(model, site, coded, branch.as_ref())?, dtype)?
                 }
-                continue;
-            };
-            report.lossy.extend(schemes.take(site, coded, target)?);
+            });
         }
     }
     if model.tied() {
@@ -185,12 +253,9 @@ fn to_directory(
         if !dir.unit_done(&key) {
             let mut tensors = Vec::new();
             for name in &info.tensors {
-                match site_of(&info.sites, name)
-                    .map(|site| Ok::<_, Error>((site, coded(model, site)?)))
-                    .transpose()?
-                {
-                    Some((site, Some(coded))) => tensors.extend(written(site, name, coded, target)?),
-                    _ => tensors.push((name.clone(), model.checkpoint().tensor(name)?)),
+                match site_of(&info.sites, name) {
+                    Some(site) => tensors.extend(written(model, site, name, (target, apart))?),
+                    None => tensors.push((name.clone(), model.checkpoint().tensor(name)?)),
                 }
             }
             dir.commit_unit(&key, &tensors)?;
@@ -231,39 +296,20 @@ struct Schemes {
 }
 
 impl Schemes {
-    /// Checks that `target` can hold a matrix, keeps its outline, and says what is lost.
-    fn take(&mut self, site: &SiteMeta, coded: Coded, target: Target) -> Result<Option<Loss>> {
-        let loss = |what: String| Some(Loss { site: site.name.clone(), what });
-        match (target, coded) {
-            (Target::Affine(format), Coded::Affine(matrix)) => {
-                let (matrix, fidelity) = convert_codes(&matrix, format).map_err(|e| refused(site, &e))?;
-                let outline = AffineTensor { codes: Bytes::from(Vec::new()), ..matrix };
-                self.matrices.push((site.name.clone(), outline));
-                Ok(match fidelity {
-                    Fidelity::Exact => None,
-                    lossy => loss(lossy.to_string()),
-                })
-            }
-            (Target::Affine(format), _) => {
-                let message =
-                    format!("its code is not affine, {format} cannot hold it without quantizing it anew");
-                Err(Error::Site { site: site.name.clone(), message })
-            }
-            (_, coded) => {
-                let dtype = dense_dtype(&coded);
-                let values = coded.dequantize();
-                let mut rounded = values.clone();
-                round_floats(&mut rounded, dtype)?;
-                let change =
-                    values.iter().zip(&rounded).filter(|(a, b)| a != b).map(|(a, b)| ((a - b) / a).abs());
-                let largest = change.fold(0.0f32, f32::max);
-                Ok(if largest > 0.0 {
-                    loss(format!("decoded to {dtype}, largest relative change {largest:.1e}"))
-                } else {
-                    None
-                })
-            }
-        }
+    /// Checks that `format` can hold a matrix, keeps its outline, and says what is lost.
+    fn take(&mut self, site: &SiteMeta, coded: Coded, format: AffineFormat) -> Result<Option<Loss>> {
+        let Coded::Affine(matrix) = coded else {
+            let message =
+                format!("its code is not affine, {format} cannot hold it without quantizing it anew");
+            return Err(Error::Site { site: site.name.clone(), message });
+        };
+        let (matrix, fidelity) = convert_codes(&matrix, format).map_err(|e| refused(site, &e))?;
+        let outline = AffineTensor { codes: Bytes::from(Vec::new()), ..matrix };
+        self.matrices.push((site.name.clone(), outline));
+        Ok(match fidelity {
+            Fidelity::Exact => None,
+            lossy => Some(Loss { site: site.name.clone(), what: lossy.to_string() }),
+        })
     }
 
     /// The object `quantization_config`, and what to know of it.
@@ -286,7 +332,7 @@ impl Schemes {
                 Some(config.to_json())
             }
             Target::Affine(AffineFormat::Awq) => Some(AwqConfig::of(matrices(), &self.dense)?.to_json()),
-            Target::Safetensors | Target::Gguf(_) => None,
+            Target::Safetensors(_) | Target::Gguf(_) => None,
         })
     }
 }
@@ -295,27 +341,72 @@ fn refused(site: &SiteMeta, error: &trimtab_io::Error) -> Error {
     Error::Site { site: site.name.clone(), message: error.to_string() }
 }
 
-/// The type that decoded numbers are stored in.
-fn dense_dtype(coded: &Coded) -> Dtype {
-    match coded {
-        Coded::Affine(matrix) => scale_dtype(matrix.scale_dtype),
-        _ => Dtype::BF16,
+/// Only the house's own form has a place for branches.
+fn check_branch(site: &SiteMeta, target: Target) -> Result<()> {
+    match target {
+        Target::Affine(AffineFormat::PackQuantized) | Target::Safetensors(_) | Target::Gguf(_) => Ok(()),
+        Target::Affine(format) => Err(Error::Site {
+            site: site.name.clone(),
+            message: format!(
+                "has a low-rank branch, and {format} has no place for one\nhint: --adapter DIR writes branches apart, \
+                 --to safetensors merges them"
+            ),
+        }),
     }
 }
 
-/// The tensors of a quantized site in a directory of `target`.
-fn written(site: &SiteMeta, name: &str, coded: Coded, target: Target) -> Result<Vec<(String, RawTensor)>> {
-    let (Target::Affine(format), Coded::Affine(matrix)) = (target, &coded) else {
-        let dtype = dense_dtype(&coded);
-        return Ok(vec![(name.to_string(), dense_tensor(site, &coded.dequantize(), dtype)?)]);
+/// The type that decoded or merged numbers are stored in.
+fn decoded_dtype(model: &Model, site: &SiteMeta, coded: Option<&Coded>, target: Target) -> Result<Dtype> {
+    Ok(match (target, coded) {
+        (Target::Safetensors(Some(dtype)), _) => dtype,
+        (_, Some(Coded::Affine(matrix))) => scale_dtype(matrix.scale_dtype),
+        (_, Some(_)) => Dtype::BF16,
+        (_, None) => dense_dtype(model, site)?,
+    })
+}
+
+/// What numbers lose in a type.
+fn rounding(site: &SiteMeta, values: &[f32], dtype: Dtype) -> Result<Option<Loss>> {
+    let mut rounded = values.to_vec();
+    round_floats(&mut rounded, dtype)?;
+    let change = values.iter().zip(&rounded).filter(|(a, b)| a != b).map(|(a, b)| ((a - b) / a).abs());
+    let largest = change.fold(0.0f32, f32::max);
+    let what = format!("decoded to {dtype}, largest relative change {largest:.1e}");
+    Ok((largest > 0.0).then(|| Loss { site: site.name.clone(), what }))
+}
+
+/// The tensors of a site in a directory of `target`.
+fn written(
+    model: &Model,
+    site: &SiteMeta,
+    name: &str,
+    (target, apart): (Target, bool),
+) -> Result<Vec<(String, RawTensor)>> {
+    let (coded, branch) = parts(model, site, apart)?;
+    let beside = |branch: Option<BranchFactors>| branch.map_or(Vec::new(), |b| b.tensors(&site.name));
+    let (Target::Affine(format), Some(Coded::Affine(matrix))) = (target, &coded) else {
+        return Ok(match (&coded, target, branch) {
+            (None, _, None) => vec![(name.to_string(), model.checkpoint().tensor(name)?)],
+            (None, Target::Affine(_), branch) => {
+                let own = (name.to_string(), model.checkpoint().tensor(name)?);
+                std::iter::once(own).chain(beside(branch)).collect()
+            }
+            (_, _, branch) => {
+                let dtype = decoded_dtype(model, site, coded.as_ref(), target)?;
+                let values = numbers(model, site, coded, branch.as_ref())?;
+                vec![(name.to_string(), dense_tensor(site, &values, dtype)?)]
+            }
+        });
     };
     let (matrix, _) = convert_codes(matrix, format).map_err(|e| refused(site, &e))?;
-    Ok(match format {
+    let mut tensors = match format {
         AffineFormat::PackQuantized => to_tensors(&site.name, &matrix)?,
         AffineFormat::IntQuantized => int_tensors(&site.name, &matrix)?,
         AffineFormat::Gptq(version) => gptq_tensors(&site.name, &matrix, version)?,
         AffineFormat::Awq => awq_tensors(&site.name, &matrix)?,
-    })
+    };
+    tensors.extend(beside(branch));
+    Ok(tensors)
 }
 
 #[cfg(test)]
@@ -331,6 +422,7 @@ mod tests {
             "gptq_v2",
             "awq",
             "safetensors",
+            "safetensors:f32",
             "gguf:q4_k",
             "gguf:f16",
         ] {

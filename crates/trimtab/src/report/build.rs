@@ -170,8 +170,8 @@ impl Report {
 
 fn entry(model: &Model, site: &TreatedSite, assignment: &Assignment) -> SiteEntry {
     let meta = &site.meta;
-    let scheme = assignment.get(&meta.name).copied().unwrap_or(Scheme::Dense);
-    let bytes = scheme.bytes(meta, site.dtype);
+    let choice = assignment.get(&meta.name).copied().unwrap_or(Scheme::Dense.into());
+    let bytes = choice.bytes(meta, site.dtype);
     let block = &model.stages()[site.stage].name;
     let kind = meta.name.strip_prefix(block.as_str()).map(|rest| rest.trim_start_matches('.'));
     let kind = kind.filter(|kind| !kind.is_empty());
@@ -180,7 +180,7 @@ fn entry(model: &Model, site: &TreatedSite, assignment: &Assignment) -> SiteEntr
         block: block.clone(),
         kind: kind.unwrap_or(&meta.name).to_string(),
         shape: [meta.rows, meta.cols],
-        scheme: scheme.to_string(),
+        scheme: choice.to_string(),
         bytes,
         bits_per_weight: 8.0 * bytes as f64 / meta.numel().max(1) as f64,
         ..SiteEntry::default()
