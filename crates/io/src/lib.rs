@@ -17,7 +17,7 @@
 //! | [`read_fine_grained`], [`read_gpt_oss`] | the `fp8` and `mxfp4` methods of transformers, read only |
 //! | [`convert()`], [`fidelity`] | the same codes in another format, and what that loses |
 //! | [`gguf`] | GGUF files: reading, block types, writing |
-//! | [`OutDir`], [`ShardWriter`] | output that survives a kill, and sharded safetensors |
+//! | [`OutDir`], [`ShardWriter`], [`LineFile`] | output that survives a kill, sharded safetensors, lines that are added while a program runs |
 //! | [`fs`] | the calls by which everything is written, and where tests let them fail |
 //! | [`read_text`], [`read_pairs`], [`ImageSet`], [`ImageFolder`], [`Series`], [`Tokenizer`] | data |
 //! | [`augment`], [`Prefetch`], [`pack`] | data on its way to training |
@@ -90,6 +90,6 @@ pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::{Tokenizer, panic_becomes_error};
 pub use transpose::transpose;
 pub use write::{
-    OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, remove, to_safetensors,
-    write_atomic,
+    LineFile, OutDir, ShardWriter, WrittenFile, ensure_space, ensure_writable, free_space, remove,
+    to_safetensors, write_atomic,
 };

@@ -2,6 +2,7 @@
 
 mod atomic;
 mod journal;
+mod lines;
 mod lock;
 mod out_dir;
 mod plan;
@@ -11,6 +12,7 @@ mod unit;
 
 pub(crate) use atomic::{HashedFile, TEMPORARY, write_file};
 pub use atomic::{remove, write_atomic};
+pub use lines::LineFile;
 pub(crate) use lock::create as create_locked;
 pub use out_dir::OutDir;
 pub(crate) use shards::copy;

@@ -38,8 +38,8 @@ mod tile;
 mod view;
 
 pub use conv::{
-    ConvShape, channel_sums, conv2d, conv2d_input_gradient, conv2d_input_gradient_with, conv2d_weight_gradient,
-    conv2d_weight_gradient_with, conv2d_with, patches,
+    ConvShape, channel_sums, conv2d, conv2d_input_gradient, conv2d_input_gradient_with,
+    conv2d_weight_gradient, conv2d_weight_gradient_with, conv2d_with, patches,
 };
 pub use error::{Error, Result};
 pub use isa::Isa;

@@ -1,0 +1,270 @@
+//! Planning, treating and proving.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{EngineName, Format, ModelArg};
+
+/// What to calibrate on.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Calibration")]
+pub struct CalibrationArgs {
+    /// Text (.txt), sentence pairs (.csv) or images (.safetensors) to calibrate on. Without it, language models take
+    /// stories that a grammar in this program tells; models of other kinds need one.
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Windows (texts, images) to calibrate on [default: 128; 64 of the built-in stories].
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Tokens of a window [default: 256, or what the model can take].
+    #[arg(long, value_name = "N")]
+    pub window: Option<usize>,
+    /// Take the first windows in order instead of a random sample.
+    #[arg(long)]
+    pub sequential: bool,
+}
+
+/// What the planner may choose from, and by which damage.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Planning")]
+pub struct PlanningArgs {
+    /// Bit widths to choose from, of integers or with --format gguf of blocks; 16 leaves a site as it is.
+    #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8,16")]
+    pub bits: Vec<u8>,
+    /// Group sizes to choose from; `row` is one group a row.
+    #[arg(long, value_delimiter = ',', default_value = "32,64,128,row")]
+    pub groups: Vec<String>,
+    /// Which damage to price: `kl` measures the change of the output on calibration data, site by site;
+    /// `output-error` takes the squared error of each site's output, weighted by its inputs (no forward passes).
+    #[arg(long, value_enum, default_value_t = Metric::Kl)]
+    pub metric: Metric,
+    /// Rounds of re-pricing around the chosen point.
+    #[arg(long, default_value_t = 2)]
+    pub rounds: usize,
+    /// Sites to treat (globs on site names) [default: all linear maps and convolutions of the blocks].
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Sites to leave as they are.
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Fix the choice of some sites: 'model.layers.0.*=int8 g128'.
+    #[arg(long, value_name = "GLOB=LABEL")]
+    pub pin: Vec<String>,
+    /// Keep query, key and value (and gate and up) to one scheme, as engines that fuse them need.
+    #[arg(long)]
+    pub fused: bool,
+    /// Symmetric grids: no zero points.
+    #[arg(long)]
+    pub symmetric: bool,
+    /// Floats to choose from beside the integers (fp8, mxfp8, nvfp4, mxfp4), or with --format gguf the types of blocks
+    /// [default there: q2_k to q6_k and q8_0; q4_0, q4_1, q5_0, q5_1 and q8_0 for rows that those do not fit].
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    pub types: Vec<String>,
+    /// Ranks of a low-rank branch beside codes to choose from (EoRA), 0 for none: 0,8,16. Its bytes count.
+    #[arg(long, alias = "eora-rank", value_name = "R", value_delimiter = ',', default_value = "0")]
+    pub eora_ranks: Vec<usize>,
+    /// The engine that is to run the result: only what it runs is planned.
+    #[arg(long = "for", value_enum, value_name = "ENGINE")]
+    pub engine: Option<EngineName>,
+}
+
+/// Damage metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Metric {
+    /// Measured change of the output.
+    Kl,
+    /// Second-moment-weighted output error.
+    OutputError,
+}
+
+/// Where and how to write.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Format of the checkpoint [default: compressed-tensors; gguf for llama.cpp and for blocks].
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Replace an existing output, or an unfinished run with other settings.
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be done: memory, size, sites; write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Where the report goes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct ReportArgs {
+    /// The page that says what was done and what it cost; the same as JSON lies beside it [default for fit and apply:
+    /// OUT.report.html beside OUT; none for plan].
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+}
+
+/// `trimtab plan`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab plan model/ --budget 3.5bpw --calibration notes.txt -o plan.toml\n  \
+trimtab plan model/ --budget 900MB --fused --metric output-error -o plan.toml\n  \
+trimtab plan model/ --budget 40% -o plan.toml --report plan.html\n  \
+trimtab plan --diff old.toml new.toml"
+)]
+pub struct Plan {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// 3.5bpw, 40%, 900MB; several joined by commas all hold.
+    #[arg(long, short, required_unless_present_any = ["diff", "reprice"], value_name = "BUDGET")]
+    pub budget: Option<String>,
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    /// Planning.
+    #[command(flatten)]
+    pub planning: PlanningArgs,
+    /// Where the plan goes.
+    #[arg(short, long, default_value = "plan.toml", value_name = "FILE")]
+    pub output: PathBuf,
+    /// Format of the checkpoint that the plan is for: what it cannot hold is no option.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+    /// Replace an existing plan.
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be done; write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Show what differs between two plans.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    pub diff: Option<Vec<PathBuf>>,
+    /// Add up an edited plan again and write it back.
+    #[arg(long, value_name = "FILE", conflicts_with = "diff")]
+    pub reprice: Option<PathBuf>,
+}
+
+/// `trimtab apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  trimtab apply plan.toml model/ -o out/ --calibration notes.txt\n  \
+trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all sites, no data)\n  \
+trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
+trimtab apply 'int2 g64' model/ -o out/ --calibration notes.txt --eora-rank 16\n  \
+trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n\n\
+A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.")]
+pub struct Apply {
+    /// A plan file, or one scheme for all sites, such as 'int4 g128'.
+    pub plan: String,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// Where the model goes.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// How codes are chosen [default: what the plan says; gptq for a scheme].
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
+    /// Sites to treat, where one scheme is given for all.
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Sites to leave as they are, where one scheme is given for all.
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Rank of a low-rank branch beside the codes of every site (EoRA), where one scheme is given for all.
+    #[arg(long, value_name = "R")]
+    pub eora_rank: Option<usize>,
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    /// Quantizer.
+    #[command(flatten)]
+    pub quantizer: QuantizerArgs,
+    /// Output.
+    #[command(flatten)]
+    pub out: OutputArgs,
+    /// Report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// Methods that choose codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Round-to-nearest: no data.
+    Rtn,
+    /// GPTQ: rounds column by column and lets later columns make up for the error.
+    Gptq,
+}
+
+/// How the grid of a group is found and which order columns are rounded in.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Quantizer")]
+pub struct QuantizerArgs {
+    /// How the range of a group is found: min-max, or the shrunk range with the least error.
+    #[arg(long, value_enum, default_value_t = Range::Mse)]
+    pub range: Range,
+    /// Damping of the second moment, in parts of its mean diagonal.
+    #[arg(long, default_value_t = 0.01)]
+    pub damping: f64,
+    /// Round columns with large second moment first (groups keep their columns).
+    #[arg(long)]
+    pub act_order: bool,
+}
+
+/// Range finders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Range {
+    /// The extremes.
+    MinMax,
+    /// The shrunk range with the least error.
+    Mse,
+}
+
+/// `trimtab fit`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab fit                                (the embedded model, 3 bits per weight)\n  \
+trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  \
+trimtab fit minilm/ --budget 4.5bpw --calibration dev.csv --pairs test.csv -o out/\n  \
+trimtab fit model/ --budget 3.5bpw --for llama.cpp -o out/ (out/model.gguf, a type for each matrix)\n\n\
+A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.\n\
+A run that was interrupted goes on where it stopped when the same command is given again."
+)]
+pub struct Fit {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// 3.5bpw, 40%, 900MB; several joined by commas all hold.
+    #[arg(long, short, default_value = "3.0bpw", value_name = "BUDGET")]
+    pub budget: String,
+    /// Where the model goes [default: MODEL-BUDGET in this folder].
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// A text to prove the result on [default: the part of the calibration text that was not calibrated on].
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Sentence pairs to prove the result on.
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
+    /// Labelled images to prove the result on.
+    #[arg(long, value_name = "FILE")]
+    pub images: Option<PathBuf>,
+    /// Calibration.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    /// Planning.
+    #[command(flatten)]
+    pub planning: PlanningArgs,
+    /// Quantizer.
+    #[command(flatten)]
+    pub quantizer: QuantizerArgs,
+    /// Output.
+    #[command(flatten)]
+    pub out: OutputArgs,
+    /// Report.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
