@@ -210,7 +210,7 @@ mod tests {
             let found = std(&free.tensor(&format!("{name}.weight")).unwrap());
             // At least 6144 numbers: a relative error of 0.9%; five of it.
             assert!((found / expected - 1.0).abs() < 0.045, "{name}: {found}, expected {expected}");
-            assert!((found / STD - 1.0).abs() > 0.5, "{name}: not the spread of the house");
+            assert!((found / STD - 1.0).abs() > 0.2, "{name}: not the spread of the house");
         }
         // 128 numbers: 6.3%; five of it.
         for part in ["encoder", "decoder"] {
