@@ -22,8 +22,8 @@ use crate::lab::Lab;
 const STEPS: usize = 1000;
 const RATE: f64 = 1e-3;
 const LAST_RATE: f64 = 1e-6;
-/// Windows of held-out inputs, and how many lie behind those that models are judged on.
-const HELD_OUT: usize = 32;
+/// Windows of held-out inputs: those that models are judged on.
+const HELD_OUT: usize = 16;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Found<T> = std::result::Result<T, Failure>;

@@ -56,7 +56,7 @@ impl Experiment for Eora {
     fn rule(&self) -> &'static str {
         "A llama of 6 blocks and width 256 (wikilm), compressed to 2 bits by rounding and by GPTQ, to 3 bits by GPTQ (groups of 64), and to half of its weights \
          by magnitude (2:4); branches of rank 4, 8, 16, 32 in bfloat16 by the plain decomposition of the error (SVD), by the strength of inputs (act-scale), and by \
-         EoRA; calibrated on 32 windows of film reviews with 3 seeds, judged on reviews that no seed has seen. Reproduced if EoRA's perplexity is below that of SVD \
+         EoRA; calibrated on 8 windows of film reviews with 3 seeds, judged on reviews that no seed has seen. Reproduced if EoRA's perplexity is below that of SVD \
          at every rank, compressor and seed, and its output error on held-out inputs, summed over the maps of every second block at rank 8, is at most 1.1 times that of a \
          branch trained with AdamW; partly if EoRA is below SVD in the mean over seeds for at least three quarters of the pairs of rank and compressor. Beside it, \
          without a say in the verdict: the same bytes spent on finer groups or more bits, and a branch calibrated on the task against one calibrated on other text."

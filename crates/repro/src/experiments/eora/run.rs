@@ -30,8 +30,8 @@ pub const OTHER: &str = "text/wikitext2/valid.txt";
 const HELD_OUT: &str = "text/reviews/test.txt";
 const MODEL: &str = "lm/wikilm";
 /// Windows to calibrate on, and to judge on.
-const SAMPLES: usize = 32;
-const JUDGED: usize = 32;
+const SAMPLES: usize = 8;
+const JUDGED: usize = 16;
 const WINDOW: usize = 256;
 /// Weights that share a scale.
 const GROUP: usize = 64;
