@@ -78,7 +78,8 @@ impl Phases {
         // Tap `i` of input `a` reads output `(a + padding - i) / stride`: the earliest is that of the last tap.
         let before = (kernel - 1).saturating_sub(padding).div_ceil(stride);
         let phase = |first: usize| {
-            let reached = (0..kernel).filter(|i| (first + padding + kernel * stride - i) % stride == 0);
+            let reached =
+                (0..kernel).filter(|i| (first + padding + kernel * stride - i).is_multiple_of(stride));
             let taps = reached.map(|i| (i, (first + padding + before * stride - i) / stride)).collect();
             Phase { first, count: (size - first).div_ceil(stride), taps }
         };
