@@ -81,6 +81,8 @@ pub enum Verb {
     Apply(Apply),
     /// Plan, apply and prove, in one run.
     Fit(Fit),
+    /// Rewrite the weights of a model so that its function stays: fold, centre, rotate, scale.
+    Rewrite(Rewrite),
     /// Write the same model in another file format.
     Convert(Convert),
     /// Check a written model by the rules of the engine that is to run it.
@@ -152,6 +154,47 @@ pub struct CalibrationArgs {
     /// Take the first windows in order instead of a random sample.
     #[arg(long)]
     pub sequential: bool,
+    /// Take every window of a text N times, rolled by an N-th of its length each time, so that every part of it comes early once.
+    #[arg(long, value_name = "N")]
+    pub expansion: Option<usize>,
+}
+
+/// Which tokens count for how much (RSQ).
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Token importance")]
+pub struct ImportanceArgs {
+    /// Weigh the tokens of the calibration data: by the attention that they get, the norm of their hidden state, how little a
+    /// block changes it, its distance from the others, how rare they are, or by their place. Made for language models, after
+    /// `trimtab rewrite --pass rotate` [default: all alike].
+    #[arg(long, value_enum, value_name = "BY")]
+    pub importance: Option<ImportanceName>,
+    /// Weight of the least important token beside the most important one.
+    #[arg(long, default_value_t = 0.005, requires = "importance")]
+    pub r_min: f64,
+    /// 1: the squared error of a token counts its weight; 2: the square of it.
+    #[arg(long, default_value_t = 1, requires = "importance", value_name = "N")]
+    pub importance_power: u8,
+}
+
+/// What makes a token important.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImportanceName {
+    /// All alike.
+    Uniform,
+    /// The attention that it gets, over all heads and queries.
+    Attention,
+    /// The norm of its hidden state.
+    Norm,
+    /// How little the block changes it.
+    Change,
+    /// Its distance from the other tokens.
+    Distance,
+    /// How rarely it occurs.
+    Rarity,
+    /// The first eighth of a window alone.
+    First,
+    /// The first and last thirty-second part alone.
+    FirstAndLast,
 }
 
 /// What the planner may choose from, and by which damage.
@@ -277,6 +320,74 @@ pub struct Inspect {
     pub propose_spec: bool,
 }
 
+/// Which rotations are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RotationName {
+    /// A Hadamard matrix with random signs, where the width has one; else an orthogonal matrix.
+    Hadamard,
+    /// An orthogonal matrix, uniform over all.
+    Orthogonal,
+}
+
+/// Types of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeName {
+    /// 32 bits.
+    F32,
+    /// 16 bits, IEEE.
+    F16,
+    /// 16 bits, the exponent of 32.
+    Bf16,
+}
+
+/// `trimtab rewrite`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab rewrite --list\n  trimtab rewrite model/ --pass rotate -o rotated/\n  \
+trimtab rewrite model/ --pass fold-norm-gain --pass scale-channels --calibration notes.txt -o smooth/"
+)]
+pub struct Rewrite {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// A pass (see --list); several are applied in order, each with those that it needs before it.
+    #[arg(long = "pass", value_name = "NAME", required_unless_present = "list")]
+    pub passes: Vec<String>,
+    /// Print the passes, and which of them fit the model.
+    #[arg(long)]
+    pub list: bool,
+    /// The output directory.
+    #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
+    pub output: Option<PathBuf>,
+    /// Give a head that borrows the embedding a copy of its own where a pass needs it.
+    #[arg(long)]
+    pub untie: bool,
+    /// Which rotations to draw.
+    #[arg(long, value_enum, default_value_t = RotationName::Hadamard)]
+    pub rotation: RotationName,
+    /// Leave the values of the heads as they are when the residual stream is rotated.
+    #[arg(long)]
+    pub no_heads: bool,
+    /// How much of the range of activations scale-channels moves into the weights, from 0 to 1.
+    #[arg(long, default_value_t = 0.5)]
+    pub alpha: f64,
+    /// Channels of every norm that inject-outliers makes loud.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub channels: usize,
+    /// By how much inject-outliers makes them louder.
+    #[arg(long, default_value_t = 30.0)]
+    pub factor: f64,
+    /// The type of changed tensors [default: as stored].
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeName>,
+    /// What scale-channels takes its ranges from.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    /// Replace an existing output.
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// `trimtab convert`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab convert out/ --to gptq -o out-gptq/\n  \
@@ -376,6 +487,9 @@ pub struct Plan {
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    /// Token importance.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
     /// Planning.
     #[command(flatten)]
     pub planning: PlanningArgs,
@@ -430,6 +544,9 @@ pub struct Apply {
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    /// Token importance.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
     /// Quantizer.
     #[command(flatten)]
     pub quantizer: QuantizerArgs,
@@ -506,6 +623,9 @@ pub struct Fit {
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    /// Token importance.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
     /// Planning.
     #[command(flatten)]
     pub planning: PlanningArgs,

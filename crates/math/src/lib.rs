@@ -9,14 +9,17 @@
 //! |---|---|
 //! | [`random`] | Philox streams named by seed, purpose, step and item |
 //! | [`linalg`] | Cholesky with the house damping policy, triangular inverse, eigenvalues, SVD, solve |
+//! | [`hadamard`], [`rotation`] | Hadamard matrices, random rotations |
 //! | [`gram`] | the streaming second moment `Σ w x xᵀ` |
 //! | [`stats`] | means, paired t, rank correlation, log-sum-exp, KL |
 //! | [`vector`] | exponentials, softmax and sums of `f32` rows, vectorized |
 
 pub mod error;
 pub mod gram;
+pub mod hadamard;
 pub mod linalg;
 pub mod random;
+pub mod rotation;
 pub mod stats;
 pub mod vector;
 

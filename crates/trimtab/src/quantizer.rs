@@ -1,7 +1,7 @@
 //! How codes are chosen, for all sites alike.
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::Treatment;
+use trimtab_calibrate::{Importance, Treatment};
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
@@ -49,11 +49,14 @@ pub struct Quantizer {
     pub damping: f64,
     /// Whether columns with a large second moment are rounded first (groups keep their columns).
     pub act_order: bool,
+    /// Which tokens count for how much in the second moments (RSQ); without it, all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Importance>,
 }
 
 impl Default for Quantizer {
     fn default() -> Self {
-        Self { method: Method::Gptq, range: Range::Mse, damping: 0.01, act_order: false }
+        Self { method: Method::Gptq, range: Range::Mse, damping: 0.01, act_order: false, importance: None }
     }
 }
 
