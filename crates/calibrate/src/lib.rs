@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod error;
+pub mod importance;
 pub mod memory;
 pub mod moment;
 pub mod store;
@@ -14,6 +15,7 @@ pub mod treatment;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
+pub use importance::{Control, Importance, Strategy};
 pub use memory::MemoryPrediction;
 pub use moment::SecondMoment;
 pub use stream::{BlockRun, FirstHalf, Inputs, Moments, Stream, StreamSettings};

@@ -13,10 +13,13 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::Device;
 use rayon::prelude::*;
 use trimtab_math::linalg::Square;
-use trimtab_nn::{Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet};
+use trimtab_nn::{
+    Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet, host,
+};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::importance::{self, Importance, Strategy};
 use crate::moment::SecondMoment;
 use crate::store::HiddenStore;
 
@@ -76,7 +79,8 @@ impl<'a> Stream<'a> {
             HiddenStore::new(self.batches.len(), self.settings.memory_limit, &self.settings.spill_folder);
         for (index, info) in stages.iter().enumerate().take(last.map_or(0, |last| last + 1)) {
             let stage = self.source.load(index).map_err(Error::from)?;
-            let mut run = BlockRun { index, info, stage, hidden: &mut hidden, stream: self };
+            let mut run =
+                BlockRun { index, info, stage, hidden: &mut hidden, stream: self, weights: Vec::new() };
             if info.role != Role::Block {
                 run.advance()?;
                 continue;
@@ -130,6 +134,8 @@ pub struct BlockRun<'s> {
     stage: Box<dyn Stage>,
     hidden: &'s mut HiddenStore,
     stream: &'s Stream<'s>,
+    /// Weights of the rows of each batch, in place of the batch's own; empty without.
+    weights: Vec<Vec<f64>>,
 }
 
 impl BlockRun<'_> {
@@ -168,6 +174,83 @@ impl BlockRun<'_> {
     pub fn second_moments_by_half(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Moments>> {
         let half = self.stream.batches.len() / 2;
         self.accumulate(sites, (half > 0).then_some(half))
+    }
+
+    /// Weighs the tokens of all batches for what is observed of this block from now on: by the block as it now is and by what
+    /// reaches it. Meant to be called once, before anything of the block is changed.
+    ///
+    /// # Errors
+    /// [`Error::Treatment`] where the block is not one that texts flow through, or has no attention to go by.
+    pub fn weigh(&mut self, importance: &Importance) -> Result<()> {
+        let rarity = Rarity::of(self.stream.batches, importance);
+        let mut all = Vec::with_capacity(self.stream.batches.len());
+        for indices in self.rounds() {
+            let flows = self.inputs(indices.clone())?;
+            let name = &self.info.name;
+            let run = |(i, (flow, batch)): (usize, (Flow, &Batch))| -> Result<Vec<f64>> {
+                let fail = |message: &str| Error::Treatment { site: name.clone(), message: message.into() };
+                let Flow::Hidden(x) = &flow else {
+                    return Err(fail("token importance is for blocks that one text flows through"));
+                };
+                let ([b, t, width], rows) = (x.dims(), host(x.clone()));
+                let keep: Vec<bool> = match &batch.mask {
+                    Some(mask) => mask.clone().into_data().iter::<bool>().collect(),
+                    None => vec![true; b * t],
+                };
+                let mut mass = Vec::new();
+                let after = match importance.strategy {
+                    Strategy::Attention | Strategy::Change => {
+                        let mut ctx = Ctx { attention_mass: Some(&mut mass), ..batch.ctx() };
+                        Some(self.stage.forward(flow.clone(), &mut ctx)?)
+                    }
+                    _ => None,
+                };
+                let scores = match importance.strategy {
+                    Strategy::Uniform | Strategy::First | Strategy::FirstAndLast => vec![0.0; b * t],
+                    Strategy::Attention if mass.len() == b * t => mass,
+                    Strategy::Attention => return Err(fail("it has no attention between its tokens")),
+                    Strategy::Norm => importance::norms(&rows, width),
+                    Strategy::Change => {
+                        let Some(Flow::Hidden(after)) = after else {
+                            return Err(fail("it gives no hidden states"));
+                        };
+                        let change: Vec<f32> = host(after).iter().zip(&rows).map(|(a, b)| a - b).collect();
+                        importance::norms(&change, width).into_iter().map(|norm| -norm).collect()
+                    }
+                    Strategy::Distance => (rows.chunks_exact(t * width).zip(keep.chunks_exact(t)))
+                        .flat_map(|(rows, keep)| importance::distances(rows, width, keep))
+                        .collect(),
+                    Strategy::Rarity => rarity.scores(batch, b * t),
+                };
+                let sequence = |(j, (scores, keep)): (usize, (&[f64], &[bool]))| {
+                    importance.weights(scores, keep, ((i as u64) << 20) + j as u64)
+                };
+                let parts = scores.chunks_exact(t.max(1)).zip(keep.chunks_exact(t.max(1)));
+                Ok(parts.enumerate().flat_map(sequence).collect())
+            };
+            let batches = indices.clone().zip(flows.into_iter().zip(&self.stream.batches[indices]));
+            let batches: Vec<_> = batches.collect();
+            all.extend(batches.into_par_iter().map(run).collect::<Result<Vec<_>>>()?);
+        }
+        self.weights = all;
+        Ok(())
+    }
+
+    /// Runs all batches through the block as it now is and shows `see` the rows that enter each of `sites`, with their
+    /// weights, in the order of the batches.
+    pub fn each_input(
+        &mut self,
+        sites: &[&str],
+        mut see: impl FnMut(&str, &[f32], Option<&[f64]>),
+    ) -> Result<()> {
+        for indices in self.rounds() {
+            for seen in self.look(indices, sites)? {
+                for (site, rows) in sites.iter().zip(seen) {
+                    rows.iter().for_each(|(rows, weights)| see(site, rows, weights.as_deref()));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sums all batches; a copy is taken after `half` of them.
@@ -245,20 +328,54 @@ impl BlockRun<'_> {
     /// Whoever sums them in the order of the batches gets the same bytes at any number of threads.
     fn look(&mut self, indices: Range<usize>, sites: &[&str]) -> Result<Vec<Vec<Rows>>> {
         let flows = self.inputs(indices.clone())?;
-        let run = |(flow, batch): (Flow, &Batch)| -> Result<Vec<Rows>> {
+        let run = |(index, (flow, batch)): (usize, (Flow, &Batch))| -> Result<Vec<Rows>> {
             let records: Vec<_> = sites.iter().map(|_| Arc::new(Mutex::new(Record::default()))).collect();
             let mut taps = TapSet::new();
             for (site, record) in sites.iter().zip(&records) {
                 taps.attach(*site, Arc::clone(record));
             }
             let mut ctx = Ctx { taps: Some(&mut taps), taps_only: true, ..batch.ctx() };
+            if let Some(weights) = self.weights.get(index) {
+                ctx.row_weights = Some(weights);
+            }
             self.stage.forward(flow, &mut ctx)?;
             taps.finish()?;
             let take =
                 |record: Arc<Mutex<Record>>| std::mem::take(&mut record.lock().expect("no tap panics").0);
             Ok(records.into_iter().map(take).collect())
         };
-        flows.into_par_iter().zip(&self.stream.batches[indices]).map(run).collect()
+        let batches: Vec<_> =
+            indices.clone().zip(flows.into_iter().zip(&self.stream.batches[indices])).collect();
+        batches.into_par_iter().map(run).collect()
+    }
+}
+
+/// How often each token occurs in the calibration data.
+struct Rarity(BTreeMap<i64, u64>);
+
+impl Rarity {
+    fn of(batches: &[Batch], importance: &Importance) -> Self {
+        let mut counts = BTreeMap::new();
+        for batch in batches.iter().filter(|_| importance.strategy == Strategy::Rarity) {
+            Self::ids(batch).into_iter().for_each(|id| *counts.entry(id).or_default() += 1);
+        }
+        Self(counts)
+    }
+
+    fn ids(batch: &Batch) -> Vec<i64> {
+        match &batch.input {
+            Flow::Tokens(ids) => ids.clone().into_data().iter::<i64>().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Less the number of times that each token of a batch occurs; zeros where the batch is no text.
+    fn scores(&self, batch: &Batch, n: usize) -> Vec<f64> {
+        let ids = Self::ids(batch);
+        match ids.len() == n {
+            true => ids.iter().map(|id| -(self.0.get(id).copied().unwrap_or(0) as f64)).collect(),
+            false => vec![0.0; n],
+        }
     }
 }
 

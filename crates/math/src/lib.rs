@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`random`] | Philox streams named by seed, purpose, step and item |
 //! | [`linalg`] | Cholesky with the house damping policy, triangular inverse, eigenvalues, SVD, solve |
+//! | [`hadamard`], [`rotation`] | Hadamard matrices, random rotations |
 //! | [`gram`] | the streaming second moment `Σ w x xᵀ` |
 //! | [`hutchinson`] | traces of a Hessian by its gradient |
 //! | [`stats`] | means, paired t, rank correlation, log-sum-exp, KL |
@@ -16,9 +17,11 @@
 
 pub mod error;
 pub mod gram;
+pub mod hadamard;
 pub mod hutchinson;
 pub mod linalg;
 pub mod random;
+pub mod rotation;
 pub mod stats;
 pub mod vector;
 

@@ -10,6 +10,7 @@ pub mod init;
 mod load;
 pub mod model;
 pub mod pico;
+mod probe;
 pub mod spec;
 pub mod transformer;
 pub mod zoo;

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use trimtab_io::{BranchFactors, Checkpoint, Quantization, Tokenizer};
-use trimtab_nn::{Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task};
+use trimtab_math::random;
+use trimtab_nn::{Flow, Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task, Wiring};
 
 use crate::conv::{ConvPlan, ConvSpec, Normalization};
 use crate::error::{Error, Result};
 use crate::load::Loader;
+use crate::probe;
 use crate::spec::ModelSpec;
 use crate::transformer::{Blueprint, Head, NetworkPlan};
 
@@ -157,6 +159,23 @@ impl Model {
     /// The tokenizer beside the weights.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Ok(Tokenizer::of(&self.checkpoint)?)
+    }
+
+    /// How its linear maps hang together: what rewrites ask.
+    pub fn wiring(&self) -> Wiring {
+        match &self.architecture {
+            Architecture::Transformer(plan) => plan.wiring(),
+            Architecture::Conv(plan) => plan.wiring(),
+        }
+    }
+
+    /// A random input of the kind that it takes, to compare two models of one family on; `None` where its tensors do not tell.
+    pub fn probe(&self, seed: u64) -> Option<Flow> {
+        let mut random = random::Stream::new(seed, "models/probe", 0, 0);
+        match &self.architecture {
+            Architecture::Transformer(plan) => probe::of_transformer(plan, &mut random, &self.device),
+            Architecture::Conv(plan) => probe::of_conv(plan, &mut random, &self.device),
+        }
     }
 
     /// How images are normalized, for a model of images.

@@ -54,19 +54,38 @@ pub fn attend(
     scoring: &Scoring,
     bias: Option<Tensor<3>>,
 ) -> Tensor<3> {
+    attend_and_weigh([q, k, v], sight, keep, seen, scoring, bias, None)
+}
+
+/// [`attend`], and how much attention each key gets: the sum of its column over heads and queries is added to `mass`, `[B * S]`,
+/// which grows to that length. Padding gives and gets none. One block of queries of one head is in memory at a time.
+pub fn attend_and_weigh(
+    [q, k, v]: [Tensor<4>; 3],
+    sight: Sight,
+    keep: Option<Tensor<2, Bool>>,
+    seen: Option<Tensor<3, Bool>>,
+    scoring: &Scoring,
+    bias: Option<Tensor<3>>,
+    mass: Option<&mut Vec<f64>>,
+) -> Tensor<3> {
     let [b, heads, t, d] = q.dims();
     let [_, kv_heads, s, _] = k.dims();
     let device = q.device();
     let sight = Sight { causal: sight.causal && seen.is_none(), ..sight };
-    if on_host(&device) {
+    // Only the kernel of the house passes by every column; elsewhere its input is brought to the host.
+    if on_host(&device) || mass.is_some() {
         let dims = AttentionDims { batch: b, heads, kv_heads, queries: t, keys: s, width: d };
         let keep: Option<Vec<bool>> = keep.map(|keep| keep.into_data().iter::<bool>().collect());
         let seen: Option<Vec<bool>> = seen.map(|seen| seen.into_data().iter::<bool>().collect());
         let (q, k, v) = (host(q), host(k), host(v));
         let bias = bias.map(host);
         let shape = ScoreShape { scoring, bias: bias.as_deref() };
-        let out =
-            kernels::attention::attend(dims, [&q, &k, &v], sight, keep.as_deref(), seen.as_deref(), shape);
+        let mass = mass.map(|mass| {
+            mass.resize(b * s, 0.0);
+            mass.as_mut_slice()
+        });
+        let (keep, seen) = (keep.as_deref(), seen.as_deref());
+        let out = kernels::attention::attend(dims, [&q, &k, &v], sight, keep, seen, shape, mass);
         return Tensor::from_data(TensorData::new(out, [b, t, heads * d]), &device);
     }
     let hidden = hidden(&q, t, s, sight, [keep.map(|keep| keep.reshape([b, 1, s])), seen]);
@@ -169,6 +188,40 @@ mod tests {
                         far < 1e-5,
                         "{t} of {s}, {sight:?}, masked {masked}, chosen {chosen}, {scoring:?}: {far}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_add_up_to_the_attention_that_keys_get() {
+        // Equal scores: query i gives each of the keys that it sees one over their number, in each of two heads.
+        for (t, causal, window, masked) in [
+            (5, true, None, None),
+            (5, false, None, Some(4)),
+            (70, true, Some(9), None),
+            (130, true, None, Some(3)),
+        ] {
+            let device = Device::flex();
+            let flat = |heads: usize| Tensor::<4>::zeros([2, heads, t, 4], &device);
+            let keep: Vec<bool> = (0..2 * t).map(|at| Some(at % t) != masked).collect();
+            let mask = masked.map(|_| Tensor::from_data(TensorData::new(keep.clone(), [2, t]), &device));
+            let mut mass = Vec::new();
+            let sight = Sight { causal, window };
+            let qkv = [flat(2), flat(1), flat(1)];
+            attend_and_weigh(qkv, sight, mask, None, &Scoring::default(), None, Some(&mut mass));
+            for b in 0..2 {
+                let sees = |i: usize, j: usize| {
+                    keep[b * t + j] && (j <= i || !causal) && window.is_none_or(|window| j + window > i)
+                };
+                for j in 0..t {
+                    let given = |i: usize| -> f64 {
+                        let count = (0..t).filter(|&j| sees(i, j)).count();
+                        if sees(i, j) && keep[b * t + i] { 2.0 / count as f64 } else { 0.0 }
+                    };
+                    let expected: f64 = (0..t).map(given).sum();
+                    let found = mass[b * t + j];
+                    assert!((found - expected).abs() < 1e-5, "{t} {b} {j}: {found}, expected {expected}");
                 }
             }
         }

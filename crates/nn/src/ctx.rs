@@ -36,6 +36,8 @@ pub struct Ctx<'a> {
     pub batch_statistics: Option<&'a mut Vec<BatchStatistics>>,
     /// Where batch norms leave what they saw beside what they have stored, so that images can be made to agree with it.
     pub norm_inputs: Option<&'a mut Vec<NormInput>>,
+    /// Where the attention of a block leaves how much each token gets, `[B * T]`, summed over heads and queries.
+    pub attention_mass: Option<&'a mut Vec<f64>>,
     /// Where layers leave what the gradients of single samples follow from.
     pub capture: Option<&'a mut Capture>,
 }

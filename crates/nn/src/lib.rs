@@ -21,6 +21,7 @@ pub mod site;
 pub mod stage;
 pub mod tap;
 pub mod weight;
+pub mod wiring;
 
 pub use axis::Axis;
 pub use batch_norm::BatchNorm;
@@ -34,3 +35,4 @@ pub use site::{Branch, InputOp, Site, SiteKind, SiteMeta};
 pub use stage::{Flow, OnPart, Part, Role, Stage, StageInfo, StageSource, Task};
 pub use tap::{Tap, TapRows, TapSet};
 pub use weight::{Weight, host};
+pub use wiring::{BatchNormEdge, MatrixPart, NormEdge, ScaleEdge, TiedHead, ValuePath, Wiring, Writer};

@@ -19,6 +19,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Dcl,
     &experiments::Eora,
     &experiments::GradientNoise,
+    &experiments::Rsq,
 ];
 
 /// The experiment on the paper with this number, if there is one.

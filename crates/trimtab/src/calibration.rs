@@ -37,6 +37,10 @@ pub struct CalibrationSettings {
     pub sequential: bool,
     /// Seed of the choice.
     pub seed: u64,
+    /// Copies of every window of a text, each rolled by a part of its length: what stands late in one stands early in another
+    /// (RSQ, arXiv:2503.01820, section 4.3). `None` is one, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expansion: Option<usize>,
 }
 
 /// Calibration batches and what they are.
@@ -83,9 +87,23 @@ impl Calibration {
         let all = windows.as_slices();
         let chosen = choose(all.len(), settings);
         let per_batch = (BATCH_TOKENS / window).max(1);
-        let batches = chosen
+        let copies = settings.expansion.unwrap_or(1);
+        if !(1..=window).contains(&copies) {
+            let message = format!("{copies} copies of a window of {window} tokens; expected 1 to {window}");
+            return Err(Error::Setting { what: "--expansion", message });
+        }
+        let rolled: Vec<Vec<u32>> = chosen
+            .iter()
+            .flat_map(|&i| (0..copies).map(move |k| (i, k * window / copies)))
+            .map(|(i, by)| {
+                let mut window = all[i].to_vec();
+                window.rotate_right(by);
+                window
+            })
+            .collect();
+        let batches = rolled
             .chunks(per_batch)
-            .map(|part| Batch::windows(&part.iter().map(|&i| all[i]).collect::<Vec<_>>(), model.device()))
+            .map(|part| Batch::windows(&part.iter().map(Vec::as_slice).collect::<Vec<_>>(), model.device()))
             .collect();
         let rest: Vec<u32> = (0..all.len())
             .filter(|i| chosen.binary_search(i).is_err())
@@ -99,9 +117,12 @@ impl Calibration {
         };
         Ok(Self {
             batches,
-            samples: chosen.len(),
-            rows: chosen.len() * window,
-            description: format!("{} windows of {window} tokens of {name}", chosen.len()),
+            samples: rolled.len(),
+            rows: rolled.len() * window,
+            description: match copies {
+                1 => format!("{} windows of {window} tokens of {name}", chosen.len()),
+                n => format!("{} windows of {window} tokens of {name}, each rolled {n} times", chosen.len()),
+            },
             rest,
         })
     }
@@ -215,5 +236,36 @@ pub(crate) fn check_ids(rows: &[Vec<u32>], vocab: usize) -> Result<()> {
     match rows.iter().flatten().find(|&&id| id as usize >= vocab) {
         Some(&id) => Err(trimtab_calibrate::Error::Vocabulary { id, vocab }.into()),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rolled_windows_hold_the_same_tokens_in_turn() {
+        let model = Model::open("@pico", None).unwrap();
+        let load = |expansion| {
+            let settings =
+                CalibrationSettings { samples: Some(2), window: Some(32), expansion, ..Default::default() };
+            let batches = Calibration::load(&model, &settings)?.batches;
+            let ids = batches.into_iter().flat_map(|batch| {
+                let Flow::Tokens(ids) = batch.input else { panic!("tokens") };
+                ids.into_data().iter::<i64>().collect::<Vec<_>>()
+            });
+            Result::Ok(ids.collect::<Vec<i64>>())
+        };
+        let (plain, rolled) = (load(None).unwrap(), load(Some(4)).unwrap());
+        assert_eq!(rolled.len(), 4 * plain.len());
+        for (window, copies) in plain.chunks(32).zip(rolled.chunks(4 * 32)) {
+            for (k, copy) in copies.chunks(32).enumerate() {
+                let mut back = copy.to_vec();
+                back.rotate_left(8 * k);
+                assert_eq!(back, window);
+                assert_eq!(copy == window, k == 0);
+            }
+        }
+        assert!(load(Some(0)).is_err() && load(Some(33)).is_err());
     }
 }

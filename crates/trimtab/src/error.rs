@@ -122,6 +122,9 @@ pub enum Error {
     /// Training.
     #[error(transparent)]
     Train(#[from] trimtab_train::Error),
+    /// Rewrites.
+    #[error(transparent)]
+    Rewrite(#[from] trimtab_rewrite::Error),
     /// Quantizers.
     #[error(transparent)]
     Quantize(#[from] trimtab_quantize::Error),

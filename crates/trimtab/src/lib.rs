@@ -25,6 +25,7 @@ pub mod planning;
 pub mod pricing;
 pub mod quantizer;
 pub mod report;
+pub mod rewriting;
 pub mod scheme;
 mod source;
 pub mod system;
@@ -45,6 +46,7 @@ pub mod floors {
     pub use trimtab_nn as nn;
     pub use trimtab_plan as plan;
     pub use trimtab_quantize as quantize;
+    pub use trimtab_rewrite as rewrite;
     pub use trimtab_sample as sample;
     pub use trimtab_train as train;
 }

@@ -111,6 +111,9 @@ pub fn observe(
             let index = block.index();
             let sites: Vec<&TreatedSite> =
                 inventory.sites.iter().filter(|s| s.observed && s.stage == index).collect();
+            if let Some(importance) = options.1.importance.filter(|_| !sites.is_empty()) {
+                block.weigh(&importance)?;
+            }
             let moments = block.second_moments_by_half(&sites.iter().map(|s| &s.meta).collect::<Vec<_>>())?;
             for site in &sites {
                 let weight = block.site(&site.meta.name)?.to_f32();

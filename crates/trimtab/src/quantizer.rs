@@ -1,7 +1,7 @@
 //! How codes are chosen, for all sites alike.
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::Treatment;
+use trimtab_calibrate::{Importance, Treatment};
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_mend::eora::{EoraSettings, Variant};
@@ -52,6 +52,9 @@ pub struct Quantizer {
     pub act_order: bool,
     /// What of the inputs the branches beside codes are fitted to.
     pub branches: Variant,
+    /// Which tokens count for how much in the second moments (RSQ); without it, all alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance: Option<Importance>,
 }
 
 impl Default for Quantizer {
@@ -62,6 +65,7 @@ impl Default for Quantizer {
             damping: 0.01,
             act_order: false,
             branches: Variant::Eora,
+            importance: None,
         }
     }
 }

@@ -315,6 +315,9 @@ impl<'a> Job<'a> {
     /// The sites of a block, group by group.
     fn block(&self, block: &mut BlockRun<'_>, observe: bool) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
+        if let Some(importance) = self.quantizer.importance.filter(|_| observe) {
+            block.weigh(&importance)?;
+        }
         let sites: BTreeMap<&str, &TreatedSite> =
             self.sites(block.index()).map(|s| (s.meta.name.as_str(), s)).collect();
         for group in reading_groups(self.sites(block.index()).map(|site| &site.meta)) {
@@ -516,6 +519,45 @@ mod tests {
             .map(drop)
             .unwrap_err();
         assert!(none.to_string().contains("--method rtn"), "{none}");
+    }
+
+    #[test]
+    fn importance_weighs_tokens_and_uniform_importance_is_gptq() {
+        use trimtab_calibrate::{Control, Importance, Strategy};
+        let model = Model::open("@pico", None).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
+        let settings = CalibrationSettings { samples: Some(4), window: Some(64), ..Default::default() };
+        let calibration = Calibration::load(&model, &settings).unwrap();
+        let scheme: Scheme = "int3 row sym".parse().unwrap();
+        let assignment: Assignment =
+            inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+        let codes = |importance: Option<Importance>| {
+            let quantizer = Quantizer { importance, ..Quantizer::default() };
+            let job = Job {
+                model: &model,
+                inventory: &inventory,
+                assignment: &assignment,
+                quantizer: &quantizer,
+                form: Form::Packed,
+            };
+            let mut sink = Collected::default();
+            treat(job, Some(&calibration), &mut sink, &mut crate::monitor::Quiet::default()).unwrap();
+            let overlay = sink.overlay(&inventory).unwrap();
+            overlay.into_iter().map(|(name, weight)| (name, weight.to_f32())).collect::<BTreeMap<_, _>>()
+        };
+        let by = |strategy| Some(Importance { strategy, ..Importance::default() });
+        let plain = codes(None);
+        assert_eq!(plain, codes(by(Strategy::Uniform)));
+        for strategy in Strategy::ALL.into_iter().filter(|strategy| *strategy != Strategy::Uniform) {
+            assert_ne!(plain, codes(by(strategy)), "{}", strategy.name());
+        }
+        // At any number of threads the same, also what is drawn.
+        let shuffled = Some(Importance { control: Control::Shuffled(2), ..Importance::default() });
+        let threads = |n: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+            pool.install(|| (codes(by(Strategy::Attention)), codes(shuffled)))
+        };
+        assert_eq!(threads(1), threads(3));
     }
 
     #[test]

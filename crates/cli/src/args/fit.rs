@@ -23,6 +23,47 @@ pub struct CalibrationArgs {
     /// Take the first windows in order instead of a random sample.
     #[arg(long)]
     pub sequential: bool,
+    /// Take every window of a text N times, rolled by an N-th of its length each time, so that every part of it comes early once.
+    #[arg(long, value_name = "N")]
+    pub expansion: Option<usize>,
+}
+
+/// Which tokens count for how much (RSQ).
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Token importance")]
+pub struct ImportanceArgs {
+    /// Weigh the tokens of the calibration data: by the attention that they get, the norm of their hidden state, how little a
+    /// block changes it, its distance from the others, how rare they are, or by their place. Made for language models, after
+    /// `trimtab rewrite --pass rotate` [default: all alike].
+    #[arg(long, value_enum, value_name = "BY")]
+    pub importance: Option<ImportanceName>,
+    /// Weight of the least important token beside the most important one.
+    #[arg(long, default_value_t = 0.005, requires = "importance")]
+    pub r_min: f64,
+    /// 1: the squared error of a token counts its weight; 2: the square of it.
+    #[arg(long, default_value_t = 1, requires = "importance", value_name = "N")]
+    pub importance_power: u8,
+}
+
+/// What makes a token important.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImportanceName {
+    /// All alike.
+    Uniform,
+    /// The attention that it gets, over all heads and queries.
+    Attention,
+    /// The norm of its hidden state.
+    Norm,
+    /// How little the block changes it.
+    Change,
+    /// Its distance from the other tokens.
+    Distance,
+    /// How rarely it occurs.
+    Rarity,
+    /// The first eighth of a window alone.
+    First,
+    /// The first and last thirty-second part alone.
+    FirstAndLast,
 }
 
 /// What the planner may choose from, and by which damage.
@@ -121,6 +162,9 @@ pub struct Plan {
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    /// Token importance.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
     /// Planning.
     #[command(flatten)]
     pub planning: PlanningArgs,
@@ -179,6 +223,9 @@ pub struct Apply {
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    /// Token importance.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
     /// Quantizer.
     #[command(flatten)]
     pub quantizer: QuantizerArgs,
@@ -255,6 +302,9 @@ pub struct Fit {
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,
+    /// Token importance.
+    #[command(flatten)]
+    pub importance: ImportanceArgs,
     /// Planning.
     #[command(flatten)]
     pub planning: PlanningArgs,

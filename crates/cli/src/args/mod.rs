@@ -93,6 +93,8 @@ pub enum Verb {
     Apply(Apply),
     /// Plan, apply and prove, in one run.
     Fit(Fit),
+    /// Rewrite the weights of a model so that its function stays: fold, centre, rotate, scale.
+    Rewrite(Rewrite),
     /// Write the same model in another file format.
     Convert(Convert),
     /// Check a written model by the rules of the engine that is to run it.

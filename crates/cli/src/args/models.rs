@@ -23,6 +23,74 @@ pub struct Inspect {
     pub propose_spec: bool,
 }
 
+/// Which rotations are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RotationName {
+    /// A Hadamard matrix with random signs, where the width has one; else an orthogonal matrix.
+    Hadamard,
+    /// An orthogonal matrix, uniform over all.
+    Orthogonal,
+}
+
+/// Types of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeName {
+    /// 32 bits.
+    F32,
+    /// 16 bits, IEEE.
+    F16,
+    /// 16 bits, the exponent of 32.
+    Bf16,
+}
+
+/// `trimtab rewrite`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab rewrite --list\n  trimtab rewrite model/ --pass rotate -o rotated/\n  \
+trimtab rewrite model/ --pass fold-norm-gain --pass scale-channels --calibration notes.txt -o smooth/"
+)]
+pub struct Rewrite {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// A pass (see --list); several are applied in order, each with those that it needs before it.
+    #[arg(long = "pass", value_name = "NAME", required_unless_present = "list")]
+    pub passes: Vec<String>,
+    /// Print the passes, and which of them fit the model.
+    #[arg(long)]
+    pub list: bool,
+    /// The output directory.
+    #[arg(short, long, value_name = "DIR", required_unless_present = "list")]
+    pub output: Option<PathBuf>,
+    /// Give a head that borrows the embedding a copy of its own where a pass needs it.
+    #[arg(long)]
+    pub untie: bool,
+    /// Which rotations to draw.
+    #[arg(long, value_enum, default_value_t = RotationName::Hadamard)]
+    pub rotation: RotationName,
+    /// Leave the values of the heads as they are when the residual stream is rotated.
+    #[arg(long)]
+    pub no_heads: bool,
+    /// How much of the range of activations scale-channels moves into the weights, from 0 to 1.
+    #[arg(long, default_value_t = 0.5)]
+    pub alpha: f64,
+    /// Channels of every norm that inject-outliers makes loud.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub channels: usize,
+    /// By how much inject-outliers makes them louder.
+    #[arg(long, default_value_t = 30.0)]
+    pub factor: f64,
+    /// The type of changed tensors [default: as stored].
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeName>,
+    /// What scale-channels takes its ranges from.
+    #[command(flatten)]
+    pub calibration: CalibrationArgs,
+    /// Replace an existing output.
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// `trimtab convert`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab convert out/ --to gptq -o out-gptq/\n  \

@@ -11,6 +11,7 @@ use trimtab::floors::plan::{Plan, Selection};
 use trimtab::form::Form;
 use trimtab::inventory::{Inventory, TreatedSite};
 use trimtab::planning::{assignment_of, read_plan};
+use trimtab::quantizer::Quantizer;
 use trimtab::report::{Recorder, Report, Verb};
 use trimtab::scheme::Scheme;
 use trimtab::treating::{Assignment, Job};
@@ -32,7 +33,8 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         None => by_scheme(args, &model)?,
     };
     let method = args.method.unwrap_or(args::Method::Gptq);
-    let quantizer = settings::quantizer(&args.quantizer, method);
+    let importance = settings::importance(&args.importance)?;
+    let quantizer = Quantizer { importance, ..settings::quantizer(&args.quantizer, method) };
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -77,6 +79,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     ];
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &args.quantizer, method);
+    report::note_importance(&mut report, &args.importance);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

@@ -11,6 +11,7 @@ mod inspect;
 mod plan;
 mod report;
 mod reproduce;
+mod rewrite;
 mod settings;
 mod shell;
 mod train;
@@ -37,6 +38,7 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
         Verb::Plan(args) => plan::run(args, global, ui),
         Verb::Apply(args) => apply::run(args, global, ui),
         Verb::Fit(args) => fit::run(args, global, ui),
+        Verb::Rewrite(args) => rewrite::run(args, global, ui),
         Verb::Convert(args) => convert::run(args, global, ui),
         Verb::Verify(args) => verify::run(args, global, ui),
         Verb::Generate(args) => generate::run(args, global, ui),

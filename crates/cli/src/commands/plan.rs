@@ -6,6 +6,7 @@ use trimtab::fit::write_plan;
 use trimtab::memory;
 use trimtab::monitor::Monitor;
 use trimtab::planning::{assignment_of, plan, prepare, read_plan};
+use trimtab::quantizer::Quantizer;
 use trimtab::report::{Recorder, Report, Verb};
 
 use super::{report, settings};
@@ -45,7 +46,8 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     }
     let model = super::open_to_treat(&args.model, global, ui)?;
     let defaults = QuantizerArgs { range: Range::Mse, damping: 0.01, act_order: false };
-    let quantizer = settings::quantizer(&defaults, Method::Gptq);
+    let importance = settings::importance(&args.importance)?;
+    let quantizer = Quantizer { importance, ..settings::quantizer(&defaults, Method::Gptq) };
     let calibration = settings::calibration(&args.calibration, global);
     let asked = settings::planning(budget, &args.planning, calibration, quantizer, args.format)?;
     let prepared = prepare(&model, &asked)?;
@@ -71,6 +73,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     report::note_inputs(&mut report, &read)?;
     report::note_planning(&mut report, &args.planning);
     report::note_quantizer(&mut report, &defaults, Method::Gptq);
+    report::note_importance(&mut report, &args.importance);
     report::note_global(&mut report, args.format, global);
     // Last: until it is there, the same command makes it.
     write_plan(found, &args.output)?;

@@ -9,7 +9,7 @@ use trimtab::monitor::Monitor;
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
 use crate::Status;
-use crate::args::{Format, Global, Method, PlanningArgs, QuantizerArgs, Report, ReportArgs};
+use crate::args::{Format, Global, ImportanceArgs, Method, PlanningArgs, QuantizerArgs, Report, ReportArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -98,6 +98,15 @@ pub fn note_quantizer(report: &mut Document, args: &QuantizerArgs, method: Metho
     if method == Method::Gptq {
         report.set("damping", args.damping);
         report.set("act-order", if args.act_order { "yes" } else { "no" });
+    }
+}
+
+/// Adds how tokens are weighed.
+pub fn note_importance(report: &mut Document, args: &ImportanceArgs) {
+    if let Some(importance) = &args.importance {
+        report.set("importance", name(importance));
+        report.set("r-min", args.r_min);
+        report.set("importance-power", args.importance_power);
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use trimtab::calibration::CalibrationSettings;
 use trimtab::engine::Engine;
+use trimtab::floors::calibrate::{Importance, Strategy};
 use trimtab::floors::plan::Selection;
 use trimtab::form::Form;
 use trimtab::planning::PlanningSettings;
@@ -10,7 +11,9 @@ use trimtab::pricing::Metric;
 use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::{Choices, Scheme};
 
-use crate::args::{self, CalibrationArgs, Format, Global, PlanningArgs, QuantizerArgs};
+use crate::args::{
+    self, CalibrationArgs, Format, Global, ImportanceArgs, ImportanceName, PlanningArgs, QuantizerArgs,
+};
 
 pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettings {
     CalibrationSettings {
@@ -18,7 +21,28 @@ pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettin
         samples: args.samples,
         window: args.window,
         sequential: args.sequential,
+        expansion: args.expansion,
         seed: global.seed,
+    }
+}
+
+pub fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
+    let strategy = args.importance.map(|name| match name {
+        ImportanceName::Uniform => Strategy::Uniform,
+        ImportanceName::Attention => Strategy::Attention,
+        ImportanceName::Norm => Strategy::Norm,
+        ImportanceName::Change => Strategy::Change,
+        ImportanceName::Distance => Strategy::Distance,
+        ImportanceName::Rarity => Strategy::Rarity,
+        ImportanceName::First => Strategy::First,
+        ImportanceName::FirstAndLast => Strategy::FirstAndLast,
+    });
+    let Some(strategy) = strategy else { return Ok(None) };
+    let (r_min, power) = (args.r_min, args.importance_power);
+    let importance = Importance { strategy, r_min, power, ..Importance::default() };
+    match importance.problem() {
+        Some(problem) => anyhow::bail!("--importance: {problem}"),
+        None => Ok(Some(importance)),
     }
 }
 

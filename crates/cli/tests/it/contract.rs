@@ -16,6 +16,7 @@ fn help_has_examples_and_versions_are_told() {
         "apply",
         "fit",
         "convert",
+        "rewrite",
         "verify",
         "generate",
         "train",
@@ -119,6 +120,62 @@ fn a_plan_can_be_edited_added_up_diffed_and_applied() {
     assert!(eights >= 1);
     std::fs::write(&edited, text_before.replacen(site, "choice = \"int9 g64\"", 1)).unwrap();
     refused(&["apply", text(&edited), "-o", text(&at("other"))], &["int9 g64", "int8 g64"]);
+}
+
+#[test]
+fn a_rewritten_model_is_the_same_model_with_other_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (first, second, smooth) = (at("first"), at("second"), at("smooth"));
+    let rotate = ["rewrite", "@pico", "--pass", "rotate", "--untie", "--dtype", "f32", "--seed", "3", "-o"];
+    let done = json(&[&rotate[..], &[text(&first)]].concat());
+    assert!(done["change"]["largest"].as_f64().unwrap() < 1e-4, "{}", done["change"]);
+    let names: Vec<&str> =
+        done["passes"].as_array().unwrap().iter().filter_map(|p| p["pass"].as_str()).collect();
+    assert_eq!(names, ["untie", "fold-norm-gain", "rotate"]);
+    // Every verb reads it, and finds the same function in other weights.
+    let quality = json(&["eval", text(&first), "--against", "@pico", "--limit", "4"]);
+    assert!(quality["kl"].as_f64().unwrap() < 1e-6, "{quality}");
+    assert_eq!(json(&["inspect", text(&first)])["tied"], false);
+    json(&[&rotate[..], &[text(&second), "--threads", "1"]].concat());
+    assert_eq!(contents(&first), contents(&second));
+    refused(&[&rotate[..], &[text(&first)]].concat(), &["--force"]);
+    let scaled = [
+        "rewrite",
+        "@pico",
+        "--pass",
+        "fold-norm-gain",
+        "--pass",
+        "scale-channels",
+        "--untie",
+        "--dtype",
+        "f32",
+        "--samples",
+        "4",
+        "-o",
+    ];
+    let done = json(&[&scaled[..], &[text(&smooth)]].concat());
+    assert!(done["change"]["largest"].as_f64().unwrap() < 1e-4, "{}", done["change"]);
+    let listed = json(&["rewrite", "@pico", "--list"]);
+    let fits =
+        |pass: &str| listed.as_array().unwrap().iter().find(|p| p["pass"] == pass).unwrap()["fits"].clone();
+    assert_eq!(
+        (fits("rotate-heads"), fits("fold-batch-norm"), fits("rotate")),
+        (true.into(), false.into(), false.into())
+    );
+    refused(
+        &["rewrite", "@pico", "--pass", "rotate", "-o", text(&at("no"))],
+        &["--untie", "needs fold-norm-gain"],
+    );
+    refused(&["rewrite", "@pico", "--pass", "rotato", "-o", text(&at("no"))], &["rotato", "rotate-heads"]);
+    refused(
+        &["rewrite", "@pico", "--pass", "scale-channels", "--alpha", "2", "-o", text(&at("no"))],
+        &["alpha"],
+    );
+    let q4 = at("q4");
+    json(&["apply", "int4 g128", "--method", "rtn", "-o", text(&q4)]);
+    refused(&["rewrite", text(&q4), "--pass", "rotate-heads", "-o", text(&at("no"))], &["quantized"]);
+    assert!(!at("no").exists() && !at("no.partial").exists());
 }
 
 #[test]

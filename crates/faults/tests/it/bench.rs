@@ -210,6 +210,7 @@ impl Bench {
                 )
             },
             verb("apply (GGUF)", "out", &["apply", "q8_0", m, "--method", "rtn", "-o", "out"]),
+            verb("rewrite", "out", &["rewrite", m, "--pass", "rotate-heads", "-o", "out"]),
             verb("convert (folder)", "out", &["convert", q, "--to", "gptq", "-o", "out"]),
             verb("convert (GGUF)", "out.gguf", &["convert", m, "--to", "gguf:q8_0", "-o", "out.gguf"]),
             verb("train", "out", &["train", recipe, "-o", "out"]),

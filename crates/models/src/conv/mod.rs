@@ -9,6 +9,7 @@ mod op;
 mod plan;
 mod shapes;
 mod spec;
+mod wiring;
 
 pub use normalization::Normalization;
 pub(crate) use plan::ConvPlan;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trimtab_io::Checkpoint;
-use trimtab_nn::{Activation, Axis, Role, Stage, StageInfo};
+use trimtab_nn::{Activation, Axis, Role, Stage, StageInfo, Wiring};
 
 use super::block::Block;
 use super::build::{Builder, Spot};
@@ -51,12 +51,16 @@ pub(super) enum Shortcut {
 }
 
 impl Piece {
+    /// Layers with tensors that run one after another, path by path.
+    fn paths(&self) -> [&[Op]; 2] {
+        match &self.shortcut {
+            Shortcut::Layers(ops) => [&self.main, ops],
+            _ => [&self.main, &[]],
+        }
+    }
+
     fn ops(&self) -> impl Iterator<Item = &Op> {
-        let shortcut = match &self.shortcut {
-            Shortcut::Layers(ops) => &ops[..],
-            _ => &[],
-        };
-        self.main.iter().chain(shortcut)
+        self.paths().into_iter().flatten()
     }
 
     fn info(&self) -> StageInfo {
@@ -168,6 +172,13 @@ impl ConvPlan {
     /// All stages.
     pub fn stages(&self) -> Vec<StageInfo> {
         self.pieces.iter().map(Piece::info).collect()
+    }
+
+    /// How the layers hang together.
+    pub fn wiring(&self) -> Wiring {
+        let mut wiring = Wiring::default();
+        self.pieces.iter().flat_map(Piece::paths).for_each(|ops| super::wiring::wire(&mut wiring, ops));
+        wiring
     }
 
     pub fn load(&self, index: usize, loader: &Loader<'_>) -> crate::Result<Box<dyn Stage>> {

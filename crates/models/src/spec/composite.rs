@@ -78,6 +78,8 @@ pub(crate) struct Part {
     pub config: Value,
     /// What may stand before the prefixes of the family.
     pub roots: Vec<String>,
+    /// The table that describes the part, where that is not the whole.
+    pub section: Option<String>,
 }
 
 impl Composite {
@@ -121,7 +123,12 @@ impl ModelSpec {
     /// # Errors
     /// [`Error::Config`] if a part is not described, or is of a family that is not known.
     pub(crate) fn parts(&self, config: &Value, model: &str) -> Result<Vec<Part>> {
-        let whole = |spec| Part { spec, config: config.clone(), roots: vec![String::new()] };
+        let whole = |spec: Self| Part {
+            section: spec.section_in(config),
+            spec,
+            config: config.clone(),
+            roots: vec![String::new()],
+        };
         if self.parts.is_empty() {
             return Ok(vec![whole(self.clone())]);
         }
@@ -192,7 +199,7 @@ impl SectionSpec {
                 fields.insert(name.clone(), true.into());
             }
         }
-        Ok(Part { spec, config: fields.into(), roots: self.roots.clone() })
+        Ok(Part { spec, config: fields.into(), roots: self.roots.clone(), section: Some(section.clone()) })
     }
 }
 

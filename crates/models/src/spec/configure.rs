@@ -10,8 +10,8 @@ use super::rope::{Reach, rotary};
 use super::{Body, ModelSpec, Names, PartSpec};
 use crate::error::{Error, Result};
 use crate::transformer::{
-    Biases, BlockOptions, ExpertOptions, Head, Input, LearnedPositions, NormStyle, Pool, RelativePositions,
-    TransformerConfig,
+    Biases, BlockOptions, CENTERED, ExpertOptions, Head, Input, LearnedPositions, NormStyle, Pool,
+    RelativePositions, TransformerConfig, Untied,
 };
 
 impl ModelSpec {
@@ -40,6 +40,35 @@ impl ModelSpec {
             }
         }
         Ok((options(&body, &fields)?, body.names))
+    }
+
+    /// What changes with a head of its own in the place of one that borrows the embedding; `None` where `config.json` has no
+    /// say in it. `tied` are the options as they are.
+    pub(crate) fn untied(
+        &self,
+        config: &Value,
+        tied: &TransformerConfig,
+        model: &str,
+    ) -> Result<Option<Untied>> {
+        let Some(field) = self.base.get("keys").and_then(|keys| keys.get("tied")?.as_str()) else {
+            return Ok(None);
+        };
+        let mut config = config.clone();
+        let table = match &self.section {
+            Some(section) if config.get(section).is_some() => config.get_mut(section),
+            _ => Some(&mut config),
+        };
+        if let Some(table) = table.and_then(Value::as_object_mut) {
+            table.insert(field.into(), false.into());
+        }
+        let (own, names) = self.configure(&config, model)?;
+        let factor = f64::from(tied.logit_scale.unwrap_or(1.0)) / f64::from(own.logit_scale.unwrap_or(1.0));
+        Ok((own.head == Head::Language).then(|| Untied { field: field.into(), head: names.head, factor }))
+    }
+
+    /// The table of `config.json` that describes the transformer, where it is not the whole.
+    pub(crate) fn section_in(&self, config: &Value) -> Option<String> {
+        self.section.clone().filter(|section| config.get(section).is_some())
     }
 }
 
@@ -79,6 +108,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
         hidden: hidden(body, fields, width)?,
         projection: fields.optional(&keys.projection, Fields::count)?.unwrap_or(width),
         norm,
+        centered: fields.config.get(CENTERED) == Some(&Value::Bool(true)),
         norm_place: layout.norm_place,
         parallel: layout.parallel,
         qk_norm: layout.qk_norm.map(|over| (over, norm.with_bias(layout.qk_norm_bias.unwrap_or(norm.bias)))),

@@ -16,6 +16,7 @@ mod projector;
 mod read_out;
 mod relative;
 mod stage_plan;
+mod wiring;
 
 pub use attention::Attention;
 pub use block::Block;
@@ -29,7 +30,8 @@ pub use options::{
     TransformerConfig,
 };
 pub(crate) use parts::{Blank, NormPlan, Parts, SitePlan, Start, TablePlan};
-pub(crate) use plan::Blueprint;
+pub(crate) use plan::{Blueprint, Untied};
 pub use pool::AttentionPool;
 pub use projector::Projector;
 pub use read_out::ReadOut;
+pub(crate) use wiring::CENTERED;

@@ -21,9 +21,9 @@ pub(crate) enum NetworkPlan {
 
 /// A vision tower, cut off where its features are taken, and the decoder that reads them.
 pub(crate) struct Multimodal {
-    tower: Blueprint,
-    projector: ProjectorPlan,
-    decoder: Blueprint,
+    pub(super) tower: Blueprint,
+    pub(super) projector: ProjectorPlan,
+    pub(super) decoder: Blueprint,
 }
 
 /// A stage before it is loaded.
@@ -49,7 +49,10 @@ impl NetworkPlan {
         let Some(first) = parts.pop() else { return Err(fail(format!("{} has no parts", spec.name))) };
         let blueprint = |part: &spec::Part| -> Result<Blueprint> {
             let (options, names) = part.spec.configure(&part.config, model)?;
-            Ok(Blueprint::new(options, names, &part.roots, &has))
+            let tied = options.head == Head::Tied;
+            let untied = if tied { part.spec.untied(&part.config, &options, model)? } else { None };
+            let section = part.section.clone();
+            Ok(Blueprint { untied, section, ..Blueprint::new(options, names, &part.roots, &has) })
         };
         let Some(second) = second else { return Ok(Self::One(Box::new(blueprint(&first)?))) };
         let depth = first.spec.configure(&first.config, model)?.0.blocks.len();
@@ -73,7 +76,7 @@ impl NetworkPlan {
             return Err(fail(format!("images of {image} pixels in patches of {patch} leave no feature")));
         }
         let mut tower = Blueprint::new(tower, names, &first.roots, &has);
-        tower.scope = "vision.";
+        (tower.scope, tower.section) = ("vision.", first.section.clone());
 
         let (mut decoder, names) = second.spec.configure(&second.config, model)?;
         let family = &second.spec.name;
@@ -91,7 +94,10 @@ impl NetworkPlan {
             )));
         }
         decoder.placeholder = Some(options.token);
-        let decoder = Blueprint::new(decoder, names, &second.roots, &has);
+        let tied = decoder.head == Head::Tied;
+        let untied = if tied { second.spec.untied(&second.config, &decoder, model)? } else { None };
+        let section = second.section.clone();
+        let decoder = Blueprint { untied, section, ..Blueprint::new(decoder, names, &second.roots, &has) };
         let projector = ProjectorPlan::new(&options, tower.residual(), decoder.embedded(), &has);
         Ok(Self::Multimodal(Box::new(Multimodal { tower, projector, decoder })))
     }

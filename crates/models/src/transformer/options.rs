@@ -263,6 +263,8 @@ pub struct TransformerConfig {
     pub projection: usize,
     /// The norms.
     pub norm: NormStyle,
+    /// Whether the residual stream has the mean zero, so that layer norms on it are RMS norms.
+    pub centered: bool,
     /// Place of the norms.
     pub norm_place: NormPlace,
     /// Whether attention and the feed-forward sublayer read the same stream and are added together.

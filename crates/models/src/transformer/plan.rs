@@ -28,6 +28,21 @@ pub(crate) struct Blueprint {
     pub lends: bool,
     /// What stands before the names of axes that do not belong to one block, where the network has two parts.
     pub scope: &'static str,
+    /// The table of `config.json` that describes it, where that is not the whole.
+    pub section: Option<String>,
+    /// What changes once a head that borrows the embedding is on its own.
+    pub untied: Option<Untied>,
+}
+
+/// A head on its own in the place of one that borrows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Untied {
+    /// The field of `config.json` that says which it is.
+    pub field: String,
+    /// Name of the head.
+    pub head: Option<String>,
+    /// What the logits are then no longer multiplied with.
+    pub factor: f64,
 }
 
 impl Blueprint {
@@ -66,6 +81,8 @@ impl Blueprint {
             has_head_site: true,
             lends: false,
             scope: "",
+            section: None,
+            untied: None,
         };
         let head = blueprint.head();
         blueprint.has_head_site = head.site.as_ref().is_none_or(|site| has_module(&has, &site.meta.name));
@@ -108,14 +125,15 @@ impl Blueprint {
 
     pub(super) fn norm(&self, name: &Option<String>, axis: Axis) -> Option<NormPlan> {
         let name = name.as_ref()?;
-        Some(NormPlan { name: self.module(name), axis, style: self.config.norm })
+        Some(NormPlan { name: self.module(name), style: self.style_on(&axis), axis })
     }
 
     pub fn block(&self, i: usize) -> BlockPlan {
         let (c, names, name) = (&self.config, &self.names, self.block_name(i));
         let norm = |part: &Option<String>| {
             let part = part.as_ref()?;
-            Some(NormPlan { name: format!("{name}.{part}"), axis: self.residual(), style: c.norm })
+            let axis = self.residual();
+            Some(NormPlan { name: format!("{name}.{part}"), style: self.style_on(&axis), axis })
         };
         let scale = |part: &Option<String>| {
             let tensor = format!("{name}.{}", part.as_ref()?);

@@ -41,6 +41,11 @@ impl ProjectorPlan {
         }
     }
 
+    /// The map that reads features and the map that gives rows of the decoder.
+    pub fn ends(&self) -> [&SitePlan; 2] {
+        [&self.mlp.up[0], &self.mlp.down]
+    }
+
     /// What the stage is made of.
     pub fn parts(&self) -> Parts {
         Parts { sites: self.mlp.sites().cloned().collect(), ..Parts::default() }

@@ -62,8 +62,15 @@ impl ScoreShape<'_> {
     }
 }
 
+/// What a block of queries gives the keys that it sees: their batch item, the first of them, and for each the sum of its column
+/// over heads and queries.
+type Columns = (usize, usize, Vec<f64>);
+
 /// `softmax(scores) V` for `q [B, H, T, d]`, `k` and `v` `[B, H_kv, S, d]`, `keep [B, S]`, `seen [B, T, S]`; returns
 /// `[B, T, H * d]`.
+///
+/// Adds to `mass` (`[B, S]`) how much attention each key gets, summed over heads and queries; queries that are masked as keys are
+/// padding and give none. The sum has the same order at any number of threads.
 pub(crate) fn attend(
     dims: AttentionDims,
     [q, k, v]: [&[f32]; 3],
@@ -71,18 +78,20 @@ pub(crate) fn attend(
     keep: Option<&[bool]>,
     seen: Option<&[bool]>,
     shape: ScoreShape<'_>,
+    mass: Option<&mut [f64]>,
 ) -> Vec<f32> {
     let AttentionDims { batch, heads, kv_heads, queries, keys, width } = dims;
     let mut out = vec![0.0f32; batch * queries * heads * width];
     if out.is_empty() {
         return out;
     }
+    let weigh = mass.is_some();
     let sequence = queries * heads * width;
     let block = BLOCK * heads * width;
     let tasks = out.chunks_mut(sequence).enumerate().flat_map(|(b, sequence)| {
         sequence.chunks_mut(block).enumerate().map(move |(i, part)| (b, i * BLOCK, part))
     });
-    let run = |scores: &mut Vec<f32>, (b, first, out): (usize, usize, &mut [f32])| {
+    let run = |scores: &mut Vec<f32>, (b, first, out): (usize, usize, &mut [f32])| -> Columns {
         let n = out.len() / (heads * width);
         // Position of the first query, and the keys that the last one sees.
         let position = (keys + first).saturating_sub(queries);
@@ -90,6 +99,7 @@ pub(crate) fn attend(
         let from = sight.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let span = last - from;
         scores.resize(n * span, 0.0);
+        let mut columns = vec![0.0f64; if weigh { span } else { 0 }];
         for h in 0..heads {
             let kv = (b * kv_heads + h / (heads / kv_heads)) * keys + from;
             let q = rows(q, (b * heads + h) * queries + first, n, width);
@@ -108,6 +118,10 @@ pub(crate) fn attend(
                 let shown = shown.map(|mask| mask.map(|(mask, row)| &mask[row * keys..(row + 1) * keys]));
                 hide(row, position + i, from, sight, shown);
                 vector::softmax(row, factor);
+                // A query that is padding itself has nothing to say.
+                if weigh && keep.is_none_or(|keep| keep[b * keys + position + i]) {
+                    columns.iter_mut().zip(&*row).for_each(|(sum, &p)| *sum += f64::from(p));
+                }
             }
             let s = MatRef::from_row_major_slice(scores.as_slice(), n, span);
             // (The row-major constructor with a stride swaps its strides in faer 0.24.)
@@ -115,12 +129,22 @@ pub(crate) fn attend(
             let out = MatMut::from_column_major_slice_with_stride_mut(out, width, n, heads * width);
             matmul(out.transpose_mut(), Accum::Replace, s, v, 1.0, Par::Seq);
         }
+        (b, from, columns)
     };
-    if batch * queries * keys * heads * width < 1 << 16 {
+    let parts: Vec<Columns> = if batch * queries * keys * heads * width < 1 << 16 {
         let mut scores = Vec::new();
-        tasks.for_each(|task| run(&mut scores, task));
+        tasks.map(|task| run(&mut scores, task)).collect()
     } else {
-        tasks.collect::<Vec<_>>().into_par_iter().for_each_init(Vec::new, |scores, task| run(scores, task));
+        tasks
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map_init(Vec::new, |scores, task| run(scores, task))
+            .collect()
+    };
+    if let Some(mass) = mass {
+        for (b, from, columns) in parts {
+            mass[b * keys + from..].iter_mut().zip(columns).for_each(|(sum, part)| *sum += part);
+        }
     }
     out
 }

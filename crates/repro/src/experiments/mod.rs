@@ -14,6 +14,7 @@ mod l_greco;
 mod lamb;
 mod perceptron;
 mod pictures;
+mod rsq;
 mod ul2;
 
 pub use adadagrad::AdAdaGrad;
@@ -26,4 +27,5 @@ pub use gradient_noise::GradientNoise;
 pub use information::AdaptiveInformation;
 pub use l_greco::LGreco;
 pub use lamb::Lamb;
+pub use rsq::Rsq;
 pub use ul2::Ul2;
