@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn rolled_windows_hold_the_same_tokens_in_turn() {
         let model = Model::open("@pico", None).unwrap();
-        let load = |expansion| {
+        let load = |expansion| -> Result<Vec<i64>> {
             let settings =
                 CalibrationSettings { samples: Some(2), window: Some(32), expansion, ..Default::default() };
             let batches = Calibration::load(&model, &settings)?.batches;
@@ -254,7 +254,7 @@ mod tests {
                 let Flow::Tokens(ids) = batch.input else { panic!("tokens") };
                 ids.into_data().iter::<i64>().collect::<Vec<_>>()
             });
-            Result::Ok(ids.collect::<Vec<i64>>())
+            Ok(ids.collect())
         };
         let (plain, rolled) = (load(None).unwrap(), load(Some(4)).unwrap());
         assert_eq!(rolled.len(), 4 * plain.len());

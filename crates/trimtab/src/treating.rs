@@ -528,9 +528,9 @@ mod tests {
         let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
         let settings = CalibrationSettings { samples: Some(4), window: Some(64), ..Default::default() };
         let calibration = Calibration::load(&model, &settings).unwrap();
-        let scheme: Scheme = "int3 row sym".parse().unwrap();
+        let choice: Choice = "int3 row sym".parse().unwrap();
         let assignment: Assignment =
-            inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+            inventory.sites.iter().map(|site| (site.meta.name.clone(), choice)).collect();
         let codes = |importance: Option<Importance>| {
             let quantizer = Quantizer { importance, ..Quantizer::default() };
             let job = Job {
@@ -543,7 +543,7 @@ mod tests {
             let mut sink = Collected::default();
             treat(job, Some(&calibration), &mut sink, &mut crate::monitor::Quiet::default()).unwrap();
             let overlay = sink.overlay(&inventory).unwrap();
-            overlay.into_iter().map(|(name, weight)| (name, weight.to_f32())).collect::<BTreeMap<_, _>>()
+            overlay.into_iter().map(|(name, put)| (name, put.weight.to_f32())).collect::<BTreeMap<_, _>>()
         };
         let by = |strategy| Some(Importance { strategy, ..Importance::default() });
         let plain = codes(None);

@@ -10,9 +10,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use fit::{
-    Apply, CalibrationArgs, Fit, Method, Metric, Plan, PlanningArgs, QuantizerArgs, Range, ReportArgs,
+    Apply, CalibrationArgs, Fit, ImportanceArgs, ImportanceName, Method, Metric, Plan, PlanningArgs,
+    QuantizerArgs, Range, ReportArgs,
 };
-pub use models::{Convert, EngineName, Eval, Format, Generate, Inspect, Verify};
+pub use models::{
+    Convert, DtypeName, EngineName, Eval, Format, Generate, Inspect, Rewrite, RotationName, Verify,
+};
 pub use tools::{Bench, Completions, Man, Report};
 pub use train::{Distil, Reproduce, Train};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::ModelArg;
+use super::{CalibrationArgs, ModelArg};
 
 /// `trimtab inspect`.
 #[derive(Debug, Args)]

@@ -127,7 +127,6 @@ fn every_pass_on_every_family() {
                     continue;
                 }
             };
-            eprintln!("{name} {pass}: {cell:?}");
             cells.push(match cell {
                 Cell::Done { change, untied, notes } => {
                     largest = largest.max(change);

@@ -41,8 +41,8 @@ pub(super) fn check(k: usize, classes: usize) -> Result<()> {
 /// Type of the number of a class in a file.
 fn index_type(classes: usize) -> Dtype {
     match classes {
-        0..=0x100 => Dtype::U8,
-        0..=0x8000 => Dtype::I16,
+        ..=0x100 => Dtype::U8,
+        0x101..=0x8000 => Dtype::I16,
         _ => Dtype::I32,
     }
 }

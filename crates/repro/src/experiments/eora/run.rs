@@ -168,6 +168,7 @@ impl Lm {
             samples: Some(SAMPLES),
             window: Some(WINDOW),
             sequential: false,
+            expansion: None,
             seed,
         };
         Calibration::load(&self.model, &settings).map_err(Eora::failed("calibration"))

@@ -6,6 +6,7 @@ mod judge;
 
 use burn::tensor::Device;
 use trimtab::calibration::{Calibration, CalibrationSettings};
+use trimtab::choice::Choice;
 use trimtab::floors::calibrate::{Control, Importance};
 use trimtab::floors::io::{Checkpoint, Dtype, RawTensor, to_safetensors};
 use trimtab::floors::models::Model;
@@ -18,7 +19,6 @@ use trimtab::judge::Judge;
 use trimtab::measure;
 use trimtab::monitor::Quiet;
 use trimtab::quantizer::{Method, Quantizer};
-use trimtab::scheme::Scheme;
 use trimtab::treating::{Assignment, Collected, Job, treat};
 
 use super::pictures::Cause;
@@ -140,9 +140,9 @@ fn quantized(
 ) -> std::result::Result<Network, Cause> {
     let form = Form::Dense;
     let inventory = Inventory::take(model, &Selection::default(), form)?;
-    let scheme: Scheme = scheme.parse()?;
+    let choice: Choice = scheme.parse()?;
     let assignment: Assignment =
-        inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
+        inventory.sites.iter().map(|site| (site.meta.name.clone(), choice)).collect();
     let job = Job { model, inventory: &inventory, assignment: &assignment, quantizer, form };
     let mut treated = Collected::default();
     treat(job, Some(calibration), &mut treated, &mut Quiet::default())?;
