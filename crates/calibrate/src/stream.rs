@@ -18,6 +18,7 @@ use trimtab_nn::{Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource,
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::moment::SecondMoment;
+use crate::reconstruct::{Part, ReconstructSettings, Reconstructed, Reconstruction, reconstruct};
 use crate::store::HiddenStore;
 
 /// Which inputs a block sees.
@@ -153,6 +154,19 @@ impl BlockRun<'_> {
     pub fn site_mut(&mut self, name: &str) -> Result<&mut Site> {
         let found = self.stage.sites_mut().into_iter().find(|site| site.name() == name);
         found.ok_or_else(|| Error::NoSite { block: self.info.name.clone(), site: name.into() })
+    }
+
+    /// Trains `parts` of the block as it now is until it gives what the original block gives on the same inputs, and leaves the
+    /// block as it is: whoever brought the parts knows what to make of their numbers.
+    pub fn reconstruct(
+        &mut self,
+        parts: &[&dyn Part],
+        settings: &ReconstructSettings,
+    ) -> Result<Reconstructed> {
+        let target = self.stream.source.load(self.index)?;
+        let inputs = self.inputs(0..self.stream.batches.len())?;
+        let (block, batches) = (&*self.stage, self.stream.batches);
+        reconstruct(&Reconstruction { block, target: &*target, batches, inputs }, parts, settings)
     }
 
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.

@@ -17,6 +17,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Ul2,
     &experiments::Dcl,
     &experiments::GradientNoise,
+    &experiments::Decoupleq,
 ];
 
 /// The experiment on the paper with this number, if there is one.

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
-    AffineGroup, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, QuantizationConfig, RawTensor,
-    ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors, transpose,
+    AffineGroup, AffineScheme, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, PackedConfig,
+    QuantizationConfig, RawTensor, ensure_space, float_tensors, to_safetensors, to_tensors, transpose,
 };
 use trimtab_nn::StageSource;
 use trimtab_plan::Plan;
@@ -198,7 +198,7 @@ struct Writer<'a> {
     job: Job<'a>,
     dir: OutDir,
     manifest: Manifest,
-    config: QuantizationConfig,
+    config: PackedConfig,
 }
 
 impl<'a> Writer<'a> {
@@ -243,6 +243,9 @@ impl<'a> Writer<'a> {
                 Some((site, Treated::Coded(Coded::Affine(codes)))) => {
                     tensors.extend(to_tensors(&site.meta.name, codes)?);
                 }
+                Some((site, Treated::Coded(Coded::Real(codes)))) => {
+                    tensors.extend(codes.to_tensors(&site.meta.name)?);
+                }
                 Some((site, Treated::Coded(Coded::Float(codes)))) => {
                     tensors.extend(float_tensors(&site.meta.name, codes)?);
                 }
@@ -276,7 +279,7 @@ impl<'a> Writer<'a> {
             let scheme = self.job.assignment.get(&meta.name);
             let weight = match (self.job.form, scheme) {
                 (_, None | Some(Scheme::Dense)) => continue,
-                (Form::Packed, _) => read_compressed(&unit, &meta.name, &self.config)?.map(Treated::Coded),
+                (Form::Packed, _) => self.config.read(&unit, &meta.name)?.map(Treated::Coded),
                 (Form::Dense, _) => Some(Treated::Dense(stored_values(&unit, site)?)),
                 (Form::Gguf, _) => {
                     let blocks = blocks_of(scheme, site, &unit.tensor(&meta.weight_name())?)?;
@@ -381,7 +384,7 @@ impl<'a> Writer<'a> {
         if let Some(object) = config.as_mut().and_then(Value::as_object_mut) {
             object.remove("quantization_config");
         }
-        if self.job.form == Form::Packed && !self.config.groups().is_empty() {
+        if self.job.form == Form::Packed && !self.config.codes().groups().is_empty() {
             config.get_or_insert_with(|| json!({}))["quantization_config"] = self.config.to_json();
         }
         match config {
@@ -431,14 +434,11 @@ pub(crate) fn pretty(value: &Value) -> String {
 }
 
 /// How the output is quantized, where it holds codes in tensors of their own.
-fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<QuantizationConfig> {
+fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<PackedConfig> {
     let codes = |site: &TreatedSite| -> Option<GroupScheme> {
         match assignment.get(&site.meta.name)? {
-            Scheme::Affine(scheme) => Some(GroupScheme::Affine(AffineGroup {
-                scheme: *scheme,
-                per_tensor: false,
-                act_order: false,
-            })),
+            Scheme::Affine(scheme) => Some(integers(*scheme)),
+            Scheme::Real(scheme) => Some(integers(scheme.codes())),
             Scheme::Float(scheme) => Some((*scheme).into()),
             Scheme::Blocks(_) | Scheme::Dense => None,
         }
@@ -447,7 +447,13 @@ fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<Quanti
     let dense =
         inventory.sites.iter().filter(|site| codes(site).is_none()).map(|site| site.meta.name.clone());
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
-    Ok(QuantizationConfig::of_codes(packed, &ignore)?)
+    let real = inventory.sites.iter().map(|site| site.meta.name.clone());
+    let real = real.filter(|name| matches!(assignment.get(name), Some(Scheme::Real(_))));
+    Ok(PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real))
+}
+
+fn integers(scheme: AffineScheme) -> GroupScheme {
+    GroupScheme::Affine(AffineGroup { scheme, per_tensor: false, act_order: false })
 }
 
 /// Blocks as a tensor of bytes, a row of blocks a row.

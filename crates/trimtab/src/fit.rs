@@ -226,6 +226,7 @@ fn name_of(method: Method, assignment: &Assignment) -> String {
         (Method::Rtn, _) => format!("round-to-nearest {scheme}"),
         (Method::Gptq, Scheme::Blocks(_)) => format!("importance {scheme}"),
         (Method::Gptq, _) => format!("GPTQ {scheme}"),
+        (Method::Decoupleq, _) => format!("decoupleQ {scheme}"),
     }
 }
 

@@ -27,12 +27,17 @@ pub fn predict(
     method: Method,
     calibration: Option<&Calibration>,
 ) -> MemoryPrediction {
-    let observe = calibration.filter(|_| method == Method::Gptq);
+    let observe = calibration.filter(|_| method != Method::Rtn);
     let stages = model.stages();
     let of_role = |role: Role| (0..stages.len()).filter(move |&i| stages[i].role == role);
     let treating = |stage: usize| -> u64 {
         let sites = inventory.sites.iter().filter(|site| site.stage == stage).map(|site| &site.meta);
-        let working = if observe.is_some() { 17 } else { 12 };
+        let working = match (observe, method) {
+            (None, _) => 12,
+            // The product of the weight with the second moment in double precision, and codes that are tried.
+            (Some(_), Method::Decoupleq) => 28,
+            (Some(_), _) => 17,
+        };
         let groups = reading_groups(sites);
         let largest = groups.iter().map(|group| group.iter().map(|s| s.numel() as u64).sum::<u64>()).max();
         working * largest.unwrap_or(0)

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::stream::reading_groups;
-use trimtab_calibrate::{Batch, BlockRun, Inputs, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_calibrate::{
+    Batch, BlockRun, Inputs, Outcome, Part, ReconstructSettings, SiteEvidence, Steps, Stream, StreamSettings,
+    Treated,
+};
 use trimtab_models::Model;
 use trimtab_nn::{Flow, Role, StageSource, Weight};
 
@@ -51,6 +54,8 @@ pub struct TreatedStage {
     pub weights: BTreeMap<String, Treated>,
     /// What happened.
     pub reports: Vec<SiteReport>,
+    /// Mean squared error of the block's output on held-out samples, before and after its scales were trained.
+    pub tuned: Option<[f64; 2]>,
 }
 
 /// Keeps and returns treated stages: a run that goes on after a kill finds the finished ones here.
@@ -120,7 +125,7 @@ pub fn treat(
     // Round-to-nearest sees no data: then nothing has to flow.
     let batches = match quantizer.method {
         Method::Rtn => &[],
-        Method::Gptq => calibration.map_or(&[][..], |c| &c.batches[..]),
+        Method::Gptq | Method::Decoupleq => calibration.map_or(&[][..], |c| &c.batches[..]),
     };
     warn_of_unseen(model, inventory, batches, monitor);
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
@@ -158,8 +163,14 @@ fn summary(block: &str, stage: &TreatedStage, took: Duration) -> String {
     let sum = |f: fn(&SiteReport) -> f64| stage.reports.iter().map(f).sum::<f64>();
     let (damage, rtn) = (sum(|r| r.damage), sum(|r| r.rtn_damage));
     let share = if rtn > 0.0 { 100.0 * damage / rtn } else { 100.0 };
+    let tuned = stage.tuned.map_or(String::new(), |[before, after]| {
+        format!(
+            ", tuned to {:.0} % of the block's error",
+            100.0 * if before > 0.0 { after / before } else { 1.0 }
+        )
+    });
     format!(
-        "{block}: {} sites, damage {damage:.3e}, {share:.0} % of round-to-nearest, {:.1} s",
+        "{block}: {} sites, damage {damage:.3e}, {share:.0} % of round-to-nearest{tuned}, {:.1} s",
         stage.reports.len(),
         took.as_secs_f64()
     )
@@ -219,7 +230,7 @@ impl<'a> Job<'a> {
         let Outcome { treated, damage, baseline_damage, fell_back, damping } =
             outcome.map_err(|message| Error::Site { site: name.clone(), message })?;
         report = SiteReport { damage, rtn_damage: baseline_damage, fell_back, damping, ..report };
-        Ok((report, Some(self.form.shape(treated, site.dtype)?)))
+        Ok((report, Some(treated)))
     }
 
     /// Sites that no calibration data reaches (embedding, head).
@@ -232,7 +243,8 @@ impl<'a> Job<'a> {
             let weight = weight.ok_or_else(|| missing(&site.meta.name))?;
             let (report, treated) = self.one(site, &weight, SiteEvidence::default())?;
             out.reports.push(report);
-            out.weights.extend(treated.map(|treated| (site.meta.name.clone(), treated)));
+            let shaped = treated.map(|treated| self.form.shape(treated, site.dtype)).transpose()?;
+            out.weights.extend(shaped.map(|treated| (site.meta.name.clone(), treated)));
         }
         Ok(out)
     }
@@ -259,13 +271,50 @@ impl<'a> Job<'a> {
                 out.reports.push(report);
                 if let Some(treated) = treated {
                     if observe {
-                        block.site_mut(&meta.name)?.set_weight(treated.clone().into_weight(meta)?)?;
+                        let shaped = self.form.shape(treated.clone(), sites[meta.name.as_str()].dtype)?;
+                        block.site_mut(&meta.name)?.set_weight(shaped.into_weight(meta)?)?;
                     }
                     out.weights.insert(meta.name.clone(), treated);
                 }
             }
         }
+        if let Some(settings) = self.quantizer.tuning.filter(|_| observe) {
+            out.tuned = self.tune(block, &mut out.weights, &settings)?;
+        }
+        for (name, treated) in &mut out.weights {
+            *treated = self.form.shape(treated.clone(), sites[name.as_str()].dtype)?;
+            if out.tuned.is_some() {
+                let meta = &sites[name.as_str()].meta;
+                block.site_mut(name)?.set_weight(treated.clone().into_weight(meta)?)?;
+            }
+        }
         Ok(out)
+    }
+
+    /// Trains the scales, and real zero points, of a block whose codes are chosen until it gives what the original block gives on
+    /// the same inputs. The error on held-out samples before and after; `None` where the block has no such codes.
+    fn tune(
+        &self,
+        block: &mut BlockRun<'_>,
+        weights: &mut BTreeMap<String, Treated>,
+        settings: &ReconstructSettings,
+    ) -> Result<Option<[f64; 2]>> {
+        let steps: Vec<(String, Steps)> = weights
+            .iter()
+            .filter_map(|(name, treated)| match treated {
+                Treated::Coded(matrix) => Some((name.clone(), Steps::new(name, matrix)?)),
+                Treated::Dense(_) => None,
+            })
+            .collect();
+        if steps.is_empty() {
+            return Ok(None);
+        }
+        let parts: Vec<&dyn Part> = steps.iter().map(|(_, steps)| steps as &dyn Part).collect();
+        let found = block.reconstruct(&parts, settings)?;
+        for ((name, steps), values) in steps.iter().zip(&found.values) {
+            weights.insert(name.clone(), Treated::Coded(steps.matrix(values)?));
+        }
+        Ok(Some([found.before, found.after]))
     }
 
     /// Puts the weights of a finished block in place, so that the next block sees what it would have seen.

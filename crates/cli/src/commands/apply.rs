@@ -26,8 +26,9 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         Some(plan) => by_plan(plan, &model, args.out.format)?,
         None => by_scheme(args, &model)?,
     };
-    let method = args.method.unwrap_or(args::Method::Gptq);
-    let quantizer = settings::quantizer(&args.quantizer, method);
+    let real = assignment.values().any(|scheme| matches!(scheme, Scheme::Real(_)));
+    let method = args.method.unwrap_or(if real { args::Method::Decoupleq } else { args::Method::Gptq });
+    let quantizer = settings::quantizer(&args.quantizer, method, global.seed);
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -39,7 +40,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
-    let settings = (method == args::Method::Gptq).then(|| settings::calibration(&args.calibration, global));
+    let settings = (method != args::Method::Rtn).then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, quantizer.method, calibration.as_ref());
     trimtab::memory::check(&prediction)?;
@@ -66,7 +67,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let read = [
         ("specification", args.model.spec.as_ref()),
         ("plan", plan.as_ref().map(|_| &file)),
-        ("calibration", args.calibration.calibration.as_ref().filter(|_| method == args::Method::Gptq)),
+        ("calibration", args.calibration.calibration.as_ref().filter(|_| method != args::Method::Rtn)),
     ];
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &args.quantizer, method);

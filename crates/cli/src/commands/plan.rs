@@ -10,7 +10,7 @@ use trimtab::report::{Recorder, Report, Verb};
 
 use super::{report, settings};
 use crate::Status;
-use crate::args::{Global, Method, Plan, QuantizerArgs, Range};
+use crate::args::{Global, Plan, QuantizerArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -44,8 +44,8 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         );
     }
     let model = super::open_to_treat(&args.model, global, ui)?;
-    let defaults = QuantizerArgs { range: Range::Mse, damping: 0.01, act_order: false };
-    let quantizer = settings::quantizer(&defaults, Method::Gptq);
+    let defaults = QuantizerArgs::default();
+    let quantizer = settings::quantizer(&defaults, args.planning.method, global.seed);
     let calibration = settings::calibration(&args.calibration, global);
     let asked = settings::planning(budget, &args.planning, calibration, quantizer, args.format)?;
     let prepared = prepare(&model, &asked)?;
@@ -71,7 +71,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         [("specification", args.model.spec.as_ref()), ("calibration", args.calibration.calibration.as_ref())];
     report::note_inputs(&mut report, &read)?;
     report::note_planning(&mut report, &args.planning);
-    report::note_quantizer(&mut report, &defaults, Method::Gptq);
+    report::note_quantizer(&mut report, &defaults, args.planning.method);
     report::note_global(&mut report, args.format, global);
     // Last: until it is there, the same command makes it.
     write_plan(found, &args.output)?;

@@ -244,6 +244,12 @@ impl Schemes {
                     lossy => loss(lossy.to_string()),
                 })
             }
+            (Target::Affine(format), Coded::Real(_)) => {
+                let message = format!(
+                    "its zero points are real numbers; {format} stores integer ones\nhint: --to safetensors or gguf:TYPE writes what the codes stand for"
+                );
+                Err(Error::Site { site: site.name.clone(), message })
+            }
             (Target::Affine(format), _) => {
                 let message =
                     format!("its code is not affine, {format} cannot hold it without quantizing it anew");
@@ -299,6 +305,7 @@ fn refused(site: &SiteMeta, error: &trimtab_io::Error) -> Error {
 fn dense_dtype(coded: &Coded) -> Dtype {
     match coded {
         Coded::Affine(matrix) => scale_dtype(matrix.scale_dtype),
+        Coded::Real(matrix) => scale_dtype(matrix.codes().scale_dtype),
         _ => Dtype::BF16,
     }
 }
