@@ -80,8 +80,8 @@ pub struct Reconstruction<'a> {
     pub target: &'a dyn Stage,
     /// Masks and weights of rows.
     pub batches: &'a [Batch],
-    /// What reaches both blocks, one for each batch.
-    pub inputs: Vec<Flow>,
+    /// What reaches both blocks of a batch.
+    pub inputs: &'a dyn Fn(usize) -> Result<Flow>,
 }
 
 /// Trains `parts`.
@@ -171,18 +171,18 @@ struct Sample {
 
 impl Reconstruction<'_> {
     fn samples(&self, size: usize) -> Vec<Sample> {
-        let of_batch = |(batch, flow): (usize, &Flow)| {
-            let n = items(flow);
+        let of_batch = |(batch, of): (usize, &Batch)| {
+            let n = items(&of.input);
             (0..n).step_by(size).map(move |first| Sample { batch, rows: first..n.min(first + size) })
         };
-        self.inputs.iter().enumerate().flat_map(of_batch).collect()
+        self.batches.iter().enumerate().flat_map(of_batch).collect()
     }
 
     /// The mean squared difference on a sample, and the weight of its rows.
     fn loss(&self, block: &dyn Stage, sample: &Sample, device: &Device) -> Result<(Tensor<1>, f64)> {
-        let (batch, whole) = (&self.batches[sample.batch], &self.inputs[sample.batch]);
-        let flow = part_of(whole, &sample.rows);
-        let n = items(whole).max(1);
+        let (batch, whole) = (&self.batches[sample.batch], (self.inputs)(sample.batch)?);
+        let flow = part_of(&whole, &sample.rows);
+        let n = items(&whole).max(1);
         let row_weights = batch.row_weights.as_ref().map(|weights| {
             let each = weights.len() / n;
             weights[sample.rows.start * each..sample.rows.end * each].to_vec()

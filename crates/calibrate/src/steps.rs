@@ -286,8 +286,12 @@ mod tests {
         let run = |settings: &ReconstructSettings| {
             let parts: Vec<Steps> =
                 coded.iter().map(|(name, matrix)| Steps::new(name, matrix).unwrap()).collect();
-            let of =
-                Reconstruction { block: &block, target: &target, batches: &batches, inputs: inputs.clone() };
+            let of = Reconstruction {
+                block: &block,
+                target: &target,
+                batches: &batches,
+                inputs: &|i| Ok(inputs[i].clone()),
+            };
             let parts: Vec<&dyn Part> = parts.iter().map(|part| part as &dyn Part).collect();
             reconstruct(&of, &parts, settings).unwrap()
         };
@@ -323,7 +327,12 @@ mod tests {
         let parts: Vec<Steps> =
             coded.iter().map(|(name, matrix)| Steps::new(name, matrix).unwrap()).collect();
         let parts: Vec<&dyn Part> = parts.iter().map(|part| part as &dyn Part).collect();
-        let of = Reconstruction { block: &block, target: &block, batches: &batches, inputs };
+        let of = Reconstruction {
+            block: &block,
+            target: &block,
+            batches: &batches,
+            inputs: &|i| Ok(inputs[i].clone()),
+        };
         let found = reconstruct(&of, &parts, &ReconstructSettings::default()).unwrap();
         assert!(found.before < 1e-9 && found.after <= found.before);
     }

@@ -5,6 +5,7 @@
 //! observe sites, change them, and observe again; then the stream moves the hidden states on, through the changed
 //! block or, where every block is to be seen undisturbed, through the block as it was.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -164,9 +165,13 @@ impl BlockRun<'_> {
         settings: &ReconstructSettings,
     ) -> Result<Reconstructed> {
         let target = self.stream.source.load(self.index)?;
-        let inputs = self.inputs(0..self.stream.batches.len())?;
-        let (block, batches) = (&*self.stage, self.stream.batches);
-        reconstruct(&Reconstruction { block, target: &*target, batches, inputs }, parts, settings)
+        let (block, batches, device) = (&*self.stage, self.stream.batches, &self.stream.device);
+        let hidden = RefCell::new(&mut *self.hidden);
+        let inputs = |i: usize| -> Result<Flow> {
+            let stored = hidden.borrow_mut().get(i, device)?;
+            Ok(stored.unwrap_or_else(|| batches[i].input.clone()))
+        };
+        reconstruct(&Reconstruction { block, target: &*target, batches, inputs: &inputs }, parts, settings)
     }
 
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.

@@ -27,7 +27,7 @@ use crate::lab::Lab;
 /// Choices of calibration windows.
 const SEEDS: u64 = 3;
 /// Windows of calibration.
-const SAMPLES: usize = 128;
+const SAMPLES: usize = 64;
 /// Tokens of a window.
 const WINDOW: usize = 256;
 /// Windows of the held-out text.
@@ -50,6 +50,11 @@ enum Arm {
 
 impl Arm {
     const ALL: [Self; 5] = [Self::Rtn, Self::GptqMinMax, Self::GptqShrink, Self::Layer, Self::Block];
+
+    /// What is compared at this width: blocks are refined at 2 bits.
+    fn at(bits: u8) -> &'static [Self] {
+        if bits == 2 { &Self::ALL } else { &Self::ALL[..4] }
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -92,7 +97,7 @@ impl Experiment for Decoupleq {
     }
 
     fn rule(&self) -> &'static str {
-        "wikilm (a llama of 6 blocks, width 256), 2, 3 and 4 bits, one step and one real zero a row for every arm, so that bytes are equal; 128 windows of 256 \
+        "wikilm (a llama of 6 blocks, width 256), 2, 3 and 4 bits, one step and one real zero a row for every arm, so that bytes are equal; 64 windows of 256 \
          tokens of reviews, 3 seeds of their choice; perplexity and KL to the original on held-out reviews. Baselines: round-to-nearest, GPTQ with min-max and with \
          shrunk ranges weighted by the power of the inputs, both in activation order. Layer errors are summed over sites on the inputs of the original network, on which \
          decoupleQ's were found. At 2 bits: (i) decoupleQ's summed layer error is at most 0.95 times that of GPTQ with shrunk ranges, on every seed, and its perplexity lower, on every seed; \
@@ -132,17 +137,18 @@ impl Experiment for Decoupleq {
             };
             let data = Calibration::load(&model, &settings).map_err(failed)?;
             let run = Run { model: &model, inventory: &inventory, data: &data };
-            for &bits in bits {
-                let errors = run.layer_errors(bits).map_err(failed)?;
+            let errors = run.layer_errors(bits).map_err(failed)?;
+            lab.tell(&format!("seed {seed}: layers on the inputs of the original"))?;
+            for (&bits, errors) in bits.iter().zip(errors) {
                 let mut networks = Vec::new();
-                for arm in Arm::ALL {
+                for &arm in Arm::at(bits) {
                     networks.push(run.network(arm, bits).map_err(failed)?);
                     lab.tell(&format!("seed {seed}, {bits} bits: {}", arm.name()))?;
                 }
                 let networks: Vec<&Network> = networks.iter().collect();
                 let quality =
                     proof.compare(&model, &networks, &original, &mut Quiet::default()).map_err(failed)?;
-                for ((arm, quality), errors) in Arm::ALL.into_iter().zip(quality).zip(errors) {
+                for ((&arm, quality), error) in Arm::at(bits).iter().zip(quality).zip(errors) {
                     let Quality { perplexity: Some(perplexity), kl: Some(kl), .. } = quality else {
                         continue;
                     };
@@ -150,7 +156,7 @@ impl Experiment for Decoupleq {
                         "seed {seed}, {bits} bits: {}: {perplexity:.3}, KL {kl:.4}",
                         arm.name()
                     ))?;
-                    found.push(Found { arm, bits, seed, perplexity, kl, error: errors });
+                    found.push(Found { arm, bits, seed, perplexity, kl, error });
                 }
             }
         }
@@ -194,10 +200,10 @@ impl Run<'_> {
         Ok(network)
     }
 
-    /// Summed output errors of all sites on the inputs of the original network, arm by arm.
-    fn layer_errors(&self, bits: u8) -> trimtab::Result<[f64; 5]> {
+    /// Summed output errors of all sites on the inputs of the original network, arm by arm for each width.
+    fn layer_errors(&self, bits: &[u8]) -> trimtab::Result<Vec<[f64; 5]>> {
         let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
-        let mut sums = [0.0; 5];
+        let mut sums = vec![[0.0; 5]; bits.len()];
         let stream = Stream::new(self.model, &self.data.batches, self.model.device().clone(), settings);
         stream.run(|block| -> trimtab::Result<()> {
             let sites = self.inventory.sites.iter().filter(|site| site.stage == block.index());
@@ -208,14 +214,17 @@ impl Run<'_> {
                     let dtype = site.map_or(trimtab::floors::io::Dtype::F32, |site| site.dtype);
                     let weight = block.site(&meta.name)?.weight.to_f32();
                     let second_moment = moments.get(&meta.name).map(|h| h.as_ref());
-                    for (arm, sum) in Arm::ALL.into_iter().zip(&mut sums) {
-                        let quantizer = Quantizer { tuning: None, ..arm.quantizer() };
-                        let Some(treatment) = quantizer.treatment(scheme(bits), dtype, true) else {
-                            continue;
-                        };
-                        let outcome = treatment.treat(meta, &weight, SiteEvidence { second_moment });
-                        let failed = |message| trimtab::Error::Site { site: meta.name.clone(), message };
-                        *sum += outcome.map_err(failed)?.damage;
+                    for (&bits, sums) in bits.iter().zip(&mut sums) {
+                        // Refined blocks have the codes of their layers.
+                        for (arm, sum) in Arm::ALL[..4].iter().zip(sums) {
+                            let quantizer = arm.quantizer();
+                            let Some(treatment) = quantizer.treatment(scheme(bits), dtype, true) else {
+                                continue;
+                            };
+                            let outcome = treatment.treat(meta, &weight, SiteEvidence { second_moment });
+                            let failed = |message| trimtab::Error::Site { site: meta.name.clone(), message };
+                            *sum += outcome.map_err(failed)?.damage;
+                        }
                     }
                 }
             }

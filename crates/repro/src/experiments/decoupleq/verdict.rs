@@ -15,7 +15,7 @@ pub(super) struct Found {
     pub seed: u64,
     pub perplexity: f64,
     pub kl: f64,
-    /// Summed layer errors; of both arms of decoupleQ those of its layers.
+    /// Summed layer errors; nothing where blocks were refined.
     pub error: f64,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn judge(
         gaps.join(", "),
     );
     let scale = format!(
-        "wikilm, 5 million weights in blocks, 128 windows of 256 tokens of reviews, {held_out} windows held out, {seeds} seeds; original {original:.2}"
+        "wikilm, 5 million weights in blocks, 64 windows of 256 tokens of reviews, {held_out} windows held out, {seeds} seeds; original {original:.2}"
     );
     let columns = [
         "bits",
@@ -75,7 +75,7 @@ pub(super) fn judge(
     let mut rows = Vec::new();
     for &(bits, size) in sizes {
         let baseline = of(Arm::GptqShrink, bits, |run| run.error);
-        for arm in Arm::ALL {
+        for &arm in Arm::at(bits) {
             let shares: Vec<f64> =
                 of(arm, bits, |run| run.error).iter().zip(&baseline).map(|(error, of)| error / of).collect();
             rows.push(vec![
@@ -120,7 +120,7 @@ mod tests {
         let mut found = Vec::new();
         for (bits, perplexities) in [2u8, 3, 4].into_iter().zip(of_bits) {
             for seed in 0..2 {
-                for arm in Arm::ALL {
+                for &arm in Arm::at(bits) {
                     let (perplexity, error) = match arm {
                         Arm::Rtn => (900.0, 9.0),
                         Arm::GptqMinMax => (300.0, 3.0),
