@@ -34,6 +34,12 @@ pub enum Error {
         /// What the method said.
         message: String,
     },
+    /// A block could not be trained.
+    #[error("block reconstruction: {message}")]
+    Reconstruction {
+        /// What was found, and what was expected.
+        message: String,
+    },
     /// Hidden states could not be kept on disk.
     #[error("hidden states do not fit into memory, and spilling them to {path} failed: {source}")]
     Spill {

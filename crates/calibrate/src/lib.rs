@@ -1,7 +1,8 @@
 //! Watching a network block by block, and changing it block by block.
 //!
 //! [`stream`] runs calibration batches through one block at a time and holds nothing else; [`moment`] is the tap that
-//! folds what a site sees into a second moment; [`treatment`] is what a method has to be so that it can be planned
+//! folds what a site sees into a second moment; [`mod@reconstruct`] trains numbers of a block until it gives what the original gives,
+//! [`steps`] are such numbers: those of frozen codes; [`treatment`] is what a method has to be so that it can be planned
 //! and applied to any site of any model.
 
 pub mod batch;
@@ -9,6 +10,8 @@ pub mod error;
 pub mod importance;
 pub mod memory;
 pub mod moment;
+pub mod reconstruct;
+pub mod steps;
 pub mod store;
 pub mod stream;
 pub mod treatment;
@@ -18,5 +21,7 @@ pub use error::{Error, Result};
 pub use importance::{Control, Importance, Strategy};
 pub use memory::MemoryPrediction;
 pub use moment::SecondMoment;
+pub use reconstruct::{Part, ReconstructSettings, Reconstructed, Reconstruction, reconstruct};
+pub use steps::Steps;
 pub use stream::{BlockRun, FirstHalf, Inputs, Moments, Stream, StreamSettings};
 pub use treatment::{Outcome, SiteEvidence, Treated, Treatment};

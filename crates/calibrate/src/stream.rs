@@ -5,6 +5,7 @@
 //! observe sites, change them, and observe again; then the stream moves the hidden states on, through the changed
 //! block or, where every block is to be seen undisturbed, through the block as it was.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::importance::{self, Importance, Strategy};
 use crate::moment::SecondMoment;
+use crate::reconstruct::{Part, ReconstructSettings, Reconstructed, Reconstruction, reconstruct};
 use crate::store::HiddenStore;
 
 /// Which inputs a block sees.
@@ -159,6 +161,23 @@ impl BlockRun<'_> {
     pub fn site_mut(&mut self, name: &str) -> Result<&mut Site> {
         let found = self.stage.sites_mut().into_iter().find(|site| site.name() == name);
         found.ok_or_else(|| Error::NoSite { block: self.info.name.clone(), site: name.into() })
+    }
+
+    /// Trains `parts` of the block as it now is until it gives what the original block gives on the same inputs, and leaves the
+    /// block as it is: whoever brought the parts knows what to make of their numbers.
+    pub fn reconstruct(
+        &mut self,
+        parts: &[&dyn Part],
+        settings: &ReconstructSettings,
+    ) -> Result<Reconstructed> {
+        let target = self.stream.source.load(self.index)?;
+        let (block, batches, device) = (&*self.stage, self.stream.batches, &self.stream.device);
+        let hidden = RefCell::new(&mut *self.hidden);
+        let inputs = |i: usize| -> Result<Flow> {
+            let stored = hidden.borrow_mut().get(i, device)?;
+            Ok(stored.unwrap_or_else(|| batches[i].input.clone()))
+        };
+        reconstruct(&Reconstruction { block, target: &*target, batches, inputs: &inputs }, parts, settings)
     }
 
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.

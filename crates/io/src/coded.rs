@@ -4,6 +4,7 @@ use crate::affine::AffineTensor;
 use crate::bitsandbytes::CodebookTensor;
 use crate::float::FloatTensor;
 use crate::gguf::GgufTensor;
+use crate::real::RealTensor;
 
 /// A quantized matrix `[rows, cols]`, in the code of its file.
 ///
@@ -12,6 +13,8 @@ use crate::gguf::GgufTensor;
 pub enum Coded {
     /// Integer codes with scales and zero points.
     Affine(AffineTensor),
+    /// Integer codes with scales and real zero points.
+    Real(RealTensor),
     /// Indices into a table of sixteen numbers.
     Codebook(CodebookTensor),
     /// Floats of 8 or 4 bits with scales.
@@ -49,6 +52,7 @@ impl Coded {
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Affine(matrix) => [matrix.rows, matrix.cols],
+            Self::Real(matrix) => [matrix.codes().rows, matrix.codes().cols],
             Self::Codebook(matrix) => matrix.dims(),
             Self::Float(matrix) => [matrix.rows, matrix.cols],
             Self::Blocks(matrix) => [matrix.rows, matrix.cols],
@@ -62,6 +66,7 @@ impl Coded {
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
         match self {
             Self::Affine(matrix) => matrix.dequantize_row(row, out),
+            Self::Real(matrix) => matrix.dequantize_row(row, out),
             Self::Codebook(matrix) => matrix.dequantize_row(row, out),
             Self::Float(matrix) => matrix.dequantize_row(row, out),
             Self::Blocks(matrix) => matrix.dequantize_row(row, out),
@@ -72,6 +77,7 @@ impl Coded {
     pub fn dequantize(&self) -> Vec<f32> {
         match self {
             Self::Affine(matrix) => matrix.dequantize(),
+            Self::Real(matrix) => matrix.dequantize(),
             Self::Codebook(matrix) => matrix.dequantize(),
             Self::Float(matrix) => matrix.dequantize(),
             Self::Blocks(matrix) => matrix.dequantize(),
@@ -82,6 +88,7 @@ impl Coded {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Affine(matrix) => matrix.bytes(),
+            Self::Real(matrix) => matrix.bytes(),
             Self::Codebook(matrix) => matrix.bytes(),
             Self::Float(matrix) => matrix.bytes(),
             Self::Blocks(matrix) => matrix.bytes(),

@@ -9,6 +9,7 @@
 //! | [`BranchFactors`] | a low-rank branch beside a weight, in the house's own form |
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
+//! | [`RealTensor`], [`RealScheme`], [`PackedConfig`] | the same codes with real zero points, in files of our own method |
 //! | [`FloatTensor`], [`FloatScheme`] | FP8, NVFP4, MXFP4: codes of 8 and 4 bit floats with scales |
 //! | [`Quantization`], [`Coded`] | a quantized weight by the method that its checkpoint names |
 //! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`], [`int_tensors`], [`float_tensors`] | the compressed-tensors format |
@@ -52,6 +53,7 @@ mod lost_pages;
 mod module;
 mod nearest;
 mod quantization;
+mod real;
 mod tensor;
 mod tokenizer;
 mod torch;
@@ -86,6 +88,7 @@ pub use float::{
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
 pub use lost_pages::report_lost_pages;
 pub use quantization::Quantization;
+pub use real::{PackedConfig, RealScheme, RealTensor};
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::{Tokenizer, panic_becomes_error};
 pub use transpose::transpose;

@@ -11,9 +11,10 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::float::{FineGrainedConfig, GptOssConfig, read_fine_grained, read_gpt_oss};
 use crate::gptq::{GptqConfig, read_gptq};
+use crate::real::PackedConfig;
 
 /// What `quant_method` may be.
-const KNOWN: &str = "compressed-tensors, gptq, awq, bitsandbytes, fp8, mxfp4";
+const KNOWN: &str = "compressed-tensors, gptq, awq, bitsandbytes, fp8, mxfp4, trimtab";
 
 /// How the matrices of a checkpoint are quantized, by the method that its `config.json` names.
 ///
@@ -32,6 +33,8 @@ pub enum Quantization {
     FineGrained(FineGrainedConfig),
     /// `mxfp4`: the experts of gpt-oss.
     GptOss(GptOssConfig),
+    /// `trimtab`: codes that only this program writes.
+    Trimtab(PackedConfig),
 }
 
 impl Quantization {
@@ -59,6 +62,7 @@ impl Quantization {
             Some("awq") => AwqConfig::parse(value).map(Self::Awq),
             Some("bitsandbytes") => BnbConfig::parse(value).map(Self::BitsAndBytes),
             Some("fp8") => FineGrainedConfig::parse(value).map(Self::FineGrained),
+            Some("trimtab") => PackedConfig::parse(value).map(Self::Trimtab),
             Some("mxfp4") => GptOssConfig::parse(value).map(Self::GptOss),
             Some(other) => Err(Error::Quantization {
                 message: format!("quant_method \"{other}\" is not read; known are {KNOWN}"),
@@ -80,6 +84,7 @@ impl Quantization {
             Self::BitsAndBytes(_) => "bitsandbytes",
             Self::FineGrained(_) => "fp8",
             Self::GptOss(_) => "mxfp4",
+            Self::Trimtab(_) => "trimtab",
         }
     }
 
@@ -94,6 +99,7 @@ impl Quantization {
             Self::Gptq(config) => Ok(read_gptq(checkpoint, module, config)?.map(Coded::Affine)),
             Self::Awq(config) => Ok(read_awq(checkpoint, module, config)?.map(Coded::Affine)),
             Self::BitsAndBytes(config) => read_bitsandbytes(checkpoint, module, config),
+            Self::Trimtab(config) => config.read(checkpoint, module),
             Self::FineGrained(config) => Ok(read_fine_grained(checkpoint, module, config)?.map(Coded::Float)),
             Self::GptOss(_) => {
                 Ok(read_gpt_oss(checkpoint, module)?.map(|experts| Coded::Float(experts.matrix)))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use trimtab_io::{AffineTensor, Coded, Dtype, RawTensor};
+use trimtab_io::{AffineTensor, Coded, Dtype, RawTensor, RealTensor};
 
 use crate::kernels::{self, DenseView, PackedView};
 
@@ -21,7 +21,7 @@ pub enum Weight {
     Stored(Stored),
     /// Integer codes with scales and zero points, never unpacked as a whole.
     Packed(Packed),
-    /// Any other code of a checkpoint. It has no kernel: decoded, then multiplied.
+    /// Any other code of a checkpoint: decoded, then multiplied, except for integers with real zero points, which run packed.
     Coded(Codes),
 }
 
@@ -39,7 +39,7 @@ pub struct Packed {
     tensor: Arc<AffineTensor>,
 }
 
-/// A matrix in a code without a kernel of its own.
+/// A matrix in any other code.
 #[derive(Module, Debug)]
 pub struct Codes {
     #[module(skip)]
@@ -137,12 +137,15 @@ impl Weight {
         let mut y = vec![0.0f32; n * out];
         match self {
             Self::Packed(packed) if packed.tensor.g_idx.is_none() => {
-                kernels::matmul_packed(&packed.view(), &rows, n, &mut y)
+                kernels::matmul_packed(&view(&packed.tensor), &rows, n, &mut y)
             }
             Self::Stored(stored) if stored.view().is_some() => {
                 kernels::matmul_dense(&stored.view().expect("checked by the guard"), &rows, n, &mut y)
             }
-            _ => kernels::matmul_dense(&self.decoded().view(), &rows, n, &mut y),
+            _ => match self.as_coded() {
+                Some(Coded::Real(matrix)) => multiply_real(matrix, &rows, n, &mut y),
+                _ => kernels::matmul_dense(&self.decoded().view(), &rows, n, &mut y),
+            },
         }
         .expect("the shapes of a site agree since it was built");
         Tensor::from_data(TensorData::new(y, [n, out]), &device)
@@ -201,19 +204,35 @@ impl Stored {
     }
 }
 
-impl Packed {
-    fn view(&self) -> PackedView<'_> {
-        let t = &self.tensor;
-        PackedView {
-            rows: t.rows,
-            cols: t.cols,
-            bits: t.scheme.bits,
-            group_size: t.scheme.group_size.unwrap_or(t.cols),
-            codes: &t.codes,
-            scales: &t.scales,
-            zeros: t.zeros.as_deref(),
-        }
+fn view(t: &AffineTensor) -> PackedView<'_> {
+    PackedView {
+        rows: t.rows,
+        cols: t.cols,
+        bits: t.scheme.bits,
+        group_size: t.scheme.group_size.unwrap_or(t.cols),
+        codes: &t.codes,
+        scales: &t.scales,
+        zeros: t.zeros.as_deref(),
     }
+}
+
+/// `y = sum_g s_g (sum_{i in g} v_i x_i) + z_g (sum_{i in g} x_i)`: the product with the codes, and one of a column a group
+/// with the sums of the inputs.
+fn multiply_real(matrix: &RealTensor, x: &[f32], n: usize, y: &mut [f32]) -> kernels::Result<()> {
+    let codes = matrix.codes();
+    let (width, groups) =
+        (codes.scheme.group_size.unwrap_or(codes.cols).max(1), codes.scheme.n_groups(codes.cols));
+    kernels::matmul_packed(&view(codes), x, n, y)?;
+    let sums: Vec<f32> = x
+        .chunks(codes.cols.max(1))
+        .flat_map(|row| {
+            row.chunks(width).map(|group| group.iter().map(|&x| f64::from(x)).sum::<f64>() as f32)
+        })
+        .collect();
+    let mut shift = vec![0.0; y.len()];
+    kernels::matmul_dense(&DenseView::f32(codes.rows, groups, matrix.zeros()), &sums, n, &mut shift)?;
+    y.iter_mut().zip(&shift).for_each(|(y, shift)| *y += shift);
+    Ok(())
 }
 
 struct Decoded {
@@ -239,4 +258,45 @@ pub(crate) fn on_host(device: &Device) -> bool {
 /// If the tensor is not of `f32`: the house computes in nothing else.
 pub fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().try_into_vec().expect("the house computes in f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use trimtab_io::AffineScheme;
+
+    use super::*;
+
+    #[test]
+    fn codes_with_real_zero_points_run_packed_as_their_numbers_multiply() {
+        let device = Device::flex();
+        for (bits, group_size, cols) in
+            [(2, None, 40), (2, Some(32), 72), (3, Some(5), 33), (4, Some(64), 128), (8, None, 17)]
+        {
+            let (rows, scheme) = (6, AffineScheme { bits, group_size, symmetric: true });
+            let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 251) as u8 & scheme.max_code()).collect();
+            let groups = rows * scheme.n_groups(cols);
+            let scales = (0..groups).map(|i| 0.125 * (1 + i % 5) as f32).collect();
+            let zeros: Vec<f32> = (0..groups).map(|i| 0.3 * (i % 7) as f32 - 1.0).collect();
+            let codes =
+                AffineTensor::from_codes(rows, cols, scheme, &codes, scales, None, None, Dtype::F32).unwrap();
+            let product = |zeros: Vec<f32>, n: usize| {
+                let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919) % 101) as f32 / 50.0 - 0.7).collect();
+                let weight = Weight::coded(Coded::Real(RealTensor::new(codes.clone(), zeros).unwrap()));
+                let x = Tensor::<2>::from_data(TensorData::new(x, [n, cols]), &device);
+                let decoded = Weight::dense(weight.to_tensor(&device)).multiply(x.clone());
+                (host(weight.multiply(x)), host(decoded))
+            };
+            for n in [1, 5, 70] {
+                let (found, expected) = product(zeros.clone(), n);
+                let size = expected.iter().fold(0.0f32, |size, y| size.max(y.abs()));
+                let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                // Two and four bits stream inputs rounded to fixed point.
+                assert!(far <= 2e-5 * size, "int{bits} {group_size:?}, {n} rows: {far} of {size}");
+                // Control: zero points matter.
+                let (without, _) = product(vec![0.0; groups], n);
+                let far = without.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far > 1e-2 * size);
+            }
+        }
+    }
 }

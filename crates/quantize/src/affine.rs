@@ -1,7 +1,7 @@
 //! The affine quantizer of one slice: a few integer codes, a step and a zero.
 //!
 //! Codes are unsigned inside, `0 ..= 2^b − 1`, and mean `x̂ = s·(q − z)` with a step `s > 0` and an integer zero `z`
-//! ([`Affine`]), or `x̂ = s·q + m` with a real offset ([`RealAffine`]). Signed codes are `q − 2^(b−1)`. Rounding is half to even.
+//! ([`Affine`]), or `x̂ = s·q + m` with a real offset ([`RealAffine`]; around the middle code, as it is stored, [`RealZero`]). Signed codes are `q − 2^(b−1)`. Rounding is half to even.
 //! The range always contains 0, so 0 is represented exactly. Steps are rounded to their storage type *before* codes are
 //! chosen: what is simulated is what is packed.
 
@@ -30,6 +30,15 @@ impl ScaleDtype {
             ScaleDtype::F32 => step.max(f32::from_bits(1)),
             ScaleDtype::F16 => f16::from_f32(step).to_f32().max(f16::from_bits(1).to_f32()),
             ScaleDtype::Bf16 => bf16::from_f32(step).to_f32().max(bf16::from_bits(1).to_f32()),
+        }
+    }
+
+    /// Rounds any number to this type. Too large a one gives infinity.
+    pub fn round_signed(self, x: f32) -> f32 {
+        match self {
+            ScaleDtype::F32 => x,
+            ScaleDtype::F16 => f16::from_f32(x).to_f32(),
+            ScaleDtype::Bf16 => bf16::from_f32(x).to_f32(),
         }
     }
 
@@ -206,6 +215,46 @@ impl RealAffine {
         let zero = (-self.offset / self.scale).round_ties_even();
         Affine { scale: self.scale, zero: zero.clamp(0.0, f32::from(grid.highest())) as u8 }
     }
+}
+
+/// Step and real zero of one slice, as they are stored: `x̂ = scale·v + zero` with the signed code `v = q − 2^(b−1)`. A step
+/// may be negative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RealZero {
+    /// Step, a value of its storage type.
+    pub scale: f32,
+    /// What the middle code stands for, a value of the same type.
+    pub zero: f32,
+}
+
+impl RealZero {
+    /// The quantizer whose lowest and highest code stand for both ends of a range, which is extended to contain 0. A range of 0
+    /// alone gets the step 1. On a symmetric grid, the zero is 0 and the step follows its rule.
+    pub fn of_range(low: f32, high: f32, grid: &Grid) -> RealZero {
+        let (low, high) = (low.min(0.0), high.max(0.0));
+        if low == 0.0 && high == 0.0 {
+            return RealZero { scale: 1.0, zero: 0.0 };
+        }
+        if grid.symmetric {
+            return RealZero { scale: grid.affine(low, high).scale, zero: 0.0 };
+        }
+        let scale = grid.scale_dtype.round((high - low) / f32::from(grid.highest()));
+        RealZero { scale, zero: grid.scale_dtype.round_signed(low + scale * f32::from(grid.middle())) }
+    }
+
+    /// The nearest code of `x`, and the value that it stands for.
+    pub fn nearest(&self, x: f32, grid: &Grid) -> (u8, f32) {
+        let middle = f32::from(grid.middle());
+        let (low, high) = (f32::from(grid.lowest()) - middle, f32::from(grid.highest()) - middle);
+        let v = nearest_signed(x, self.scale, self.zero, low, high);
+        ((v + middle) as u8, self.scale * v + self.zero)
+    }
+}
+
+/// `clip(⟨(x − z) / s⟩)`: the real-zero quantizer on floats, for vector loops.
+#[inline(always)]
+pub(crate) fn nearest_signed(x: f32, scale: f32, zero: f32, lowest: f32, highest: f32) -> f32 {
+    ((x - zero) / scale).round_ties_even().max(lowest).min(highest)
 }
 
 /// Unsigned code to two's complement: `q − 2^(b−1)`.

@@ -41,9 +41,9 @@ pub enum Error {
         /// The value given.
         found: String,
     },
-    /// A step does not fit its storage type.
+    /// A step or a zero does not fit its storage type.
     #[error(
-        "step of row {row}, group {group} overflows {dtype:?}\nhint: the weights are too large for this scale dtype; \
+        "step or zero of row {row}, group {group} overflows {dtype:?}\nhint: the weights are too large for this scale dtype; \
          use f32 or bf16"
     )]
     Scale {

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use trimtab_io::{AffineScheme, AffineTensor, Dtype};
+use trimtab_io::{AffineScheme, AffineTensor, Coded, Dtype, RealTensor};
 use trimtab_math::linalg::Square;
 
-use crate::affine::{ScaleDtype, value_of_code};
+use crate::affine::{RealZero, ScaleDtype, value_of_code};
 use crate::error::{Error, Result, check_finite, check_length};
 use crate::scheme::WeightScheme;
 
@@ -100,8 +100,10 @@ pub struct Quantized {
     pub codes: Vec<u8>,
     /// Steps, `[d_output, groups]`, values of the scheme's scale dtype.
     pub scales: Vec<f32>,
-    /// Unsigned codes of zero, `[d_output, groups]`; all `2^(b−1)` if the scheme is symmetric.
+    /// Unsigned codes of zero, `[d_output, groups]`; all `2^(b−1)` if the scheme is symmetric, none if zeros are real.
     pub zeros: Vec<u8>,
+    /// Real zeros, `[d_output, groups]`, values of the scheme's scale dtype, if the scheme has them.
+    pub real_zeros: Option<Vec<f32>>,
     /// Group of each column, `[d_input]`, if it is not `column / group_size`.
     pub g_idx: Option<Vec<u32>>,
     /// How it went.
@@ -123,23 +125,58 @@ impl Quantized {
         }
     }
 
+    /// A weight with real zeros; `parameters` `[d_output, groups]`.
+    ///
+    /// # Errors
+    /// [`Error::Scale`] for a step or a zero that left the range of its type.
+    pub(crate) fn with_real_zeros(
+        [d_output, d_input]: [usize; 2],
+        scheme: &WeightScheme,
+        codes: Vec<u8>,
+        parameters: &[RealZero],
+        report: LayerReport,
+    ) -> Result<Quantized> {
+        let groups = scheme.groups(d_input);
+        let infinite = |found: &RealZero| !found.scale.is_finite() || !found.zero.is_finite();
+        if let Some(at) = parameters.iter().position(infinite) {
+            return Err(Error::Scale { row: at / groups, group: at % groups, dtype: scheme.scale_dtype });
+        }
+        let (scales, real): (Vec<f32>, Vec<f32>) =
+            parameters.iter().map(|found| (found.scale, found.zero)).unzip();
+        let (zeros, real_zeros) = match scheme.symmetric {
+            true => (vec![scheme.grid().middle(); scales.len()], None),
+            false => (Vec::new(), Some(real)),
+        };
+        Ok(Quantized {
+            d_output,
+            d_input,
+            scheme: *scheme,
+            codes,
+            scales,
+            zeros,
+            real_zeros,
+            g_idx: None,
+            report,
+        })
+    }
+
     /// The weight as it is written to files: packed codes with steps, zeros and group index.
     ///
     /// # Errors
-    /// As [`AffineTensor::from_codes`]; none for the result of a solver.
-    pub fn pack(&self) -> Result<AffineTensor> {
+    /// As [`AffineTensor::from_codes`] and [`RealTensor::new`]; none for the result of a solver.
+    pub fn pack(&self) -> Result<Coded> {
         let scheme = AffineScheme {
             bits: self.scheme.bits,
             group_size: self.scheme.group_size,
-            symmetric: self.scheme.symmetric,
+            symmetric: self.scheme.symmetric || self.real_zeros.is_some(),
         };
-        let zeros = (!self.scheme.symmetric).then(|| self.zeros.clone());
+        let zeros = (!scheme.symmetric).then(|| self.zeros.clone());
         let dtype = match self.scheme.scale_dtype {
             ScaleDtype::F32 => Dtype::F32,
             ScaleDtype::F16 => Dtype::F16,
             ScaleDtype::Bf16 => Dtype::BF16,
         };
-        Ok(AffineTensor::from_codes(
+        let codes = AffineTensor::from_codes(
             self.d_output,
             self.d_input,
             scheme,
@@ -148,19 +185,27 @@ impl Quantized {
             zeros,
             self.g_idx.clone(),
             dtype,
-        )?)
+        )?;
+        Ok(match &self.real_zeros {
+            Some(zeros) => Coded::Real(RealTensor::new(codes, zeros.clone())?),
+            None => Coded::Affine(codes),
+        })
     }
 
     /// The weight that the codes stand for, `[d_output, d_input]`.
     pub fn dequantize(&self) -> Vec<f32> {
         let group_of = self.group_of_columns();
+        let middle = f32::from(self.scheme.grid().middle());
         let mut weight = vec![0.0; self.codes.len()];
         let rows = weight.par_chunks_mut(self.d_input.max(1)).zip(self.codes.par_chunks(self.d_input.max(1)));
         rows.enumerate().for_each(|(row, (out, codes))| {
             let first = row * self.groups();
             for ((out, &code), &group) in out.iter_mut().zip(codes).zip(&group_of) {
                 let at = first + group as usize;
-                *out = value_of_code(f32::from(code), self.scales[at], f32::from(self.zeros[at]));
+                *out = match &self.real_zeros {
+                    Some(zeros) => self.scales[at] * (f32::from(code) - middle) + zeros[at],
+                    None => value_of_code(f32::from(code), self.scales[at], f32::from(self.zeros[at])),
+                };
             }
         });
         weight
@@ -193,6 +238,7 @@ mod tests {
             codes: vec![1, 2, 3],
             scales: vec![0.5, 2.0],
             zeros: vec![1, 0],
+            real_zeros: None,
             g_idx: None,
             report: LayerReport::default(),
         };

@@ -13,12 +13,14 @@
 //! | [`rtn`] | round-to-nearest |
 //! | [`float`] | scales of FP8, NVFP4 and MXFP4, and round-to-nearest into them |
 //! | [`gptq`] | error-compensating quantization column by column |
+//! | [`decoupleq`] | integers, steps and real zeros by turns |
 //! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
 //! | [`solver`] | the solvers by name, with their settings |
 //! | [`treatment`] | the solvers as something that can be planned and applied to any site |
 
 pub mod affine;
 pub mod damage;
+pub mod decoupleq;
 mod element;
 pub mod error;
 pub mod float;

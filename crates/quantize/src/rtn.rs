@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::affine::{Affine, Grid, nearest_code};
+use crate::affine::{Affine, Grid, RealZero, nearest_code};
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerReport, Quantized};
 use crate::range::RangeFinder;
@@ -32,6 +32,13 @@ pub fn rtn(layer: &Layer, scheme: &WeightScheme, settings: &RtnSettings) -> Resu
     let (d_output, d_input) = (layer.d_output(), layer.d_input());
     let (grid, groups) = (scheme.grid(), scheme.groups(d_input));
     let power = layer.input_power();
+    if scheme.real_zero {
+        let fit = |values: &[f32], power: Option<&[f32]>| settings.range.fit_real(values, power, &grid);
+        let parameters = fit_groups(layer, scheme, power.as_deref(), fit);
+        let codes = nearest_codes(layer, scheme, &parameters);
+        let report = LayerReport { method: "rtn".into(), ..LayerReport::default() };
+        return Quantized::with_real_zeros([d_output, d_input], scheme, codes, &parameters, report);
+    }
     let mut codes = vec![0u8; d_output * d_input];
     let mut parameters = vec![Affine { scale: 1.0, zero: 0 }; d_output * groups];
     layer
@@ -44,7 +51,41 @@ pub fn rtn(layer: &Layer, scheme: &WeightScheme, settings: &RtnSettings) -> Resu
         });
     let (scales, zeros) = split_parameters(&parameters, groups, &grid)?;
     let report = LayerReport { method: "rtn".into(), ..LayerReport::default() };
-    Ok(Quantized { d_output, d_input, scheme: *scheme, codes, scales, zeros, g_idx: None, report })
+    let (g_idx, real_zeros) = (None, None);
+    Ok(Quantized { d_output, d_input, scheme: *scheme, codes, scales, zeros, real_zeros, g_idx, report })
+}
+
+/// A step and a real zero for every group, `[rows, groups]`: `fit(values, power)`.
+pub(crate) fn fit_groups(
+    layer: &Layer,
+    scheme: &WeightScheme,
+    power: Option<&[f32]>,
+    fit: impl Fn(&[f32], Option<&[f32]>) -> RealZero + Sync,
+) -> Vec<RealZero> {
+    let (d_input, groups) = (layer.d_input(), scheme.groups(layer.d_input()));
+    let width = scheme.group_width(d_input);
+    let mut parameters = vec![RealZero { scale: 1.0, zero: 0.0 }; layer.d_output() * groups];
+    let rows = layer.weight().par_chunks(d_input.max(1)).zip(parameters.par_chunks_mut(groups.max(1)));
+    rows.for_each(|(weights, parameters)| {
+        for (group, (values, found)) in weights.chunks(width).zip(parameters).enumerate() {
+            *found = fit(values, power.map(|power| &power[group * width..group * width + values.len()]));
+        }
+    });
+    parameters
+}
+
+/// The codes nearest to the weights of a layer for the parameters `[rows, groups]`.
+pub(crate) fn nearest_codes(layer: &Layer, scheme: &WeightScheme, parameters: &[RealZero]) -> Vec<u8> {
+    let (d_input, groups, grid) = (layer.d_input(), scheme.groups(layer.d_input()), scheme.grid());
+    let width = scheme.group_width(d_input);
+    let mut codes = vec![0; layer.weight().len()];
+    let rows = layer.weight().par_chunks(d_input.max(1)).zip(codes.par_chunks_mut(d_input.max(1)));
+    rows.zip(parameters.par_chunks(groups.max(1))).for_each(|((weights, codes), parameters)| {
+        for ((values, codes), found) in weights.chunks(width).zip(codes.chunks_mut(width)).zip(parameters) {
+            values.iter().zip(codes).for_each(|(&x, code)| *code = found.nearest(x, &grid).0);
+        }
+    });
+    codes
 }
 
 fn quantize_row(

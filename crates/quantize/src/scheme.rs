@@ -15,6 +15,8 @@ pub struct WeightScheme {
     pub group_size: Option<usize>,
     /// Zero fixed in the middle of the codes, and not stored.
     pub symmetric: bool,
+    /// The zero is a real number of the type of the steps, and stored ([`crate::affine::RealZero`]); not with `symmetric`.
+    pub real_zero: bool,
     /// Symmetric only: the lowest code is never used.
     pub narrow: bool,
     /// Symmetric only: how the step follows from the range.
@@ -30,6 +32,7 @@ impl Default for WeightScheme {
             bits: grid.bits,
             group_size: Some(128),
             symmetric: grid.symmetric,
+            real_zero: false,
             narrow: grid.narrow,
             symmetric_scale: grid.symmetric_scale,
             scale_dtype: grid.scale_dtype,
@@ -49,6 +52,14 @@ impl WeightScheme {
                 what,
                 expected: "at least 1, or none for a row",
                 found: "0".into(),
+            });
+        }
+        if self.real_zero && self.symmetric {
+            let found = "true with a symmetric grid".to_string();
+            return Err(Error::Setting {
+                what: "weight scheme: real_zero",
+                expected: "false, or asymmetric",
+                found,
             });
         }
         self.grid().check()
@@ -75,9 +86,14 @@ impl WeightScheme {
         d_input.div_ceil(self.group_width(d_input))
     }
 
-    /// Stored bits of a weight `[d_output, d_input]`: codes, steps and, unless symmetric, zeros of the width of a code.
+    /// Stored bits of a weight `[d_output, d_input]`: codes, steps and, unless symmetric, zeros of the width of a code or,
+    /// if they are real, of a step.
     pub fn stored_bits(&self, d_output: usize, d_input: usize) -> usize {
-        let zero = if self.symmetric { 0 } else { usize::from(self.bits) };
+        let zero = match (self.symmetric, self.real_zero) {
+            (true, _) => 0,
+            (false, false) => usize::from(self.bits),
+            (false, true) => self.scale_dtype.bits(),
+        };
         let group = self.scale_dtype.bits() + zero;
         d_output * (d_input * usize::from(self.bits) + self.groups(d_input) * group)
     }
@@ -99,6 +115,9 @@ mod tests {
         let row = WeightScheme { group_size: None, symmetric: true, ..scheme };
         assert_eq!((row.groups(256), row.group_width(256)), (1, 256));
         assert_eq!(row.stored_bits(10, 256), 10 * (256 * 4 + 16));
+        let real = WeightScheme { group_size: None, real_zero: true, ..scheme };
+        assert_eq!(real.stored_bits(10, 256), 10 * (256 * 4 + 32));
+        assert!(WeightScheme { symmetric: true, ..real }.check().is_err() && real.check().is_ok());
     }
 
     #[test]

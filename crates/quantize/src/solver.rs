@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decoupleq::{DecoupleqSettings, decoupleq};
 use crate::error::Result;
 use crate::gptq::{GptqSettings, gptq};
 use crate::layer::{Layer, Quantized};
@@ -31,6 +32,8 @@ pub enum Solver {
     Rtn(RtnSettings),
     /// GPTQ.
     Gptq(GptqSettings),
+    /// decoupleQ: real zeros or symmetric codes.
+    Decoupleq(DecoupleqSettings),
 }
 
 impl Default for Solver {
@@ -44,13 +47,14 @@ impl LayerSolver for Solver {
         match self {
             Solver::Rtn(_) => "rtn",
             Solver::Gptq(_) => "gptq",
+            Solver::Decoupleq(_) => "decoupleq",
         }
     }
 
     fn needs_hessian(&self) -> bool {
         match self {
             Solver::Rtn(settings) => settings.range.needs_input_power(),
-            Solver::Gptq(_) => true,
+            Solver::Gptq(_) | Solver::Decoupleq(_) => true,
         }
     }
 
@@ -58,6 +62,7 @@ impl LayerSolver for Solver {
         match self {
             Solver::Rtn(settings) => rtn(layer, scheme, settings),
             Solver::Gptq(settings) => gptq(layer, scheme, settings),
+            Solver::Decoupleq(settings) => decoupleq(layer, scheme, settings),
         }
     }
 }

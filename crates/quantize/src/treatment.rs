@@ -56,7 +56,7 @@ impl Treatment for AffineTreatment {
                 Solver::Rtn(_) => Ok(None),
                 _ => Ok(Some(rtn(&layer, &self.scheme, &RtnSettings::default())?.dequantize())),
             };
-            outcome(&layer, Coded::Affine(found.pack()?), &found.report, plain)
+            outcome(&layer, found.pack()?, &found.report, plain)
         };
         run().map_err(|error| error.to_string())
     }

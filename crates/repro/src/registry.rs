@@ -20,6 +20,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Eora,
     &experiments::GradientNoise,
     &experiments::Rsq,
+    &experiments::Decoupleq,
 ];
 
 /// The experiment on the paper with this number, if there is one.

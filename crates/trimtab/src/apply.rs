@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
-    AffineGroup, BranchFactors, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir, QuantizationConfig,
-    RawTensor, ensure_space, float_tensors, read_compressed, to_safetensors, to_tensors,
+    AffineGroup, AffineScheme, BranchFactors, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir,
+    PackedConfig, QuantizationConfig, RawTensor, ensure_space, float_tensors, to_safetensors, to_tensors,
 };
 use trimtab_nn::StageSource;
 use trimtab_plan::Plan;
@@ -198,7 +198,7 @@ struct Writer<'a> {
     job: Job<'a>,
     dir: OutDir,
     manifest: Manifest,
-    config: QuantizationConfig,
+    config: PackedConfig,
 }
 
 impl<'a> Writer<'a> {
@@ -248,6 +248,9 @@ impl<'a> Writer<'a> {
                 Some((site, Treated::Coded(Coded::Affine(codes)))) => {
                     tensors.extend(to_tensors(&site.meta.name, codes)?);
                 }
+                Some((site, Treated::Coded(Coded::Real(codes)))) => {
+                    tensors.extend(codes.to_tensors(&site.meta.name)?);
+                }
                 Some((site, Treated::Coded(Coded::Float(codes)))) => {
                     tensors.extend(float_tensors(&site.meta.name, codes)?);
                 }
@@ -283,7 +286,7 @@ impl<'a> Writer<'a> {
             treated.branches.extend(branch.map(|branch| (meta.name.clone(), branch)));
             let weight = match (self.job.form, scheme) {
                 (_, None | Some(Scheme::Dense)) => continue,
-                (Form::Packed, _) => read_compressed(&unit, &meta.name, &self.config)?.map(Treated::Coded),
+                (Form::Packed, _) => self.config.read(&unit, &meta.name)?.map(Treated::Coded),
                 (Form::Dense, _) => {
                     let tensor = unit.tensor(&meta.weight_name())?;
                     Some(Treated::Dense(source::stored_numbers(meta, &tensor)?))
@@ -393,7 +396,7 @@ impl<'a> Writer<'a> {
         if let Some(object) = config.as_mut().and_then(Value::as_object_mut) {
             object.remove("quantization_config");
         }
-        if self.job.form == Form::Packed && !self.config.groups().is_empty() {
+        if self.job.form == Form::Packed && !self.config.codes().groups().is_empty() {
             config.get_or_insert_with(|| json!({}))["quantization_config"] = self.config.to_json();
         }
         match config {
@@ -443,14 +446,11 @@ pub(crate) fn pretty(value: &Value) -> String {
 }
 
 /// How the output is quantized, where it holds codes in tensors of their own.
-fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<QuantizationConfig> {
+fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<PackedConfig> {
     let codes = |site: &TreatedSite| -> Option<GroupScheme> {
         match &assignment.get(&site.meta.name)?.scheme {
-            Scheme::Affine(scheme) => Some(GroupScheme::Affine(AffineGroup {
-                scheme: *scheme,
-                per_tensor: false,
-                act_order: false,
-            })),
+            Scheme::Affine(scheme) => Some(integers(*scheme)),
+            Scheme::Real(scheme) => Some(integers(scheme.codes())),
             Scheme::Float(scheme) => Some((*scheme).into()),
             Scheme::Blocks(_) | Scheme::Dense => None,
         }
@@ -459,7 +459,13 @@ fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<Quanti
     let dense =
         inventory.sites.iter().filter(|site| codes(site).is_none()).map(|site| site.meta.name.clone());
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
-    Ok(QuantizationConfig::of_codes(packed, &ignore)?)
+    let real = inventory.sites.iter().map(|site| site.meta.name.clone());
+    let real = real.filter(|name| assignment.get(name).is_some_and(|c| matches!(c.scheme, Scheme::Real(_))));
+    Ok(PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real))
+}
+
+fn integers(scheme: AffineScheme) -> GroupScheme {
+    GroupScheme::Affine(AffineGroup { scheme, per_tensor: false, act_order: false })
 }
 
 /// Blocks as a tensor of bytes, a row of blocks a row.

@@ -9,6 +9,8 @@ use trimtab_math::gram::GramAccumulator;
 use trimtab_math::linalg::{Metric, Path as LowRankPath, Sketch, Square, low_rank, metric_norm};
 use trimtab_math::random::Stream;
 use trimtab_nn::kernels::bench::{self, Precision, Setting};
+use trimtab_quantize::affine::ScaleDtype;
+use trimtab_quantize::decoupleq::{DecoupleqSettings, decoupleq};
 use trimtab_quantize::gptq::{GptqSettings, gptq};
 use trimtab_quantize::layer::Layer;
 use trimtab_quantize::scheme::WeightScheme;
@@ -17,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
 /// Names of the measurements.
-pub const KERNELS: [&str; 5] = ["memory", "packed", "dense", "gptq", "eora"];
+pub const KERNELS: [&str; 6] = ["memory", "packed", "dense", "gptq", "eora", "decoupleq"];
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,8 +56,9 @@ pub fn run(
             "memory" => found.push(memory(threads)?),
             "packed" => found.extend(packed(threads)?),
             "dense" => found.extend(dense(threads)?),
+            "gptq" => found.push(gptq_of_one_site()?),
             "eora" => found.extend(branch(problem)?),
-            _ => found.push(solver()?),
+            _ => found.push(decoupleq_of_one_site()?),
         }
         monitor.advance(i + 1, name);
     }
@@ -107,37 +110,56 @@ fn of(m: bench::Measurement) -> Measured {
     Measured { name: m.name, shape, seconds: m.seconds, gb_per_s, gflops, error_left: None }
 }
 
-/// GPTQ on one 4096 x 4096 site, 4 bits, groups of 128, the second moment given.
-fn solver() -> Result<Measured> {
-    const N: usize = 4096;
-    let normals = |purpose: &str, n: usize| -> Vec<f32> {
+/// A Gaussian weight `[n, n]` and the second moment of twice as many Gaussian inputs.
+fn site(n: usize) -> Result<(Vec<f32>, Square)> {
+    let normals = |purpose: &str, count: usize| -> Vec<f32> {
         let mut stream = Stream::new(0, purpose, 0, 0);
-        (0..n).map(|_| stream.normal() as f32).collect()
+        (0..count).map(|_| stream.normal() as f32).collect()
     };
-    let weight: Vec<f32> = normals("bench.weight", N * N).into_iter().map(|w| 0.02 * w).collect();
-    let mut sums = GramAccumulator::new(N);
-    sums.add(&normals("bench.input", 2 * N * N), None).map_err(failed)?;
-    let h = sums.mean().map_err(failed)?;
-    let layer = Layer::new(&weight, N, N, Some(&h))?;
-    let settings = GptqSettings { rtn_check: false, ..GptqSettings::default() };
-    let time = || -> Result<f64> {
+    let weight = normals("bench.weight", n * n).into_iter().map(|w| 0.02 * w).collect();
+    let mut sums = GramAccumulator::new(n);
+    sums.add(&normals("bench.input", 2 * n * n), None).map_err(failed)?;
+    Ok((weight, sums.mean().map_err(failed)?))
+}
+
+/// The median of three runs.
+fn median(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut time = || -> Result<f64> {
         let begun = Instant::now();
-        gptq(&layer, &WeightScheme::default(), &settings)?;
+        run()?;
         Ok(begun.elapsed().as_secs_f64())
     };
     let mut seconds = [time()?, time()?, time()?];
     seconds.sort_by(f64::total_cmp);
+    Ok(seconds[1])
+}
+
+/// GPTQ on one 4096 x 4096 site, 4 bits, groups of 128, the second moment given.
+fn gptq_of_one_site() -> Result<Measured> {
+    const N: usize = 4096;
+    let (weight, h) = site(N)?;
+    let layer = Layer::new(&weight, N, N, Some(&h))?;
+    let settings = GptqSettings { rtn_check: false, ..GptqSettings::default() };
+    let seconds =
+        median(|| gptq(&layer, &WeightScheme::default(), &settings).map(drop).map_err(Error::from))?;
     // Cholesky of the second moment and the update of the weights, multiply-adds counted as two.
     let operations = (N as f64).powi(3) / 3.0 + (N as f64).powi(3);
     let (name, shape) = ("gptq int4 g128".into(), format!("{N} x {N}"));
-    Ok(Measured {
-        name,
-        shape,
-        seconds: seconds[1],
-        gb_per_s: None,
-        gflops: Some(operations / seconds[1] / 1e9),
-        error_left: None,
-    })
+    let gflops = Some(operations / seconds / 1e9);
+    Ok(Measured { name, shape, seconds, gb_per_s: None, gflops, error_left: None })
+}
+
+/// decoupleQ on one 2048 x 2048 site, 2 bits, a step and a real zero a row, the second moment given.
+fn decoupleq_of_one_site() -> Result<Measured> {
+    const N: usize = 2048;
+    let (weight, h) = site(N)?;
+    let layer = Layer::new(&weight, N, N, Some(&h))?;
+    let (group_size, real_zero, scale_dtype) = (None, true, ScaleDtype::F32);
+    let scheme = WeightScheme { bits: 2, group_size, real_zero, scale_dtype, ..WeightScheme::default() };
+    let settings = DecoupleqSettings::default();
+    let seconds = median(|| decoupleq(&layer, &scheme, &settings).map(drop).map_err(Error::from))?;
+    let (name, shape) = ("decoupleq int2 row real".into(), format!("{N} x {N}"));
+    Ok(Measured { name, shape, seconds, gb_per_s: None, gflops: None, error_left: None })
 }
 
 /// The branch of rank 128 of one 2048 x 2048 site, by a full decomposition and by subspace iteration, error and second moment

@@ -64,6 +64,7 @@ impl Engine {
             (Self::Vllm, Scheme::Affine(scheme)) => vllm_integers(*scheme, site),
             (Self::Vllm, Scheme::Float(scheme)) => vllm_floats(*scheme),
             (Self::Vllm | Self::Transformers, Scheme::Blocks(_)) => Err("runs no GGUF blocks".into()),
+            (_, Scheme::Real(_)) => Err("reads integer zero points only, and these are real numbers".into()),
             (Self::LlamaCpp, Scheme::Float(_)) => Err("runs none of these floats".into()),
             _ => Ok(()),
         }
@@ -183,6 +184,10 @@ mod tests {
         assert!(!allows(4, Some(128), true, 192), "a short group");
         let odd: Scheme = "int3 g16".parse().unwrap();
         assert!(Engine::Transformers.allows(&odd, &site(192)).is_ok());
+        let real: Scheme = "int4 g128 real".parse().unwrap();
+        for engine in [Engine::Vllm, Engine::LlamaCpp, Engine::Transformers] {
+            assert!(engine.allows(&real, &site(256)).unwrap_err().contains("real numbers"), "{engine}");
+        }
         for (label, runs) in [("nvfp4", true), ("fp8", true), ("mxfp8", false), ("q4_k", false)] {
             let scheme: Scheme = label.parse().unwrap();
             assert_eq!(Engine::Vllm.allows(&scheme, &site(256)).is_ok(), runs, "{label}");

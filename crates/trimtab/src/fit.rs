@@ -45,6 +45,7 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     let calibration = Calibration::load(model, &settings.planning.calibration)?;
     recorder.note(&format!("calibrating on {}", calibration.description));
     let prediction = memory::predict(model, &prepared.inventory, Some(&calibration));
+    let prediction = memory::for_method(prediction, &prepared.inventory, settings.planning.quantizer.method);
     memory::check(&prediction)?;
     let planned = plan_or_resume(model, &prepared, &calibration, settings, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
@@ -226,6 +227,7 @@ fn name_of(method: Method, assignment: &Assignment) -> String {
         (Method::Rtn, _) => format!("round-to-nearest {scheme}"),
         (Method::Gptq, Scheme::Blocks(_)) => format!("importance {scheme}"),
         (Method::Gptq, _) => format!("GPTQ {scheme}"),
+        (Method::Decoupleq, _) => format!("decoupleQ {scheme}"),
     }
 }
 

@@ -8,6 +8,7 @@ use trimtab_nn::{Flow, Role, StageSource};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
+use crate::quantizer::Method;
 use crate::system::{MemoryLimit, memory_limit};
 
 /// The program, its tables, its allocator and its report, measured on a run over next to nothing.
@@ -26,11 +27,8 @@ pub fn predict(model: &Model, inventory: &Inventory, calibration: Option<&Calibr
     let stages = model.stages();
     let of_role = |role: Role| (0..stages.len()).filter(move |&i| stages[i].role == role);
     let treating = |stage: usize| -> u64 {
-        let sites = inventory.sites.iter().filter(|site| site.stage == stage).map(|site| &site.meta);
         let working = if observe.is_some() { 17 } else { 12 };
-        let groups = reading_groups(sites);
-        let largest = groups.iter().map(|group| group.iter().map(|s| s.numel() as u64).sum::<u64>()).max();
-        working * largest.unwrap_or(0)
+        working * at_once(inventory, stage)
     };
     let statistics = |stage: usize| -> u64 {
         let sites = inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
@@ -46,6 +44,21 @@ pub fn predict(model: &Model, inventory: &Inventory, calibration: Option<&Calibr
         hidden: observe.map_or(0, |data| hidden_bytes(model, data)),
         activations: observe.map_or(0, |data| activation_bytes(model, inventory, data)),
     }
+}
+
+/// A prediction with what a method works on beyond what GPTQ does: decoupleQ the product of the weight with the second moment
+/// in double precision, and the codes that it tries.
+pub fn for_method(prediction: MemoryPrediction, inventory: &Inventory, method: Method) -> MemoryPrediction {
+    let largest = inventory.sites.iter().map(|site| at_once(inventory, site.stage)).max().unwrap_or(0);
+    let beyond = if method == Method::Decoupleq { 11 } else { 0 };
+    MemoryPrediction { block: prediction.block + beyond * largest, ..prediction }
+}
+
+/// Numbers of the sites of a stage that are treated at the same time.
+fn at_once(inventory: &Inventory, stage: usize) -> u64 {
+    let sites = inventory.sites.iter().filter(|site| site.stage == stage).map(|site| &site.meta);
+    let groups = reading_groups(sites);
+    groups.iter().map(|group| group.iter().map(|s| s.numel() as u64).sum::<u64>()).max().unwrap_or(0)
 }
 
 /// Refuses a run that cannot fit into the memory that this process may have, before it starts.

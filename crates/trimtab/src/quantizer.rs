@@ -1,11 +1,12 @@
 //! How codes are chosen, for all sites alike.
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Importance, Treatment};
+use trimtab_calibrate::{Importance, ReconstructSettings, Treatment};
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_mend::eora::{EoraSettings, Variant};
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
+use trimtab_quantize::decoupleq::DecoupleqSettings;
 use trimtab_quantize::float::ScaleFinder;
 use trimtab_quantize::gptq::{ColumnOrder, GptqSettings, GroupFit};
 use trimtab_quantize::range::RangeFinder;
@@ -25,6 +26,8 @@ pub enum Method {
     /// GPTQ; for the blocks of GGUF files, whose scales have scales, errors weighted with the power of their inputs.
     #[default]
     Gptq,
+    /// decoupleQ, for real zero points and symmetric integers; for anything else, GPTQ.
+    Decoupleq,
 }
 
 /// How the range of a group is found.
@@ -55,6 +58,8 @@ pub struct Quantizer {
     /// Which tokens count for how much in the second moments (RSQ); without it, all alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance: Option<Importance>,
+    /// How scales, and real zero points, are trained block by block once all codes of a block are chosen; `None`: not at all.
+    pub tuning: Option<ReconstructSettings>,
 }
 
 impl Default for Quantizer {
@@ -66,6 +71,7 @@ impl Default for Quantizer {
             act_order: false,
             branches: Variant::Eora,
             importance: None,
+            tuning: None,
         }
     }
 }
@@ -85,7 +91,7 @@ impl Quantizer {
     /// The treatment for one site; `None` where it stays as it is. Without observations, codes are chosen by rounding to
     /// nearest.
     pub fn treatment(&self, scheme: Scheme, dense: Dtype, observed: bool) -> Option<Box<dyn Treatment>> {
-        let weighted = observed && self.method == Method::Gptq;
+        let weighted = observed && self.method != Method::Rtn;
         let finder = match self.range {
             Range::MinMax => ScaleFinder::AbsMax,
             Range::Mse if weighted => ScaleFinder::MseWeighted,
@@ -93,7 +99,8 @@ impl Quantizer {
         };
         Some(match scheme {
             Scheme::Dense => return None,
-            Scheme::Affine(scheme) => Box::new(self.affine(scheme, dense, weighted)),
+            Scheme::Affine(scheme) => Box::new(self.integers(scheme, false, dense, weighted)),
+            Scheme::Real(scheme) => Box::new(self.integers(scheme.codes(), true, dense, weighted)),
             Scheme::Float(scheme) => Box::new(FloatTreatment {
                 scheme,
                 finder,
@@ -103,7 +110,13 @@ impl Quantizer {
         })
     }
 
-    fn affine(&self, scheme: AffineScheme, dense: Dtype, weighted: bool) -> AffineTreatment {
+    fn integers(
+        &self,
+        scheme: AffineScheme,
+        real_zero: bool,
+        dense: Dtype,
+        weighted: bool,
+    ) -> AffineTreatment {
         let range = match self.range {
             Range::MinMax => RangeFinder::MinMax,
             Range::Mse if weighted => RangeFinder::mse_weighted(),
@@ -111,6 +124,12 @@ impl Quantizer {
         };
         let solver = match weighted {
             false => Solver::Rtn(RtnSettings { range }),
+            true if self.method == Method::Decoupleq && (real_zero || scheme.symmetric) => {
+                Solver::Decoupleq(DecoupleqSettings {
+                    damping: Damping { first: self.damping, ..Damping::default() },
+                    ..DecoupleqSettings::default()
+                })
+            }
             true => Solver::Gptq(self.gptq(range)),
         };
         let scale_dtype = match crate::scheme::scale_dtype(dense) {
@@ -121,7 +140,8 @@ impl Quantizer {
         let scheme = WeightScheme {
             bits: scheme.bits,
             group_size: scheme.group_size,
-            symmetric: scheme.symmetric,
+            symmetric: scheme.symmetric && !real_zero,
+            real_zero,
             symmetric_scale: SymmetricScale::CompressedTensors,
             scale_dtype,
             ..WeightScheme::default()

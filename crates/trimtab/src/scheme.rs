@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use trimtab_io::gguf::GgufType;
-use trimtab_io::{AffineScheme, Coded, Dtype, FloatElement, FloatScheme};
+use trimtab_io::{AffineScheme, Coded, Dtype, FloatElement, FloatScheme, RealScheme};
 use trimtab_nn::SiteMeta;
 use trimtab_plan::Settings;
 
@@ -19,6 +19,8 @@ use crate::inventory::TreatedSite;
 pub enum Scheme {
     /// Integer codes.
     Affine(AffineScheme),
+    /// Integer codes with real zero points.
+    Real(RealScheme),
     /// Floats of 8 or 4 bits.
     Float(FloatScheme),
     /// Blocks of a GGUF file.
@@ -32,6 +34,7 @@ impl Scheme {
     pub fn of(matrix: &Coded) -> Option<Self> {
         match matrix {
             Coded::Affine(matrix) => Some(Self::Affine(matrix.scheme)),
+            Coded::Real(matrix) => Some(Self::Real(matrix.scheme())),
             Coded::Float(matrix) => Some(Self::Float(matrix.scheme)),
             Coded::Blocks(matrix) => Some(Self::Blocks(matrix.ty)),
             Coded::Codebook(_) => None,
@@ -42,6 +45,7 @@ impl Scheme {
     pub fn bytes(&self, site: &SiteMeta, dense: Dtype) -> u64 {
         match self {
             Self::Affine(scheme) => scheme.bytes(site.rows, site.cols, scale_dtype(dense)),
+            Self::Real(scheme) => scheme.bytes(site.rows, site.cols, scale_dtype(dense)),
             Self::Float(scheme) => scheme.bytes(site.rows, site.cols),
             Self::Blocks(ty) => site.numel() as u64 / ty.block_len() as u64 * ty.block_bytes() as u64,
             Self::Dense => (site.numel() * dense.size()) as u64,
@@ -52,6 +56,7 @@ impl Scheme {
     pub fn width(&self) -> Option<u8> {
         Some(match self {
             Self::Affine(scheme) => scheme.bits,
+            Self::Real(scheme) => scheme.bits,
             Self::Float(scheme) => match scheme.element {
                 FloatElement::E2M1 => 4,
                 FloatElement::E4M3 | FloatElement::E5M2 => 8,
@@ -80,6 +85,13 @@ impl Scheme {
                 }
                 settings.insert("symmetric".into(), scheme.symmetric.into());
             }
+            Self::Real(scheme) => {
+                settings.insert("bits".into(), i64::from(scheme.bits).into());
+                if let Some(group_size) = scheme.group_size {
+                    settings.insert("group_size".into(), (group_size as i64).into());
+                }
+                settings.insert("zero".into(), "real".into());
+            }
             Self::Float(_) | Self::Blocks(_) => drop(settings.insert("type".into(), self.to_string().into())),
             Self::Dense => {}
         }
@@ -100,9 +112,15 @@ impl Scheme {
             number.ok_or_else(|| wrong(format!("{value} is no width or group size")))
         };
         let group_size = settings.get("group_size").map(|g| number(g, i64::from(u32::MAX))).transpose()?;
+        let (bits, group_size) = (number(bits, 8)? as u8, group_size.map(|g| g as usize));
+        match settings.get("zero").map(|zero| zero.as_str()) {
+            None => {}
+            Some(Some("real")) => return Ok(Self::Real(RealScheme { bits, group_size })),
+            Some(_) => return Err(wrong("zero is \"real\", or not there".into())),
+        }
         Ok(Self::Affine(AffineScheme {
-            bits: number(bits, 8)? as u8,
-            group_size: group_size.map(|g| g as usize),
+            bits,
+            group_size,
             symmetric: settings.get("symmetric").and_then(toml::Value::as_bool).unwrap_or(false),
         }))
     }
@@ -120,6 +138,7 @@ impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Affine(scheme) => scheme.fmt(f),
+            Self::Real(scheme) => scheme.fmt(f),
             Self::Float(scheme) => scheme.fmt(f),
             Self::Blocks(ty) => f.pad(&ty.to_string().to_lowercase()),
             Self::Dense => f.pad("dense"),
@@ -134,7 +153,7 @@ impl FromStr for Scheme {
         let fail = || Error::Setting {
             what: "scheme",
             message: format!(
-                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\", \"nvfp4\", \"fp8\", \"q4_k\" or \"dense\""
+                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\", \"int2 row real\", \"nvfp4\", \"fp8\", \"q4_k\" or \"dense\""
             ),
         };
         if text.trim() == "dense" {
@@ -159,14 +178,18 @@ impl FromStr for Scheme {
             }
         };
         let symmetric = match words.next() {
-            None | Some("asym") => false,
-            Some("sym") => true,
+            None | Some("asym") => Some(false),
+            Some("sym") => Some(true),
+            Some("real") => None,
             Some(_) => return Err(fail()),
         };
         if words.next().is_some() {
             return Err(fail());
         }
-        Ok(Self::Affine(AffineScheme { bits, group_size, symmetric }))
+        Ok(match symmetric {
+            Some(symmetric) => Self::Affine(AffineScheme { bits, group_size, symmetric }),
+            None => Self::Real(RealScheme { bits, group_size }),
+        })
     }
 }
 
@@ -188,6 +211,8 @@ pub struct Choices {
     pub groups: Vec<Option<usize>>,
     /// Whether grids are symmetric.
     pub symmetric: bool,
+    /// Whether zero points of grids that are not symmetric are real.
+    pub real: bool,
     /// Floats and blocks beside the integers. For GGUF files, empty stands for the usual types of blocks.
     pub types: Vec<Scheme>,
     /// The form of the file: what it cannot hold is no option.
@@ -204,6 +229,7 @@ impl Default for Choices {
             bits: vec![2, 3, 4, 5, 6, 8, 16],
             groups: vec![Some(32), Some(64), Some(128), None],
             symmetric: false,
+            real: false,
             types: Vec::new(),
             form: Form::Packed,
             engine: None,
@@ -274,8 +300,9 @@ impl Choices {
                 1..=8 => {
                     let fitting =
                         self.groups.iter().filter(|group| group.is_none_or(|g| g <= site.meta.cols));
-                    schemes.extend(fitting.map(|&group_size| {
-                        Scheme::Affine(AffineScheme { bits, group_size, symmetric: self.symmetric })
+                    schemes.extend(fitting.map(|&group_size| match self.real && !self.symmetric {
+                        true => Scheme::Real(RealScheme { bits, group_size }),
+                        false => Scheme::Affine(AffineScheme { bits, group_size, symmetric: self.symmetric }),
                     }));
                 }
                 other => {
@@ -310,9 +337,19 @@ mod tests {
 
     #[test]
     fn labels_and_settings_round_trip() {
-        for text in
-            ["int4 g128", "int3 row", "int2 g32 sym", "dense", "nvfp4", "fp8 bf16", "mxfp8", "q4_k", "q8_0"]
-        {
+        for text in [
+            "int4 g128",
+            "int3 row",
+            "int2 g32 sym",
+            "int2 row real",
+            "int4 g64 real",
+            "dense",
+            "nvfp4",
+            "fp8 bf16",
+            "mxfp8",
+            "q4_k",
+            "q8_0",
+        ] {
             let scheme: Scheme = text.parse().unwrap();
             assert_eq!(scheme.to_string(), text);
             assert_eq!(Scheme::from_settings(&scheme.settings()).unwrap(), scheme);
@@ -324,6 +361,7 @@ mod tests {
             "int4 128",
             "int4 g0",
             "int4 g8 sym x",
+            "int4 g8 real sym",
             "float8",
             "f16",
             "q9_k",
@@ -335,8 +373,16 @@ mod tests {
     #[test]
     fn damaged_labels_are_refused_or_round_trip() {
         use trimtab_hostile::{Draws, INPUTS, change_text, storm};
-        let whole =
-            ["int4 g128", "int3 row sym", "int8 g32 asym", "dense", "nvfp4", "fp8 block128 bf16", "q4_k"];
+        let whole = [
+            "int4 g128",
+            "int3 row sym",
+            "int8 g32 asym",
+            "int2 row real",
+            "dense",
+            "nvfp4",
+            "fp8 block128 bf16",
+            "q4_k",
+        ];
         let make = |draws: &mut Draws| change_text(whole[draws.below(whole.len())], draws);
         let accepted = storm(INPUTS, 1, make, |text| {
             let Ok(scheme) = text.parse::<Scheme>() else { return false };
@@ -346,7 +392,7 @@ mod tests {
         });
         assert!((100..INPUTS - 100).contains(&accepted), "{accepted} of {INPUTS} accepted");
         // The settings of a plan file are edited by hand, too.
-        let whole = b"bits = 4\ngroup_size = 128\nsymmetric = true\n";
+        let whole = b"bits = 4\ngroup_size = 128\nsymmetric = true\nzero = \"real\"\n";
         trimtab_hostile::storm_of(whole, 2, |text| {
             let settings =
                 std::str::from_utf8(text).ok().and_then(|text| toml::from_str::<Settings>(text).ok());

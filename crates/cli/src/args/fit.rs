@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use trimtab::floors::calibrate::ReconstructSettings;
 
 use super::{EngineName, Format, ModelArg};
 
@@ -70,6 +71,10 @@ pub enum ImportanceName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Planning")]
 pub struct PlanningArgs {
+    /// How codes are chosen. With decoupleq, the integers to choose from have real zero points, unless --symmetric or --for says
+    /// otherwise.
+    #[arg(long, value_enum, default_value_t = Method::Gptq)]
+    pub method: Method,
     /// Bit widths to choose from, of integers or with --format gguf of blocks; 16 leaves a site as it is.
     #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8,16")]
     pub bits: Vec<u8>,
@@ -195,6 +200,7 @@ pub struct Plan {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab apply plan.toml model/ -o out/ --calibration notes.txt\n  \
 trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all sites, no data)\n  \
+trimtab apply 'int2 row real' model/ -o out/ --calibration notes.txt\n  \
 trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
 trimtab apply 'int2 g64' model/ -o out/ --calibration notes.txt --eora-rank 16\n  \
 trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n\n\
@@ -208,7 +214,7 @@ pub struct Apply {
     /// Where the model goes.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// How codes are chosen [default: what the plan says; gptq for a scheme].
+    /// How codes are chosen [default: decoupleq where zero points are real, else gptq].
     #[arg(long, value_enum)]
     pub method: Option<Method>,
     /// Sites to treat, where one scheme is given for all.
@@ -244,6 +250,9 @@ pub enum Method {
     Rtn,
     /// GPTQ: rounds column by column and lets later columns make up for the error.
     Gptq,
+    /// decoupleQ: integers by GPTQ and exact scales and real zero points by turns; for schemes such as 'int2 row real' and 'int3
+    /// g64 sym'.
+    Decoupleq,
 }
 
 /// How the grid of a group is found and which order columns are rounded in.
@@ -256,9 +265,34 @@ pub struct QuantizerArgs {
     /// Damping of the second moment, in parts of its mean diagonal.
     #[arg(long, default_value_t = 0.01)]
     pub damping: f64,
-    /// Round columns with large second moment first (groups keep their columns).
+    /// Round columns with large second moment first (groups keep their columns; decoupleq always does).
     #[arg(long)]
     pub act_order: bool,
+    /// Once all codes of a block are chosen, train its scales and real zero points until it gives what the original block gives on
+    /// the same inputs.
+    #[arg(long)]
+    pub tune_blocks: bool,
+    /// Rate of that training.
+    #[arg(long, default_value_t = QuantizerArgs::default().tune_rate, requires = "tune_blocks")]
+    pub tune_rate: f64,
+    /// Passes over the samples.
+    #[arg(long, default_value_t = QuantizerArgs::default().tune_epochs, requires = "tune_blocks", value_name = "N")]
+    pub tune_epochs: usize,
+}
+
+impl Default for QuantizerArgs {
+    fn default() -> Self {
+        let ReconstructSettings { rate, epochs, .. } = ReconstructSettings::default();
+        let (tune_rate, tune_epochs) = (rate, epochs);
+        Self {
+            range: Range::Mse,
+            damping: 0.01,
+            act_order: false,
+            tune_blocks: false,
+            tune_rate,
+            tune_epochs,
+        }
+    }
 }
 
 /// Range finders.

@@ -32,9 +32,10 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         Some(plan) => by_plan(plan, &model, args.out.format)?,
         None => by_scheme(args, &model)?,
     };
-    let method = args.method.unwrap_or(args::Method::Gptq);
+    let real = assignment.values().any(|choice| matches!(choice.scheme, Scheme::Real(_)));
+    let method = args.method.unwrap_or(if real { args::Method::Decoupleq } else { args::Method::Gptq });
     let importance = settings::importance(&args.importance)?;
-    let quantizer = Quantizer { importance, ..settings::quantizer(&args.quantizer, method) };
+    let quantizer = Quantizer { importance, ..settings::quantizer(&args.quantizer, method, global.seed) };
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -47,10 +48,11 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
     // Round-to-nearest needs no data, its branches do.
-    let observe = method == args::Method::Gptq || assignment.values().any(|choice| choice.rank > 0);
+    let observe = method != args::Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
+    let prediction = trimtab::memory::for_method(prediction, &inventory, quantizer.method);
     trimtab::memory::check(&prediction)?;
     trimtab::monitor::Monitor::note(
         ui,

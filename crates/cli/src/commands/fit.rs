@@ -11,13 +11,14 @@ use trimtab::quantizer::Quantizer;
 
 use super::{report, settings};
 use crate::Status;
-use crate::args::{Fit, Global, Method};
+use crate::args::{Fit, Global};
 use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
     let importance = settings::importance(&args.importance)?;
-    let quantizer = Quantizer { importance, ..settings::quantizer(&args.quantizer, Method::Gptq) };
+    let quantizer = settings::quantizer(&args.quantizer, args.planning.method, global.seed);
+    let quantizer = Quantizer { importance, ..quantizer };
     let calibration = settings::calibration(&args.calibration, global);
     let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer, args.out.format)?;
     if args.out.dry_run {
@@ -47,7 +48,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     ];
     report::note_inputs(&mut report, &read)?;
     report::note_planning(&mut report, &args.planning);
-    report::note_quantizer(&mut report, &args.quantizer, Method::Gptq);
+    report::note_quantizer(&mut report, &args.quantizer, args.planning.method);
     report::note_importance(&mut report, &args.importance);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;

@@ -11,7 +11,7 @@ use trimtab::report::{Recorder, Report, Verb};
 
 use super::{report, settings};
 use crate::Status;
-use crate::args::{Global, Method, Plan, QuantizerArgs, Range};
+use crate::args::{Global, Plan, QuantizerArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -45,9 +45,10 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         );
     }
     let model = super::open_to_treat(&args.model, global, ui)?;
-    let defaults = QuantizerArgs { range: Range::Mse, damping: 0.01, act_order: false };
+    let defaults = QuantizerArgs::default();
     let importance = settings::importance(&args.importance)?;
-    let quantizer = Quantizer { importance, ..settings::quantizer(&defaults, Method::Gptq) };
+    let quantizer = settings::quantizer(&defaults, args.planning.method, global.seed);
+    let quantizer = Quantizer { importance, ..quantizer };
     let calibration = settings::calibration(&args.calibration, global);
     let asked = settings::planning(budget, &args.planning, calibration, quantizer, args.format)?;
     let prepared = prepare(&model, &asked)?;
@@ -59,7 +60,8 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let page = report::planned(&args.report, None, args.force)?;
     let mut recorder = Recorder::new(ui, "planning");
     let calibration = Calibration::load(&model, &asked.calibration)?;
-    memory::check(&memory::predict(&model, &prepared.inventory, Some(&calibration)))?;
+    let prediction = memory::predict(&model, &prepared.inventory, Some(&calibration));
+    memory::check(&memory::for_method(prediction, &prepared.inventory, asked.quantizer.method))?;
     let planned = plan(&model, &prepared, &calibration, &asked, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let found = &planned.plan;
@@ -72,7 +74,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         [("specification", args.model.spec.as_ref()), ("calibration", args.calibration.calibration.as_ref())];
     report::note_inputs(&mut report, &read)?;
     report::note_planning(&mut report, &args.planning);
-    report::note_quantizer(&mut report, &defaults, Method::Gptq);
+    report::note_quantizer(&mut report, &defaults, args.planning.method);
     report::note_importance(&mut report, &args.importance);
     report::note_global(&mut report, args.format, global);
     // Last: until it is there, the same command makes it.

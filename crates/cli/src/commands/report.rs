@@ -95,8 +95,14 @@ pub fn note_planning(report: &mut Document, args: &PlanningArgs) {
 pub fn note_quantizer(report: &mut Document, args: &QuantizerArgs, method: Method) {
     report.set("method", name(&method));
     report.set("range", name(&args.range));
-    if method == Method::Gptq {
+    if method != Method::Rtn {
         report.set("damping", args.damping);
+    }
+    if method != Method::Rtn && args.tune_blocks {
+        report.set("tune-rate", args.tune_rate);
+        report.set("tune-epochs", args.tune_epochs);
+    }
+    if method == Method::Gptq {
         report.set("act-order", if args.act_order { "yes" } else { "no" });
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use trimtab::calibration::CalibrationSettings;
 use trimtab::engine::Engine;
-use trimtab::floors::calibrate::{Importance, Strategy};
+use trimtab::floors::calibrate::{Importance, ReconstructSettings, Strategy};
 use trimtab::floors::plan::Selection;
 use trimtab::form::Form;
 use trimtab::planning::PlanningSettings;
@@ -46,11 +46,12 @@ pub fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
     }
 }
 
-pub fn quantizer(args: &QuantizerArgs, method: args::Method) -> Quantizer {
+pub fn quantizer(args: &QuantizerArgs, method: args::Method, seed: u64) -> Quantizer {
     Quantizer {
         method: match method {
             args::Method::Rtn => Method::Rtn,
             args::Method::Gptq => Method::Gptq,
+            args::Method::Decoupleq => Method::Decoupleq,
         },
         range: match args.range {
             args::Range::MinMax => Range::MinMax,
@@ -58,6 +59,12 @@ pub fn quantizer(args: &QuantizerArgs, method: args::Method) -> Quantizer {
         },
         damping: args.damping,
         act_order: args.act_order,
+        tuning: args.tune_blocks.then(|| ReconstructSettings {
+            rate: args.tune_rate,
+            epochs: args.tune_epochs,
+            seed,
+            ..ReconstructSettings::default()
+        }),
         ..Quantizer::default()
     }
 }
@@ -100,6 +107,8 @@ pub fn planning(
             bits: args.bits.clone(),
             groups: groups.collect::<anyhow::Result<_>>()?,
             symmetric: args.symmetric,
+            // Where nothing else has to read the result, what the method is made for.
+            real: quantizer.method == Method::Decoupleq && engine.is_none(),
             form: form(format, engine, types.first().copied()),
             types,
             engine,

@@ -359,6 +359,75 @@ fn floats_are_options_beside_integers() {
 }
 
 #[test]
+fn real_zero_points_are_kept_by_our_own_files_and_refused_by_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let [out, tuned, other] = ["out", "tuned", "other"].map(|name| folder.path().join(name));
+    let samples = ["--samples", "8"];
+    let applied = json(&[&["apply", "int3 row real", "-o", text(&out)], &samples[..]].concat());
+    let method = |report: &serde_json::Value| -> String {
+        let settings = report["settings"].as_array().unwrap();
+        let found = settings.iter().find(|setting| setting["name"] == "method");
+        found.unwrap()["value"].as_str().unwrap().to_string()
+    };
+    assert_eq!(method(&applied), "decoupleq");
+    let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+    assert!(config.contains("\"trimtab\"") && config.contains("real_zeros"), "{config}");
+    let facts = json(&["inspect", text(&out)]);
+    let types: BTreeSet<&str> =
+        facts["sites"].as_array().unwrap().iter().map(|site| site["dtype"].as_str().unwrap()).collect();
+    assert!(types.contains("int3 row real"), "{types:?}");
+    // Bytes in the report are bytes in the file.
+    let checkpoint = trimtab::floors::io::Checkpoint::open(&out).unwrap();
+    for site in applied["sites"].as_array().unwrap() {
+        let name = format!("{}.weight", site["site"].as_str().unwrap());
+        let stored = checkpoint.names().filter(|tensor| tensor.starts_with(&name));
+        let stored: u64 = stored.map(|tensor| checkpoint.info(tensor).unwrap().bytes).sum();
+        assert_eq!(site["bytes"].as_u64().unwrap(), stored, "{name}");
+    }
+    let kl = |model: &std::path::Path| -> f64 {
+        json(&["eval", text(model), "--against", "@pico", "--limit", "8"])["kl"].as_f64().unwrap()
+    };
+    // Beside GPTQ on the same scheme; and with scales and zero points trained by block.
+    let by_gptq = folder.path().join("gptq");
+    json(
+        &[
+            &["apply", "int3 row real", "--method", "gptq", "--range", "min-max", "-o", text(&by_gptq)],
+            &samples[..],
+        ]
+        .concat(),
+    );
+    json(&[&["apply", "int3 row real", "--tune-blocks", "-o", text(&tuned)], &samples[..]].concat());
+    let [layers, blocks, gptq] = [&out, &tuned, &by_gptq].map(|model| kl(model));
+    assert!(layers < gptq, "{layers} {gptq}");
+    assert!(blocks < 1.05 * layers && blocks != layers, "{blocks} {layers}");
+    for format in ["gptq", "awq", "compressed-tensors"] {
+        refused(
+            &["convert", text(&out), "--to", format, "-o", text(&other)],
+            &["zero points are real numbers"],
+        );
+    }
+    for engine in ["vllm", "llama.cpp", "transformers"] {
+        let verified = run(&["verify", text(&out), "--for", engine]);
+        assert_eq!(verified.code, Some(1), "{engine}: {}", verified.stdout);
+    }
+    json(&["convert", text(&out), "--to", "safetensors", "-o", text(&other)]);
+    assert!((kl(&other) - layers).abs() < 0.02 * layers, "the same numbers, rounded to their type");
+    // decoupleQ with integer zero points falls back to what can be stored: GPTQ.
+    let integers = folder.path().join("integers");
+    json(&[&["apply", "int4 g64", "--method", "decoupleq", "-o", text(&integers)], &samples[..]].concat());
+    let plan = folder.path().join("plan.toml");
+    let asked =
+        ["plan", "--budget", "3.2bpw", "--method", "decoupleq", "--bits", "2,3,4", "--groups", "64,row"];
+    let fast = ["--rounds", "0", "--metric", "output-error", "-o", text(&plan)];
+    json(&[&asked[..], &fast, &samples].concat());
+    let text_of_plan = std::fs::read_to_string(&plan).unwrap();
+    assert!(text_of_plan.contains("zero = \"real\""), "{text_of_plan}");
+    let planned = folder.path().join("planned");
+    let applied = json(&[&["apply", text(&plan), "-o", text(&planned)], &samples[..]].concat());
+    assert_eq!(method(&applied), "decoupleq");
+}
+
+#[test]
 fn a_quantized_model_is_decoded_and_treated_again() {
     let folder = tempfile::tempdir().unwrap();
     let [first, gptq, second] = ["first", "gptq", "second"].map(|name| folder.path().join(name));

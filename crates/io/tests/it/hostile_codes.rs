@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use trimtab_hostile::{Draws, INPUTS, mutate, storm};
 use trimtab_io::{
-    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat, Quantization,
-    QuantizationConfig, RawTensor, awq_tensors, gptq_tensors, int_tensors, to_tensors,
+    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat, PackedConfig,
+    Quantization, QuantizationConfig, RawTensor, RealTensor, awq_tensors, gptq_tensors, int_tensors,
+    to_tensors,
 };
 
 use super::affine::shaped;
@@ -22,6 +23,8 @@ fn matrix(symmetric: bool, ordered: bool) -> AffineTensor {
 /// A checkpoint of each kind: its tensors and its `quantization_config`.
 fn kinds() -> Vec<(Vec<(String, RawTensor)>, Value)> {
     let (plain, ordered) = (matrix(false, false), matrix(true, true));
+    let symmetric = matrix(true, false);
+    let real = RealTensor::new(symmetric.clone(), vec![0.25; symmetric.scales.len()]).unwrap();
     let compressed = |matrix| QuantizationConfig::of([(MODULE, matrix)], &[]);
     let gptq =
         |format, matrix| GptqConfig::of(format, [(MODULE, matrix)], &["m.other".into()]).unwrap().to_json();
@@ -66,6 +69,10 @@ fn kinds() -> Vec<(Vec<(String, RawTensor)>, Value)> {
         ),
         (gptq_tensors(MODULE, &plain, GptqFormat::V1).unwrap(), gptq(GptqFormat::V1, &plain)),
         (gptq_tensors(MODULE, &ordered, GptqFormat::V2).unwrap(), gptq(GptqFormat::V2, &ordered)),
+        (
+            real.to_tensors(MODULE).unwrap(),
+            PackedConfig::new(compressed(&symmetric), [MODULE.to_string()]).to_json(),
+        ),
         (awq_tensors(MODULE, &plain).unwrap(), json!({"quant_method": "awq", "bits": 4, "group_size": 32})),
         (
             named(&four),

@@ -13,11 +13,10 @@ use pulp::{Simd, WithSimd};
 
 use super::GroupFit;
 use super::problem::Problem;
-use crate::affine::Affine;
-use crate::element::{Coder, ElementQuantizer};
+use crate::element::{Coder, ElementQuantizer, Parameters};
 
 /// Rows of a weight that one task handles.
-pub(super) const ROWS: usize = 288;
+pub(crate) const ROWS: usize = 288;
 /// Rows that are quantized side by side.
 const LANES: usize = 32;
 /// Columns that are measured at a time.
@@ -25,7 +24,7 @@ const MEASURE: usize = 512;
 
 /// Sums over the elements of a weight that loss and damage follow from.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sums {
+pub(crate) struct Sums {
     /// `Σ E²`, in the problem's unit.
     pub(super) compensated: f64,
     /// `Σ (w − q)²`.
@@ -72,7 +71,7 @@ impl Panel {
 }
 
 /// Rows in work.
-pub(super) struct Chunk<'a, Q> {
+pub(super) struct Chunk<'a, Q: ElementQuantizer> {
     problem: &'a Problem<'a, Q>,
     first_row: usize,
     rows: usize,
@@ -85,7 +84,7 @@ pub(super) struct Chunk<'a, Q> {
     /// `[rows, n]`.
     codes: &'a mut [u8],
     /// `[rows, groups]`.
-    parameters: &'a mut [Affine],
+    parameters: &'a mut [Q::Parameters],
     sums: Sums,
 }
 
@@ -96,7 +95,7 @@ impl<'a, Q: ElementQuantizer> Chunk<'a, Q> {
         first_row: usize,
         weights: &[f32],
         codes: &'a mut [u8],
-        parameters: &'a mut [Affine],
+        parameters: &'a mut [Q::Parameters],
     ) -> Chunk<'a, Q> {
         let n = problem.n;
         let rows = weights.len() / n;
@@ -107,8 +106,8 @@ impl<'a, Q: ElementQuantizer> Chunk<'a, Q> {
         let work = Panel { data: original.data.clone(), stride: original.stride };
         // Padding rows hold zeros, which any of these represents without error.
         let idle = problem.quantizer.idle();
-        let scales = vec![idle.scale; problem.groups * work.stride];
-        let zeros = vec![f32::from(idle.zero); problem.groups * work.stride];
+        let scales = vec![idle.scale(); problem.groups * work.stride];
+        let zeros = vec![idle.zero(); problem.groups * work.stride];
         let sums = Sums::default();
         let mut chunk =
             Chunk { problem, first_row, rows, original, work, scales, zeros, codes, parameters, sums };
@@ -237,10 +236,10 @@ impl<'a, Q: ElementQuantizer> Chunk<'a, Q> {
         current
     }
 
-    fn set(&mut self, row: usize, group: usize, affine: Affine) {
-        self.parameters[row * self.problem.groups + group] = affine;
-        self.scales[group * self.work.stride + row] = affine.scale;
-        self.zeros[group * self.work.stride + row] = f32::from(affine.zero);
+    fn set(&mut self, row: usize, group: usize, found: Q::Parameters) {
+        self.parameters[row * self.problem.groups + group] = found;
+        self.scales[group * self.work.stride + row] = found.scale();
+        self.zeros[group * self.work.stride + row] = found.zero();
     }
 }
 
@@ -345,8 +344,38 @@ pub(super) fn measure<Q>(
         let column = problem.order[position];
         if problem.dead[column] { 0.0 } else { weights[row * n + column] - value(row, column) }
     });
-    let stride = errors.stride;
     let mut sums = Sums::default();
+    for_each_product(problem, &errors, |column, pivot| {
+        let squares: f64 = column.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        sums.compensated += squares * pivot;
+    });
+    sums.squared = errors.data.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    sums
+}
+
+/// `(w − q)(H + shift)(w − q)ᵀ` of every row for any `value(row, column)` that stands for `weights` `[rows, n]`, in single
+/// precision products.
+pub(crate) fn row_errors<Q>(
+    problem: &Problem<'_, Q>,
+    weights: &[f32],
+    value: impl Fn(usize, usize) -> f32,
+) -> Vec<f64> {
+    let n = problem.n;
+    let rows = weights.len() / n.max(1);
+    let errors = Panel::new(n, rows, |row, position| {
+        let column = problem.order[position];
+        if problem.dead[column] { 0.0 } else { weights[row * n + column] - value(row, column) }
+    });
+    let mut sums = vec![0.0; rows];
+    for_each_product(problem, &errors, |column, pivot| {
+        sums.iter_mut().zip(column).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x) * pivot);
+    });
+    sums
+}
+
+/// Multiplies `errors` with `R̃` and shows each column of the product with its pivot.
+fn for_each_product<Q>(problem: &Problem<'_, Q>, errors: &Panel, mut see: impl FnMut(&[f32], f64)) {
+    let (n, stride) = (problem.n, errors.stride);
     let mut product = vec![0.0; MEASURE.min(n) * stride];
     for first in (0..n).step_by(MEASURE) {
         let width = MEASURE.min(n - first);
@@ -357,10 +386,7 @@ pub(super) fn measure<Q>(
         let out = MatMut::from_column_major_slice_mut(product, stride, width);
         matmul(out, Accum::Replace, errors.columns(0..last), unit, 1.0, Par::Seq);
         for (column, &pivot) in product.chunks(stride).zip(&problem.pivots[first..]) {
-            let squares: f64 = column.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            sums.compensated += squares * f64::from(pivot);
+            see(column, f64::from(pivot));
         }
     }
-    sums.squared = errors.data.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    sums
 }

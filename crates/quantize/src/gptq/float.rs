@@ -21,6 +21,7 @@ struct FloatQuantizer {
 
 impl ElementQuantizer for FloatQuantizer {
     type Coder = trimtab_io::FloatElement;
+    type Parameters = Affine;
 
     fn coder(&self) -> trimtab_io::FloatElement {
         self.scaler.scheme.element

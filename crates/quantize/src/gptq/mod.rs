@@ -16,9 +16,9 @@
 //! Departures: a dead input (`H_jj = 0`) gets the mean of the live diagonal instead of 1, so that the damping does not depend on
 //! the scale of `H`; a group that begins inside a block is fitted on weights that are current in all its columns.
 
-mod chunk;
+pub(crate) mod chunk;
 mod float;
-mod problem;
+pub(crate) mod problem;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -31,9 +31,8 @@ use trimtab_math::linalg::{Damping, Square};
 use self::chunk::{Chunk, ROWS, Sums};
 pub use self::float::gptq_float;
 use self::problem::Problem;
-use crate::affine::{Affine, value_of_code};
 use crate::damage::output_error;
-use crate::element::{ElementQuantizer, IntegerQuantizer};
+use crate::element::{ElementQuantizer, IntegerQuantizer, RealQuantizer, RealSource};
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerReport, Quantized};
 use crate::range::RangeFinder;
@@ -118,34 +117,49 @@ pub fn gptq(layer: &Layer, scheme: &WeightScheme, settings: &GptqSettings) -> Re
     settings.range.check()?;
     settings.check()?;
     let hessian = layer.need_hessian("gptq")?;
-    let quantizer = IntegerQuantizer { grid: scheme.grid(), range: &settings.range };
-    let problem = Problem::new(hessian, &quantizer, scheme.group_width(layer.d_input()), settings)?;
+    let (grid, width) = (scheme.grid(), scheme.group_width(layer.d_input()));
+    let dims = [layer.d_output(), layer.d_input()];
+    if scheme.real_zero {
+        if settings.order != ColumnOrder::Natural && settings.groups == GroupFit::Dynamic {
+            let expected = "\"static\" with another column order: codes with real zeros have no group index";
+            return Err(Error::Setting { what: "gptq: groups", expected, found: "dynamic".into() });
+        }
+        let quantizer = RealQuantizer { grid, source: RealSource::Range(&settings.range) };
+        let problem = Problem::new(hessian, &quantizer, width, settings)?;
+        let (codes, parameters, sums) = walk(layer, &problem);
+        let report = report_of(&problem, &sums);
+        let result = Quantized::with_real_zeros(dims, scheme, codes, &parameters, report)?;
+        return checked(layer, &problem, result, settings);
+    }
+    let quantizer = IntegerQuantizer { grid, range: &settings.range };
+    let problem = Problem::new(hessian, &quantizer, width, settings)?;
     let (codes, parameters, sums) = walk(layer, &problem);
     let (scales, zeros) = split_parameters(&parameters, problem.groups, &quantizer.grid)?;
-    let (d_output, d_input) = (layer.d_output(), layer.d_input());
-    let (g_idx, report) = (problem.g_idx(), report_of(&problem, &sums));
-    let damage = problem.damage(&sums);
-    let mut result = Quantized { d_output, d_input, scheme: *scheme, codes, scales, zeros, g_idx, report };
+    let ([d_output, d_input], scheme) = (dims, *scheme);
+    let (g_idx, report, real_zeros) = (problem.g_idx(), report_of(&problem, &sums), None);
+    let result = Quantized { d_output, d_input, scheme, codes, scales, zeros, real_zeros, g_idx, report };
+    checked(layer, &problem, result, settings)
+}
+
+/// The result, or round-to-nearest's where that does less damage.
+fn checked<Q: Sync>(
+    layer: &Layer,
+    problem: &Problem<'_, Q>,
+    mut result: Quantized,
+    settings: &GptqSettings,
+) -> Result<Quantized> {
     if !settings.rtn_check {
         return Ok(result);
     }
-    let rounded = rtn(layer, scheme, &RtnSettings { range: settings.range.clone() })?;
-    let (groups, width) = (problem.groups, problem.group_width);
-    let value = |row: usize, column: usize| {
-        let at = row * groups + column / width;
-        value_of_code(
-            f32::from(rounded.codes[row * d_input + column]),
-            rounded.scales[at],
-            f32::from(rounded.zeros[at]),
-        )
-    };
-    let rtn_damage = problem.damage(&measure(layer, &problem, value));
+    let hessian = layer.need_hessian("gptq")?;
+    let rounded = rtn(layer, &result.scheme, &RtnSettings { range: settings.range.clone() })?;
+    let (n, values) = (layer.d_input(), rounded.dequantize());
+    let rtn_damage = problem.damage(&measure(layer, problem, |row, column| values[row * n + column]));
     result.report.rtn_damage = Some(rtn_damage);
-    if damage <= rtn_damage {
+    if result.report.damage.is_some_and(|damage| damage <= rtn_damage) {
         return Ok(result);
     }
-    let values = [result.dequantize(), rounded.dequantize()];
-    let report = compared(layer, hessian, [&values[0], &values[1]], &result.report)?;
+    let report = compared(layer, hessian, [&result.dequantize(), &values], &result.report)?;
     Ok(Quantized { report: report.clone(), ..if report.fell_back { rounded } else { result } })
 }
 
@@ -183,10 +197,13 @@ fn report_of<Q>(problem: &Problem<'_, Q>, sums: &Sums) -> LayerReport {
 }
 
 /// Runs the columns in order, for all rows: codes `[rows, n]` and parameters `[rows, groups]`.
-fn walk<Q: ElementQuantizer>(layer: &Layer, problem: &Problem<'_, Q>) -> (Vec<u8>, Vec<Affine>, Sums) {
+pub(crate) fn walk<Q: ElementQuantizer>(
+    layer: &Layer,
+    problem: &Problem<'_, Q>,
+) -> (Vec<u8>, Vec<Q::Parameters>, Sums) {
     let (d_output, d_input, groups) = (layer.d_output(), layer.d_input(), problem.groups);
     let mut codes = vec![0u8; d_output * d_input];
-    let mut parameters = vec![Affine { scale: 1.0, zero: 0 }; d_output * groups];
+    let mut parameters = vec![problem.quantizer.idle(); d_output * groups];
     let sums: Vec<Sums> = layer
         .weight()
         .par_chunks((ROWS * d_input).max(1))

@@ -10,7 +10,7 @@ use super::{ColumnOrder, GptqSettings, GroupFit};
 use crate::error::Result;
 
 /// A layer's shared part. A *position* is the place of a column in the order of quantization.
-pub(super) struct Problem<'a, Q> {
+pub(crate) struct Problem<'a, Q> {
     pub(super) n: usize,
     /// Column at each position.
     pub(super) order: Vec<usize>,
@@ -20,15 +20,15 @@ pub(super) struct Problem<'a, Q> {
     pub(super) pivots: Vec<f32>,
     unit_of_sums: f64,
     /// Added to the diagonal.
-    shift: f64,
-    pub(super) damping_used: f64,
+    pub(crate) shift: f64,
+    pub(crate) damping_used: f64,
     /// By column: the input was always 0.
-    pub(super) dead: Vec<bool>,
+    pub(crate) dead: Vec<bool>,
     pub(super) quantizer: &'a Q,
     pub(super) fit: GroupFit,
     pub(super) block: usize,
     pub(super) group_width: usize,
-    pub(super) groups: usize,
+    pub(crate) groups: usize,
     /// Power of the input, by column and by position.
     pub(super) power_of_column: Vec<f32>,
     pub(super) power_of_position: Vec<f32>,
@@ -36,7 +36,7 @@ pub(super) struct Problem<'a, Q> {
 
 impl<'a, Q> Problem<'a, Q> {
     /// `group_width` is at least 1.
-    pub(super) fn new(
+    pub(crate) fn new(
         hessian: &Square,
         quantizer: &'a Q,
         group_width: usize,
@@ -69,6 +69,29 @@ impl<'a, Q> Problem<'a, Q> {
             power_of_column,
             order,
         })
+    }
+
+    /// The same problem for another quantizer: nothing is factored again.
+    pub(crate) fn with<P>(self, quantizer: &P) -> Problem<'_, P> {
+        let Problem { n, order, unit, pivots, unit_of_sums, shift, damping_used, dead, .. } = self;
+        let Problem { fit, block, group_width, groups, power_of_column, power_of_position, .. } = self;
+        Problem {
+            n,
+            order,
+            unit,
+            pivots,
+            unit_of_sums,
+            shift,
+            damping_used,
+            dead,
+            quantizer,
+            fit,
+            block,
+            group_width,
+            groups,
+            power_of_column,
+            power_of_position,
+        }
     }
 
     /// Group of the column at a position.
@@ -112,7 +135,7 @@ impl<'a, Q> Problem<'a, Q> {
         Some(range.start + steps * step)
     }
 
-    pub(super) fn dead_columns(&self) -> usize {
+    pub(crate) fn dead_columns(&self) -> usize {
         self.dead.iter().filter(|&&dead| dead).count()
     }
 

@@ -4,6 +4,7 @@ use trimtab_math::random::Stream;
 
 use super::reference::{Reference, reference};
 use super::*;
+use crate::affine::Affine;
 use crate::damage::output_error;
 use crate::error::Error;
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use self::refit::least_squares;
 use self::search::{min_max, percentile, power_error, shrink, squared_error};
-use crate::affine::{Affine, Grid};
+use crate::affine::{Affine, Grid, RealZero};
 use crate::error::{Error, Result};
 
 /// Rule that turns the values of a slice into a step and a zero.
@@ -162,6 +162,25 @@ impl RangeFinder {
                 least_squares(values, power, grid, grid.affine(low, high), *rounds)
             }
         }
+    }
+}
+
+impl RangeFinder {
+    /// The least and the largest of `values` and 0.
+    pub(crate) fn extremes(values: &[f32]) -> (f32, f32) {
+        min_max(values)
+    }
+
+    /// The same with a real zero: from the smallest value to the largest, or what [`Self::fit`] finds, whose integer zero is a
+    /// real one too.
+    pub fn fit_real(&self, values: &[f32], power: Option<&[f32]>, grid: &Grid) -> RealZero {
+        if *self == RangeFinder::MinMax {
+            let (low, high) = min_max(values);
+            return RealZero::of_range(low, high, grid);
+        }
+        let Affine { scale, zero } = self.fit(values, power, grid);
+        let zero = scale * (f32::from(grid.middle()) - f32::from(zero));
+        RealZero { scale, zero: grid.scale_dtype.round_signed(zero) }
     }
 }
 

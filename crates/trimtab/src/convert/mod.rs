@@ -298,10 +298,20 @@ struct Schemes {
 impl Schemes {
     /// Checks that `format` can hold a matrix, keeps its outline, and says what is lost.
     fn take(&mut self, site: &SiteMeta, coded: Coded, format: AffineFormat) -> Result<Option<Loss>> {
-        let Coded::Affine(matrix) = coded else {
-            let message =
-                format!("its code is not affine, {format} cannot hold it without quantizing it anew");
-            return Err(Error::Site { site: site.name.clone(), message });
+        let refuse = |message: String| Err(Error::Site { site: site.name.clone(), message });
+        let matrix = match coded {
+            Coded::Affine(matrix) => matrix,
+            Coded::Real(_) => {
+                return refuse(format!(
+                    "its zero points are real numbers; {format} stores integer ones\nhint: --to safetensors or gguf:TYPE \
+                     writes what the codes stand for"
+                ));
+            }
+            _ => {
+                return refuse(format!(
+                    "its code is not affine, {format} cannot hold it without quantizing it anew"
+                ));
+            }
         };
         let (matrix, fidelity) = convert_codes(&matrix, format).map_err(|e| refused(site, &e))?;
         let outline = AffineTensor { codes: Bytes::from(Vec::new()), ..matrix };
@@ -360,6 +370,7 @@ fn decoded_dtype(model: &Model, site: &SiteMeta, coded: Option<&Coded>, target: 
     Ok(match (target, coded) {
         (Target::Safetensors(Some(dtype)), _) => dtype,
         (_, Some(Coded::Affine(matrix))) => scale_dtype(matrix.scale_dtype),
+        (_, Some(Coded::Real(matrix))) => scale_dtype(matrix.codes().scale_dtype),
         (_, Some(_)) => Dtype::BF16,
         (_, None) => dense_dtype(model, site)?,
     })

@@ -1,0 +1,320 @@
+//! Block reconstruction: a few numbers of a block are trained until it gives what another block gives.
+//!
+//! Methods bring [`Part`]s: numbers of their own (steps and zeros of frozen codes, a low-rank branch, clipping bounds) and how these
+//! become tensors of the block. The trainer knows nothing else of them. The loss is the squared difference of the outputs, averaged
+//! over rows by their weights and over channels; the optimizer is Adam. Some samples are held out: what is returned are the numbers
+//! of the pass that was best on those, rounded as they will be stored, or the numbers at the start if no pass was better.
+//!
+//! Samples, and not batches, make a step, in an order drawn anew for each pass: the same bytes at any number of threads.
+
+use std::ops::Range;
+
+use burn::module::Param;
+use burn::tensor::{Device, Int, Tensor};
+use serde::{Deserialize, Serialize};
+use trimtab_math::random::Stream;
+use trimtab_nn::{Flow, HeldMut, LayerMut, Stage, Weight, host};
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+
+/// Something of a block that is trained.
+pub trait Part {
+    /// The numbers at the start, a vector for each tensor that is trained.
+    fn start(&self) -> Vec<Vec<f32>>;
+
+    /// Numbers as they will be stored: rounded to the type that they have in the file.
+    fn stored(&self, values: Vec<Vec<f32>>) -> Vec<Vec<f32>>;
+
+    /// Puts what `values` stand for, in the order of [`Part::start`], into the block. Gradients flow through whatever is made of them.
+    ///
+    /// # Errors
+    /// A layer that the block does not have.
+    fn install(&self, values: &[Tensor<1>], block: &mut dyn Stage) -> Result<()>;
+}
+
+/// Settings of [`reconstruct`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReconstructSettings {
+    /// Rate of Adam.
+    pub rate: f64,
+    /// Passes over the samples.
+    pub epochs: usize,
+    /// Samples of a step.
+    pub batch: usize,
+    /// Decays of Adam's moments.
+    pub betas: [f64; 2],
+    /// Added to the root of its second moment.
+    pub epsilon: f64,
+    /// Share of the samples that is held out, at least one.
+    pub held_out: f64,
+    /// Names the order of the samples.
+    pub seed: u64,
+}
+
+impl Default for ReconstructSettings {
+    fn default() -> Self {
+        Self { rate: 1e-4, epochs: 4, batch: 1, betas: [0.9, 0.99], epsilon: 1e-8, held_out: 0.125, seed: 0 }
+    }
+}
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reconstructed {
+    /// For every part its numbers, rounded as stored.
+    pub values: Vec<Vec<Vec<f32>>>,
+    /// Mean squared difference on the held-out samples before.
+    pub before: f64,
+    /// The same with `values`: at most `before`.
+    pub after: f64,
+    /// Steps taken.
+    pub steps: usize,
+}
+
+/// What the trainer is given: the block, what it is to be like, and what reaches both.
+pub struct Reconstruction<'a> {
+    /// The block whose parts are trained.
+    pub block: &'a dyn Stage,
+    /// The block that it is to be like.
+    pub target: &'a dyn Stage,
+    /// Masks and weights of rows.
+    pub batches: &'a [Batch],
+    /// What reaches both blocks of a batch.
+    pub inputs: &'a dyn Fn(usize) -> Result<Flow>,
+}
+
+/// Trains `parts`.
+///
+/// # Errors
+/// A block that fails, fewer than two samples, outputs that are not tensors of one shape.
+pub fn reconstruct(
+    of: &Reconstruction<'_>,
+    parts: &[&dyn Part],
+    settings: &ReconstructSettings,
+) -> Result<Reconstructed> {
+    if !(settings.rate > 0.0 && settings.rate.is_finite()) {
+        let message = format!("found a rate of {}; expected a finite number > 0", settings.rate);
+        return Err(Error::Reconstruction { message });
+    }
+    let device = Device::flex().autodiff();
+    let samples = of.samples(settings.batch.max(1));
+    if samples.len() < 2 {
+        let message = "expected at least two samples, one to train on and one to judge by".into();
+        return Err(Error::Reconstruction { message });
+    }
+    let held = ((settings.held_out * samples.len() as f64).ceil() as usize).clamp(1, samples.len() - 1);
+    let (trained, judged) = samples.split_at(samples.len() - held);
+    let mut block = of.block.boxed_clone();
+    track(&mut *block);
+    let install =
+        |values: &[Vec<Vec<f32>>], block: &mut dyn Stage, track: bool| -> Result<Vec<Vec<Tensor<1>>>> {
+            let mut leaves = Vec::new();
+            for (part, values) in parts.iter().zip(values) {
+                let leaf = |values: &Vec<f32>| {
+                    let leaf = Tensor::<1>::from_floats(values.as_slice(), &device);
+                    if track { leaf.require_grad() } else { leaf }
+                };
+                let of_part: Vec<Tensor<1>> = values.iter().map(leaf).collect();
+                part.install(&of_part, block)?;
+                leaves.push(of_part);
+            }
+            Ok(leaves)
+        };
+    let stored = |values: &[Vec<Vec<f32>>]| -> Vec<Vec<Vec<f32>>> {
+        parts.iter().zip(values).map(|(part, values)| part.stored(values.clone())).collect()
+    };
+    let judge = |values: &[Vec<Vec<f32>>], block: &mut Box<dyn Stage>| -> Result<f64> {
+        install(values, &mut **block, false)?;
+        let mut sums = [0.0, 0.0];
+        for sample in judged {
+            let (loss, weight) = of.loss(&**block, sample, &device)?;
+            sums[0] += weight * f64::from(host(loss.without_autodiff())[0]);
+            sums[1] += weight;
+        }
+        Ok(if sums[1] > 0.0 { sums[0] / sums[1] } else { 0.0 })
+    };
+    let mut values: Vec<Vec<Vec<f32>>> = parts.iter().map(|part| part.start()).collect();
+    let mut best = stored(&values);
+    let before = judge(&best, &mut block)?;
+    let mut after = before;
+    let mut adam = Adam::new(&values, *settings);
+    for epoch in 0..settings.epochs {
+        let mut order: Vec<usize> = (0..trained.len()).collect();
+        Stream::new(settings.seed, "reconstruct/order", epoch as u64, 0).shuffle(&mut order);
+        for i in order {
+            let leaves = install(&values, &mut *block, true)?;
+            let (loss, weight) = of.loss(&*block, &trained[i], &device)?;
+            if weight == 0.0 {
+                continue;
+            }
+            let gradients = loss.backward();
+            let of_leaf = |leaf: &Tensor<1>| leaf.grad(&gradients).map(host);
+            let gradients: Vec<Vec<Option<Vec<f32>>>> =
+                leaves.iter().map(|leaves| leaves.iter().map(of_leaf).collect()).collect();
+            adam.step(&mut values, &gradients);
+        }
+        let candidate = stored(&values);
+        let found = judge(&candidate, &mut block)?;
+        if found < after {
+            (best, after) = (candidate, found);
+        }
+    }
+    Ok(Reconstructed { values: best, before, after, steps: adam.steps as usize })
+}
+
+/// Some rows of a batch.
+struct Sample {
+    batch: usize,
+    rows: Range<usize>,
+}
+
+impl Reconstruction<'_> {
+    fn samples(&self, size: usize) -> Vec<Sample> {
+        let of_batch = |(batch, of): (usize, &Batch)| {
+            let n = items(&of.input);
+            (0..n).step_by(size).map(move |first| Sample { batch, rows: first..n.min(first + size) })
+        };
+        self.batches.iter().enumerate().flat_map(of_batch).collect()
+    }
+
+    /// The mean squared difference on a sample, and the weight of its rows.
+    fn loss(&self, block: &dyn Stage, sample: &Sample, device: &Device) -> Result<(Tensor<1>, f64)> {
+        let (batch, whole) = (&self.batches[sample.batch], (self.inputs)(sample.batch)?);
+        let flow = part_of(&whole, &sample.rows);
+        let n = items(&whole).max(1);
+        let row_weights = batch.row_weights.as_ref().map(|weights| {
+            let each = weights.len() / n;
+            weights[sample.rows.start * each..sample.rows.end * each].to_vec()
+        });
+        let mask = batch.mask.clone().map(|mask| mask.slice([sample.rows.clone()]));
+        let mut of_sample = Batch { input: flow.clone(), mask, row_weights };
+        let target = last(self.target.forward(flow.clone(), &mut of_sample.ctx())?)?;
+        of_sample.mask = of_sample.mask.map(|mask| Tensor::from_data(mask.into_data(), device));
+        let found = last(block.forward(tracked(flow, device), &mut of_sample.ctx())?)?;
+        let width = target.1;
+        let target = Tensor::<2>::from_data(host_data(target.0, width), device);
+        let difference = (found.0 - target).square().mean_dim(1);
+        let rows = difference.dims()[0];
+        let weights: Vec<f32> = match &of_sample.row_weights {
+            // A weight for each row, or one for each item of several rows.
+            Some(weights) => (0..rows).map(|i| weights[i * weights.len() / rows.max(1)] as f32).collect(),
+            None => vec![1.0; rows],
+        };
+        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+        let share = Tensor::<1>::from_floats(weights.as_slice(), device) / total.max(f64::MIN_POSITIVE);
+        Ok(((difference.reshape([rows]) * share).sum(), total))
+    }
+}
+
+/// Rows of the output and their width: of a pair, those of its second half, which a decoder gives.
+fn last(flow: Flow) -> Result<(Tensor<2>, usize)> {
+    Ok(match flow {
+        Flow::Hidden(x) => {
+            let [b, t, c] = x.dims();
+            (x.reshape([b * t, c]), c)
+        }
+        Flow::Image(x) => {
+            let [b, c, h, w] = x.dims();
+            (x.reshape([b, c * h * w]), c * h * w)
+        }
+        Flow::Vector(x) => {
+            let width = x.dims()[1];
+            (x, width)
+        }
+        Flow::Pair(both) => return last(both.1),
+        Flow::Tokens(_) => {
+            let message = "the block gives tokens, which have no difference".into();
+            return Err(Error::Reconstruction { message });
+        }
+    })
+}
+
+fn host_data(x: Tensor<2>, width: usize) -> burn::tensor::TensorData {
+    let values = host(x.without_autodiff());
+    let rows = values.len() / width.max(1);
+    burn::tensor::TensorData::new(values, [rows, width])
+}
+
+fn items(flow: &Flow) -> usize {
+    match flow {
+        Flow::Tokens(x) => x.dims()[0],
+        Flow::Hidden(x) => x.dims()[0],
+        Flow::Image(x) => x.dims()[0],
+        Flow::Vector(x) => x.dims()[0],
+        Flow::Pair(both) => items(&both.0),
+    }
+}
+
+fn part_of(flow: &Flow, rows: &Range<usize>) -> Flow {
+    match flow {
+        Flow::Tokens(x) => Flow::Tokens(x.clone().slice([rows.clone()])),
+        Flow::Hidden(x) => Flow::Hidden(x.clone().slice([rows.clone()])),
+        Flow::Image(x) => Flow::Image(x.clone().slice([rows.clone()])),
+        Flow::Vector(x) => Flow::Vector(x.clone().slice([rows.clone()])),
+        Flow::Pair(both) => Flow::both(part_of(&both.0, rows), part_of(&both.1, rows)),
+    }
+}
+
+fn tracked(flow: Flow, device: &Device) -> Flow {
+    match flow {
+        Flow::Tokens(x) => Flow::Tokens(Tensor::<2, Int>::from_data(x.into_data(), device)),
+        Flow::Hidden(x) => Flow::Hidden(x.autodiff()),
+        Flow::Image(x) => Flow::Image(x.autodiff()),
+        Flow::Vector(x) => Flow::Vector(x.autodiff()),
+        Flow::Pair(both) => Flow::both(tracked(both.0, device), tracked(both.1, device)),
+    }
+}
+
+/// Moves all tensors of a block to where gradients are kept; they have none of their own.
+fn track(block: &mut dyn Stage) {
+    let plain = Device::flex();
+    for site in block.sites_mut() {
+        if !matches!(site.weight, Weight::Dense(_)) {
+            site.weight = Weight::Dense(constant(site.weight.to_tensor(&plain)));
+        }
+    }
+    for (_, held) in block.layers_mut().into_iter().flat_map(LayerMut::held) {
+        match held {
+            HeldMut::Vector(param) => *param = constant(param.val()),
+            HeldMut::Matrix(param) => *param = constant(param.val()),
+        }
+    }
+}
+
+fn constant<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+    Param::initialized(burn::module::ParamId::new(), value.without_autodiff().autodiff())
+}
+
+/// Adam on vectors of the host.
+struct Adam {
+    settings: ReconstructSettings,
+    moments: Vec<Vec<[Vec<f32>; 2]>>,
+    steps: i32,
+}
+
+impl Adam {
+    fn new(values: &[Vec<Vec<f32>>], settings: ReconstructSettings) -> Self {
+        let zeros = |values: &Vec<f32>| [vec![0.0; values.len()], vec![0.0; values.len()]];
+        let moments = values.iter().map(|values| values.iter().map(zeros).collect()).collect();
+        Self { settings, moments, steps: 0 }
+    }
+
+    fn step(&mut self, values: &mut [Vec<Vec<f32>>], gradients: &[Vec<Option<Vec<f32>>>]) {
+        self.steps += 1;
+        let betas = self.settings.betas;
+        let corrections = betas.map(|beta| 1.0 - beta.powi(self.steps));
+        let (rate, root) = ((self.settings.rate / corrections[0]) as f32, corrections[1].sqrt() as f32);
+        let ([b1, b2], epsilon) = (betas.map(|beta| beta as f32), self.settings.epsilon as f32);
+        let parts = values.iter_mut().zip(gradients).zip(&mut self.moments);
+        for ((values, gradients), moments) in parts.flat_map(|((v, g), m)| v.iter_mut().zip(g).zip(m)) {
+            let Some(gradients) = gradients else { continue };
+            let [first, second] = moments;
+            for (((x, &g), m), v) in values.iter_mut().zip(gradients).zip(first).zip(second) {
+                *m = b1 * *m + (1.0 - b1) * g;
+                *v = b2 * *v + (1.0 - b2) * g * g;
+                *x -= rate * *m / (v.sqrt() / root + epsilon);
+            }
+        }
+    }
+}
