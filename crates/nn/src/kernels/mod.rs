@@ -26,6 +26,7 @@ pub(crate) mod attention;
 #[allow(unsafe_code)] // Instructions that a processor may lack.
 mod avx2;
 pub mod bench;
+pub(crate) mod channels;
 mod conv;
 mod decode;
 mod error;
@@ -38,8 +39,8 @@ mod tile;
 mod view;
 
 pub use conv::{
-    ConvShape, channel_sums, conv2d, conv2d_input_gradient, conv2d_input_gradient_with, conv2d_weight_gradient,
-    conv2d_weight_gradient_with, conv2d_with, patches,
+    ConvShape, channel_sums, conv2d, conv2d_input_gradient, conv2d_input_gradient_with,
+    conv2d_weight_gradient, conv2d_weight_gradient_with, conv2d_with, patches,
 };
 pub use error::{Error, Result};
 pub use isa::Isa;
