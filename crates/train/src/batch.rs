@@ -81,6 +81,12 @@ impl BatchSize {
         }
     }
 
+    /// Items of the step after the one with the number `step`, if that is known before it is done: it sees `size` items, and would
+    /// see `batch` if the phase had as many left.
+    pub(crate) fn certain(&self, step: usize, size: usize, batch: usize) -> Option<usize> {
+        (!self.asks(step, size)).then(|| self.next(step, batch, None))
+    }
+
     /// Items of the step after the one with the number `step`, of `size` items with these statistics.
     pub(crate) fn next(&self, step: usize, size: usize, seen: Option<&SampleStatistics>) -> usize {
         match (self, seen) {

@@ -6,10 +6,10 @@ use trimtab_math::random::Stream;
 use crate::error::{Error, Result};
 use crate::sampler::Item;
 
-/// Numbered items and how some of them become a batch.
-pub trait Dataset {
+/// Numbered items and how some of them become a batch, on whatever thread: the next batch is made while a step computes.
+pub trait Dataset: Sync {
     /// What the objective takes.
-    type Batch;
+    type Batch: Send;
 
     /// Number of items.
     fn len(&self) -> usize;

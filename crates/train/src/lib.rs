@@ -6,7 +6,7 @@
 //! | slot | here | what goes there |
 //! |---|---|---|
 //! | sampler | [`Sampler`], [`BatchSize`] | shuffling by `(seed, epoch)`, a function of the position alone; how many items a step sees |
-//! | batch transform | [`Dataset::batch`], [`BatchTransform`] | what is drawn for an item, and changes of a whole batch |
+//! | batch transform | [`Dataset::batch`], [`BatchTransform`] | what is drawn for an item, and changes of a whole batch; made ahead on a thread ([`Settings::prefetch`]) |
 //! | objective | [`Objective`] | [`NextToken`] and others; penalties see the whole module |
 //! | statistics of samples | [`SampleStatistics`] | what single samples say, from captures of the forward pass |
 //! | exchange | [`Workers`], [`Ranks`] | the mean over processes, compressed or not |
@@ -21,6 +21,7 @@
 //! optimizer state and position are saved by name, the sampler needs no state, and no generator of the framework is used.
 
 mod adaptive;
+mod ahead;
 mod average;
 mod batch;
 mod buffers;

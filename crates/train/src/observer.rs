@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
+use crate::error::Result;
+
 /// What is known after a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StepRecord {
@@ -11,6 +13,9 @@ pub struct StepRecord {
     pub phase: String,
     /// Steps done, over all phases.
     pub step: usize,
+    /// Steps of all phases, if they are known beforehand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
     /// Items seen, over all phases.
     pub samples: u64,
     /// Items of all phases, as far as they are known beforehand.
@@ -35,6 +40,23 @@ pub struct StepRecord {
     pub seconds_left: f64,
 }
 
+impl StepRecord {
+    /// One line about the step; `unit` is what its loss has terms of, such as tokens.
+    pub fn line(&self, unit: &str) -> String {
+        let heldout = match self.heldout {
+            Some(Measured { loss, accuracy: Some(right) }) => {
+                format!(" (held out {loss:.4}, {:.2} % right)", 100.0 * right)
+            }
+            Some(Measured { loss, accuracy: None }) => format!(" (held out {loss:.4})"),
+            None => String::new(),
+        };
+        let Self { loss, gradient_norm, rate, terms_per_s, seconds_left, .. } = self;
+        format!(
+            "loss {loss:.4}{heldout}, gradient {gradient_norm:.2}, rate {rate:.2e}, {terms_per_s:.0} {unit}/s, {seconds_left:.0} s left"
+        )
+    }
+}
+
 /// What a model does on held-out data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Measured {
@@ -49,6 +71,22 @@ pub struct Measured {
 pub trait Observer<M> {
     /// A step is done. `module` is what would be kept now.
     fn step(&mut self, record: &StepRecord, module: &M);
+
+    /// The run begins, after so many steps of earlier ones: 0, or those of the saved state.
+    ///
+    /// # Errors
+    /// What ends the run before it begins.
+    fn begins(&mut self, _step: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// The state after the last step is about to be saved: what has to be kept of the steps before it is kept now.
+    ///
+    /// # Errors
+    /// What ends the run, without this state.
+    fn saves(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether the run should save its state and stop. Asked after each step.
     fn interrupted(&self) -> bool {

@@ -39,6 +39,10 @@ pub struct Settings {
     /// Steps between saved states; 0 saves only when the run is interrupted.
     #[serde(default)]
     pub save_every: usize,
+    /// Batches that are made ahead while a step computes; 0 makes each when its pass begins. What a run computes does not depend
+    /// on it, so it is not part of what is saved.
+    #[serde(default = "one", skip_serializing)]
+    pub prefetch: usize,
     /// How often the phases are gone through, in order.
     #[serde(default = "one")]
     pub rounds: usize,
@@ -196,6 +200,7 @@ impl Settings {
             patience: None,
             heldout_every: 0,
             save_every: 0,
+            prefetch: 1,
             rounds: 1,
             phases,
         }
@@ -212,6 +217,19 @@ impl Settings {
         let round =
             self.phases.iter().fold(0u64, |sum, phase| sum.saturating_add(phase.length(items, batch)));
         round.saturating_mul(self.rounds as u64)
+    }
+
+    /// Steps of the whole run over a data set of `items`, if they are known beforehand: for steps of one size, without an early end.
+    pub fn steps(&self, items: usize) -> Option<u64> {
+        let (BatchSize::Fixed(batch), None) = (&self.batch, self.patience) else { return None };
+        let steps = |phase: &Phase| phase.length(items, *batch).div_ceil(*batch as u64);
+        let round = self.phases.iter().map(steps).fold(0, u64::saturating_add);
+        Some(round.saturating_mul(self.rounds as u64))
+    }
+
+    /// Items of one forward pass in a step of `batch`.
+    pub(crate) fn pass_size(&self, batch: usize) -> usize {
+        self.micro_batch.unwrap_or(batch).min(batch).max(1)
     }
 
     /// Refuses what makes no sense.

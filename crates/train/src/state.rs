@@ -35,11 +35,12 @@ struct Header {
 }
 
 impl Header {
-    /// What forbids to go on with these settings and data, if anything. How often a run measures and saves does not change
-    /// what it computes, unless it may end early.
+    /// What forbids to go on with these settings and data, if anything. How often a run measures and saves, and how
+    /// many batches it makes ahead, does not change what it computes, unless it may end early.
     fn differs(&self, items: usize, settings: &Settings) -> Option<&'static str> {
         let mut saved = self.settings.clone();
         saved.save_every = settings.save_every;
+        saved.prefetch = settings.prefetch;
         if saved.patience.is_none() {
             saved.heldout_every = settings.heldout_every;
         }

@@ -9,6 +9,7 @@ use burn::tensor::{Device, TensorData};
 use trimtab_math::random::Stream;
 use trimtab_nn::Capture;
 
+use crate::ahead::{Course, Forecast, Maker, Order, Place};
 use crate::average;
 use crate::buffers::{self, NormStatistics};
 use crate::data::{BatchTransform, Dataset};
@@ -20,11 +21,11 @@ use crate::optimizer::Optimizer;
 use crate::parameters;
 use crate::per_sample::SampleStatistics;
 use crate::position::Position;
-use crate::sampler::{Item, Sampler};
+use crate::sampler::Item;
 use crate::settings::{Phase, Settings};
 use crate::state::State;
 use crate::statistics::Gatherer;
-use crate::workers::{Alone, ExchangeState, Workers, share};
+use crate::workers::{Alone, ExchangeState, Workers};
 
 /// Everything of a run but the module.
 pub struct Trainer<'a, D: Dataset, O> {
@@ -68,16 +69,6 @@ impl<M> Outcome<M> {
     }
 }
 
-/// Where a batch stands in a run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub seed: u64,
-    pub step: usize,
-    /// Number of the pass in its step, different in every process.
-    pub pass: usize,
-    pub progress: f64,
-}
-
 /// The batch of these items, changed by the transform.
 pub(crate) fn made<D: Dataset>(
     data: &D,
@@ -102,6 +93,13 @@ struct Passes {
     terms: f64,
     /// What single samples said, if they were asked.
     statistics: Option<SampleStatistics>,
+}
+
+/// Where the batches of a run come from.
+struct Source<'m, B> {
+    course: Course<'m>,
+    forecast: Forecast<'m>,
+    maker: Maker<'m, B>,
 }
 
 /// What changes from step to step.
@@ -154,20 +152,43 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let message = format!("is no item of the {} that there are", self.data.len());
             return Err(Error::setting(format!("{}.epochs", phase.name), message));
         }
-        let mut run = self.resume(module, workers)?;
-        let mut sampler = Sampler::new(self.data.len(), self.settings.seed);
+        let run = self.resume(module, workers)?;
+        observer.begins(run.position.step)?;
+        let course = Course::new(self.settings, self.data.len(), [workers.rank(), workers.size()]);
+        let device = self.device.clone().autodiff();
+        let (data, transform) = (self.data, self.transform);
+        let make = |order: &Order| made(data, &order.items, transform, order.place, &device);
+        // A pool of one thread stands for a core of its own: there is nobody to make anything meanwhile.
+        let ahead = if rayon::current_num_threads() > 1 { self.settings.prefetch } else { 0 };
+        std::thread::scope(|scope| {
+            let maker = Maker::new(scope, ahead, &make);
+            let forecast = Forecast::new(course.clone());
+            self.go(run, Source { course, forecast, maker }, observer, workers)
+        })
+    }
+
+    fn go<M: Module>(
+        &self,
+        mut run: Run<M>,
+        mut source: Source<'_, D::Batch>,
+        observer: &mut dyn Observer<M>,
+        workers: &mut dyn Workers,
+    ) -> Result<Outcome<M>>
+    where
+        O: Objective<M, D::Batch>,
+    {
         let (first, start) = (run.position.samples, Instant::now());
         let total = self.settings.samples(self.data.len());
         let mut last = None;
         while let Some(phase) = self.settings.phase(run.position.phase) {
-            let length = phase.length(self.data.len(), self.settings.batch.first());
+            let length = source.course.length(phase);
             if run.position.phase_samples >= length {
                 self.next_phase(&mut run);
                 continue;
             }
             let clock = Instant::now();
-            let size = (run.position.batch as u64).min(length - run.position.phase_samples) as usize;
-            let passes = self.passes(&mut run, phase, size, &mut sampler, workers)?;
+            let size = source.course.size(phase, &run.position);
+            let passes = self.passes(&mut run, phase, size, &mut source, workers)?;
             let rates = phase.rates(run.position.phase_samples + size as u64, length);
             run.module = self.objective.project(run.optimizer.step(run.module, passes.gradients, &rates));
             if let Some(share) = self.settings.average {
@@ -175,19 +196,21 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             }
             let Position { step, batch, .. } = run.position;
             run.position.advance(size, self.settings.batch.next(step, batch, passes.statistics.as_ref()));
+            let seconds = clock.elapsed().as_secs_f64();
             let heldout = self.measure(&run, length, total)?;
             let seen = run.position.samples - first;
             let pace = start.elapsed().as_secs_f64() / seen as f64;
             let record = StepRecord {
                 phase: phase.name.clone(),
                 step: run.position.step,
+                steps: self.settings.steps(self.data.len()),
                 samples: run.position.samples,
                 total,
                 batch: size,
                 loss: passes.loss,
                 gradient_norm: passes.norm,
                 rate: rates.last().copied().unwrap_or(0.0),
-                terms_per_s: passes.terms / clock.elapsed().as_secs_f64(),
+                terms_per_s: passes.terms / seconds,
                 noise_scale: passes.statistics.map(|seen| seen.noise_scale()),
                 heldout,
                 seconds_left: pace * total.saturating_sub(run.position.samples) as f64,
@@ -197,12 +220,14 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
                 && run.position.waits(heldout.loss, patience)
             {
                 run.position.phase_samples = length;
+                source.forecast.forget();
             }
             observer.step(&record, run.average.as_ref().unwrap_or(&run.module));
             let over = run.position.samples >= total || self.is_over(&run.position);
             let stop = !over && any(observer.interrupted(), workers)?;
             last = Some(record);
             if self.state.is_some() && (stop || is_due(self.settings.save_every, run.position.step)) {
+                observer.saves()?;
                 let exchange = workers.save()?;
                 if workers.rank() == 0 {
                     self.save(&run, exchange)?;
@@ -243,7 +268,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         let module = module.valid();
         let items: Vec<Item> = (0..data.len()).map(|index| Item { index, epoch: 0 }).collect();
         let (mut sum, mut terms, mut correct) = (0.0, 0.0, Some(0));
-        for part in items.chunks(self.pass_size(self.settings.batch.first())) {
+        for part in items.chunks(self.settings.pass_size(self.settings.batch.first())) {
             let mut pass = Pass { seed: self.settings.seed, ..Pass::default() };
             let loss = self.objective.loss(&module, &data.batch(part, &self.device)?, &mut pass)?;
             sum += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
@@ -253,17 +278,13 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         Ok(Measured { loss: sum / terms, accuracy: correct.map(|n| n as f64 / terms) })
     }
 
-    fn pass_size(&self, batch: usize) -> usize {
-        self.settings.micro_batch.unwrap_or(batch).min(batch).max(1)
-    }
-
     /// Forward and backward passes of one step of `size` items. The gradients are exchanged, clipped, and noisy.
     fn passes<M: Module>(
         &self,
         run: &mut Run<M>,
         phase: &Phase,
         size: usize,
-        sampler: &mut Sampler,
+        source: &mut Source<'_, D::Batch>,
         workers: &mut dyn Workers,
     ) -> Result<Passes>
     where
@@ -273,16 +294,17 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let message = format!("{size} items in a step, but {} processes", workers.size());
             return Err(Error::setting("batch", message));
         }
-        let (settings, device) = (self.settings, self.device.clone().autodiff());
-        let Position { step, samples, .. } = run.position;
-        let progress = samples as f64 / settings.samples(self.data.len()).max(1) as f64;
+        let (settings, step) = (self.settings, run.position.step);
+        let progress = source.course.progress(&run.position);
         let asks = settings.batch.asks(step, size);
         let (mut gradients, mut sums) = (Gradients::default(), [0.0, 0.0]);
         let (mut gatherer, mut norms) = (Gatherer::default(), NormStatistics::default());
-        let own = sampler.take(samples, size)[share(size, workers.rank(), workers.size())].to_vec();
-        for (number, items) in own.chunks(self.pass_size(size)).enumerate() {
-            let place = Place { seed: settings.seed, step, pass: (workers.rank() << 32) + number, progress };
-            let batch = made(self.data, items, self.transform, place, &device)?;
+        source.forecast.meet(&run.position);
+        for order in source.course.passes(&run.position, size) {
+            source.maker.order(&mut source.forecast);
+            let batch = source.maker.take(&order)?;
+            // While this pass computes.
+            source.maker.order(&mut source.forecast);
             let capture = asks.then(Capture::default);
             let mut pass =
                 Pass { training: true, step, progress, seed: settings.seed, capture, ..Pass::default() };
@@ -291,7 +313,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             sums[0] += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
             sums[1] += loss.terms as f64;
             if let Some(capture) = pass.capture.take() {
-                gatherer.add(capture.resolve(&backward), items.len(), &pass.statistics)?;
+                gatherer.add(capture.resolve(&backward), order.items.len(), &pass.statistics)?;
             }
             let of_pass = Gradients::collect(&run.module, backward, |path| phase.trains(path), loss.terms);
             gradients = gradients.merge(of_pass);

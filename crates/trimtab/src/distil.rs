@@ -10,6 +10,7 @@ use trimtab_train::distil::{DistilledSet, Recovery, Replay, SoftLabels};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::monitor::Monitor;
+use crate::training::metrics::{Metrics, metrics_of};
 
 /// What is made, and for which training.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,8 @@ pub struct Distillation {
 pub struct Distilled {
     /// The file.
     pub output: PathBuf,
+    /// What every step of the recovery said.
+    pub metrics: PathBuf,
     /// Images.
     pub images: usize,
     /// Classes of the teacher.
@@ -77,6 +80,7 @@ pub fn distil(
     teacher: &Model,
     how: &Distillation,
     output: &Path,
+    force: bool,
     monitor: &mut dyn Monitor,
 ) -> Result<Distilled> {
     how.check()?;
@@ -89,17 +93,17 @@ pub fn distil(
     let pixels = (normalize.mean.len() * how.size[0] * how.size[1]) as u64;
     memory::fits(images.saturating_mul(5 * pixels + 4 * (how.epochs * classes) as u64))?;
     let stopped = || Error::Interrupted { kept: "nothing".into() };
-    monitor.begin("recover", how.recovery.iterations);
-    let mut total = 0;
+    // It cannot be taken up again, so the file begins anew.
+    let path = metrics_of(output);
+    let (mut metrics, _) = Metrics::resume(path.clone(), 0, force)?;
+    monitor.begin("recover", images as usize * how.recovery.iterations);
     let mut watch = |step: &trimtab_train::distil::RecoveryStep| {
-        if total != step.total {
-            total = step.total;
-            monitor.begin("recover", total);
-        }
-        monitor.advance(step.done, &format!("loss {:.3}", step.loss));
-        !monitor.interrupted()
+        metrics.push(&step.record);
+        monitor.metrics(&step.record, "images");
+        !monitor.interrupted() && !metrics.is_broken()
     };
     let images = how.recovery.run(&network, classes, how.size, &normalize, teacher.device(), &mut watch)?;
+    metrics.sync()?;
     let images = images.ok_or_else(stopped)?;
     let mut augment = vec![Augment::RandomResizedCrop(RandomResizedCrop::new(how.size))];
     if how.recovery.flip {
@@ -117,7 +121,7 @@ pub fn distil(
     set.write(output)?;
     let [image_bytes, label_bytes] = set.bytes();
     let (images, epochs) = (set.images.len(), how.epochs);
-    Ok(Distilled { output: output.into(), images, classes, epochs, image_bytes, label_bytes })
+    Ok(Distilled { output: output.into(), metrics: path, images, classes, epochs, image_bytes, label_bytes })
 }
 
 /// How many classes a network tells apart.

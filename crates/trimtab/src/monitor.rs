@@ -1,5 +1,7 @@
 //! How long work tells of itself and is told to stop.
 
+use trimtab_train::StepRecord;
+
 /// What a long run reports to, and asks whether it should go on.
 pub trait Monitor {
     /// A step of the pipeline begins; it has `total` parts.
@@ -7,6 +9,12 @@ pub trait Monitor {
 
     /// `done` parts are finished; `detail` is one line about the last.
     fn advance(&mut self, done: usize, detail: &str);
+
+    /// A step of training is done, whose loss has terms of `unit`, such as tokens. By default it is a part of the step of the pipeline
+    /// that runs, with a line about it.
+    fn metrics(&mut self, record: &StepRecord, unit: &'static str) {
+        self.advance(record.samples as usize, &record.line(unit));
+    }
 
     /// Something a reader of the output should know.
     fn note(&mut self, text: &str);

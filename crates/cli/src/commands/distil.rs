@@ -29,7 +29,7 @@ pub fn run(args: &Distil, global: &Global, ui: &mut Ui) -> anyhow::Result<Status
         batch: args.batch,
         seed: global.seed,
     };
-    let made = distil(&teacher, &how, &args.output, ui)?;
+    let made = distil(&teacher, &how, &args.output, args.force, ui)?;
     let kilo = |bytes: usize| format!("{:.1} kB", bytes as f64 / 1000.0);
     let rows = [
         ("written to", made.output.display().to_string()),

@@ -21,6 +21,7 @@ pub fn run(args: &Train, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let several = summary.processes > 1;
     let rows = [
         ("written to", Some(summary.output.display().to_string())),
+        ("metrics", Some(summary.metrics.display().to_string())),
         ("parameters", Some(summary.params.to_string())),
         ("steps", Some(summary.steps.to_string())),
         ("processes", several.then(|| summary.processes.to_string())),

@@ -53,6 +53,61 @@ fn killed_runs_end_in_the_same_bytes() {
     }
 }
 
+const RECIPE: &str = r#"
+version = 1
+window = 32
+[model]
+model_type = "llama"
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 2
+hidden_act = "silu"
+rms_norm_eps = 1e-5
+max_position_embeddings = 32
+tie_word_embeddings = true
+[tokenizer]
+vocab = 270
+[data.stories]
+count = 40
+heldout = 2
+[training]
+batch = 8
+save_every = 5
+[[training.phases]]
+steps = 120
+rate = 1e-3
+"#;
+
+#[test]
+fn killed_training_ends_in_the_same_bytes_and_has_a_line_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("recipe.toml");
+    std::fs::write(&recipe, RECIPE).unwrap();
+    let [whole, out] = ["whole", "out"].map(|name| folder.path().join(name));
+    let again = ["train", text(&recipe), "-o", text(&out)];
+    json(&["train", text(&recipe), "-o", text(&whole)]);
+    let lines = || std::fs::read_to_string(folder.path().join("out.metrics.jsonl")).unwrap_or_default();
+    for at in [10, 60] {
+        let mut child =
+            trimtab(&again).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+        let begun = Instant::now();
+        while lines().lines().count() < at {
+            assert!(child.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(120));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().expect("the program can be killed");
+        child.wait().expect("the program ends");
+        assert!(!out.exists(), "the kill came too late to prove anything");
+    }
+    json(&again);
+    assert!(contents(&out) == contents(&whole));
+    let step =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
+    assert_eq!(lines().lines().map(step).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>());
+}
+
 /// Stages that a run has finished.
 fn units(partial: &Path) -> usize {
     std::fs::read_dir(partial.join("units")).map_or(0, Iterator::count)

@@ -265,7 +265,25 @@ pub fn outputs(folder: &Path) -> Files {
     let files = contents(folder).into_iter().filter(|(name, _)| !name.starts_with("cache/.locks/"));
     // A report tells times and memory, which no run repeats: that it is there is what counts.
     let is_report = |name: &str| name.ends_with(".report.html") || name.ends_with(".report.json");
-    files.map(|(name, bytes)| if is_report(&name) { (name, Vec::new()) } else { (name, bytes) }).collect()
+    let content = |name: &str, bytes: Vec<u8>| match name {
+        name if is_report(name) => Vec::new(),
+        name if name.ends_with(".metrics.jsonl") => without_times(&bytes),
+        _ => bytes,
+    };
+    files.map(|(name, bytes)| (name.clone(), content(&name, bytes))).collect()
+}
+
+/// Lines of metrics without times. What is no whole line stays as it is.
+fn without_times(bytes: &[u8]) -> Vec<u8> {
+    let line = |line: &[u8]| match serde_json::from_slice::<serde_json::Value>(line) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            ["terms_per_s", "seconds_left"].iter().for_each(|name| drop(fields.remove(*name)));
+            let line = serde_json::Value::Object(fields).to_string();
+            format!("{line}\n").into_bytes()
+        }
+        _ => line.to_vec(),
+    };
+    bytes.split_inclusive(|byte| *byte == b'\n').flat_map(line).collect()
 }
 
 /// The files of one output.

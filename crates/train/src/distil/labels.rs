@@ -9,12 +9,13 @@ use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
 use trimtab_io::{Bytes, Checkpoint, Dtype, ImageSet, RawTensor, to_safetensors, write_atomic};
 use trimtab_nn::{Ctx, Flow, Network};
 
+use crate::ahead::Place;
 use crate::data::BatchTransform;
 use crate::error::{Error, Result};
 use crate::objectives::ImageBatch;
 use crate::pictures::{Mix, Pictures};
 use crate::sampler::{Item, Sampler};
-use crate::trainer::{Place, made};
+use crate::trainer::made;
 
 /// Metadata key of the settings in the file.
 const KEY: &str = "trimtab.distilled";

@@ -1,5 +1,7 @@
 //! Images from noise that a teacher agrees with.
 
+use std::time::Instant;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use serde::{Deserialize, Serialize};
@@ -77,14 +79,10 @@ impl Default for Recovery {
 /// A step of a recovery.
 #[derive(Clone, Debug)]
 pub struct RecoveryStep {
-    /// Steps done, over all blocks.
-    pub done: usize,
-    /// Steps of all blocks.
-    pub total: usize,
+    /// What the loop says of the step, its steps and samples counted over all blocks.
+    pub record: StepRecord,
     /// Steps done of this block.
     pub step: usize,
-    /// The loss before the step.
-    pub loss: f64,
     /// The block as it is now, `[B, C, H, W]`, normalized.
     pub images: Tensor<4>,
     /// Class of each of its images.
@@ -135,7 +133,7 @@ impl Recovery {
         let n = classes * self.images_per_class;
         let labels: Vec<usize> = (0..n).map(|i| i % classes).collect();
         let shape = [colours.mean.len(), size[0], size[1]];
-        let (mut pixels, blocks) = (Vec::new(), n.div_ceil(self.block));
+        let (mut pixels, blocks, begun) = (Vec::new(), n.div_ceil(self.block), Instant::now());
         for (number, classes) in labels.chunks(self.block).enumerate() {
             let start =
                 Canvas::noise([classes.len(), shape[0], shape[1], shape[2]], self.seed, number, &gradients);
@@ -144,8 +142,9 @@ impl Recovery {
             let canvas = Positions(classes.len());
             let trainer = Trainer::new(&canvas, &objective, &settings, device.clone());
             let mut show = Show {
-                offset: number * self.iterations,
-                total: blocks * self.iterations,
+                steps: [number * self.iterations, blocks * self.iterations],
+                samples: [number * self.block * self.iterations, n * self.iterations].map(|n| n as u64),
+                begun,
                 classes,
                 watch,
                 stopped: false,
@@ -165,7 +164,8 @@ impl Recovery {
         let optimizer = OptimizerConfig::Adam { beta_1: 0.5, beta_2: 0.9, epsilon: 1e-8, weight_decay: 0.0 };
         let schedule = Schedule::Cosine { warmup: 0.0, floor: 0.0 };
         let phase = Phase { schedule, ..Phase::new(self.iterations, self.rate, optimizer) };
-        Settings { seed: self.seed, ..Settings::new(batch, vec![phase]) }
+        // There is nothing to make ahead.
+        Settings { seed: self.seed, prefetch: 0, ..Settings::new(batch, vec![phase]) }
     }
 }
 
@@ -273,8 +273,12 @@ fn bytes(images: Tensor<4>, colours: &Normalize) -> Vec<u8> {
 }
 
 struct Show<'a> {
-    offset: usize,
-    total: usize,
+    /// Steps of earlier blocks, and of all.
+    steps: [usize; 2],
+    /// The same in images.
+    samples: [u64; 2],
+    /// When the first block began.
+    begun: Instant,
     classes: &'a [usize],
     watch: &'a mut dyn FnMut(&RecoveryStep) -> bool,
     stopped: bool,
@@ -282,11 +286,19 @@ struct Show<'a> {
 
 impl Observer<Canvas> for Show<'_> {
     fn step(&mut self, record: &StepRecord, canvas: &Canvas) {
+        let (samples, total) = (self.samples[0] + record.samples, self.samples[1]);
+        let pace = self.begun.elapsed().as_secs_f64() / samples as f64;
+        let over_all = StepRecord {
+            step: self.steps[0] + record.step,
+            steps: Some(self.steps[1] as u64),
+            samples,
+            total,
+            seconds_left: pace * total.saturating_sub(samples) as f64,
+            ..record.clone()
+        };
         let step = RecoveryStep {
-            done: self.offset + record.step,
-            total: self.total,
+            record: over_all,
             step: record.step,
-            loss: record.loss,
             images: canvas.images.val().without_autodiff(),
             classes: self.classes.to_vec(),
         };

@@ -177,7 +177,7 @@ fn recovered_images_agree_with_the_statistics_that_a_teacher_remembers() {
     let whole = Recovery { least_area: 1.0, ..how.clone() };
     let mut losses = Vec::new();
     let mut watch = |step: &super::RecoveryStep| {
-        losses.push(step.loss);
+        losses.push(step.record.loss);
         true
     };
     let made = whole.run(&teacher, 4, [6, 6], &colours(), &Device::flex(), &mut watch).unwrap().unwrap();

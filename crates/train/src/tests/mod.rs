@@ -13,6 +13,7 @@ use trimtab_nn::{
 use super::*;
 use crate::parameters::values;
 
+mod ahead;
 mod answers;
 mod batches;
 mod phases;

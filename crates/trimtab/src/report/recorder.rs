@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use trimtab_train::StepRecord;
 
 use crate::monitor::Monitor;
 use crate::system;
@@ -98,6 +99,16 @@ impl<'m> Recorder<'m> {
         }
     }
 
+    /// How long the step will take, by its first part.
+    fn predict(&mut self, done: usize) {
+        if let Some(running) =
+            self.step.as_mut().filter(|r| done > 0 && r.parts > done && r.predicted.is_none())
+        {
+            let share = done as f64 / running.parts as f64;
+            running.predicted = Some(running.begun.elapsed().as_secs_f64() / share);
+        }
+    }
+
     fn end_step(&mut self) {
         let (Some(running), Some(phase)) = (self.step.take(), self.phases.last_mut()) else { return };
         if let Some(step) = phase.steps.last_mut() {
@@ -125,13 +136,13 @@ impl Monitor for Recorder<'_> {
     }
 
     fn advance(&mut self, done: usize, detail: &str) {
-        if let Some(running) =
-            self.step.as_mut().filter(|r| done > 0 && r.parts > done && r.predicted.is_none())
-        {
-            let share = done as f64 / running.parts as f64;
-            running.predicted = Some(running.begun.elapsed().as_secs_f64() / share);
-        }
+        self.predict(done);
         self.inner.advance(done, detail);
+    }
+
+    fn metrics(&mut self, record: &StepRecord, unit: &'static str) {
+        self.predict(record.samples as usize);
+        self.inner.metrics(record, unit);
     }
 
     fn note(&mut self, text: &str) {

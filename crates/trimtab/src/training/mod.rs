@@ -2,6 +2,7 @@
 
 mod images;
 mod language;
+pub(crate) mod metrics;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,10 +22,12 @@ use trimtab_train::{
 };
 
 pub use images::{DistilledSource, ImageObjective, ImageSource, logits};
+pub use metrics::metrics_of;
 pub use trimtab_train::{Mix, Pictures};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use metrics::Metrics;
 
 /// Version of the recipes that this program reads.
 const VERSION: u32 = 1;
@@ -164,6 +167,8 @@ fn small_share() -> f64 {
 pub struct Summary {
     /// Where the model is.
     pub output: PathBuf,
+    /// What every step said.
+    pub metrics: PathBuf,
     /// Numbers that were written.
     pub params: usize,
     /// Processes that trained it.
@@ -301,6 +306,7 @@ impl Run<'_> {
     /// The output directory of this recipe on this data, opened by the first process.
     fn open(&self, data: impl Hash) -> Result<Output> {
         let mut hash = DefaultHasher::new();
+        // Without `prefetch`, which is not serialized: it changes nothing.
         json!(self.recipe).to_string().hash(&mut hash);
         data.hash(&mut hash);
         let job = format!("train {:016x}", hash.finish());
@@ -326,7 +332,11 @@ impl Run<'_> {
         trainer.state = Some(out.partial.join(STATE));
         monitor.begin("train", self.recipe.training.samples(trainer.data.len()) as usize);
         let mut workers = self.workers.borrow_mut();
-        let outcome = trainer.run_with(network, &mut Show { monitor, unit }, &mut **workers)?;
+        let writes = out.own.is_some().then(|| (metrics_of(self.output), self.force));
+        let mut show = Show { monitor, unit, writes, metrics: None };
+        let outcome = trainer.run_with(network, &mut show, &mut **workers)?;
+        // Before the output is there: nobody comes back for them after that.
+        Observer::<Network>::saves(&mut show)?;
         if !outcome.finished {
             return Err(Error::Interrupted { kept: out.partial.display().to_string() });
         }
@@ -354,6 +364,7 @@ impl Run<'_> {
         let workers = self.workers.borrow();
         Ok(Summary {
             output: self.output.into(),
+            metrics: metrics_of(self.output),
             processes: workers.size(),
             sent_bytes: workers.sent_bytes(),
             params,
@@ -395,31 +406,36 @@ struct Show<'m> {
     monitor: &'m mut dyn Monitor,
     /// What is counted by the second.
     unit: &'static str,
+    /// Where metrics are written to by this process, and whether a file of something else is replaced.
+    writes: Option<(PathBuf, bool)>,
+    metrics: Option<Metrics>,
 }
 
 impl<M> Observer<M> for Show<'_> {
+    fn begins(&mut self, step: usize) -> trimtab_train::Result<()> {
+        let Some((path, force)) = &self.writes else { return Ok(()) };
+        let (metrics, missing) = Metrics::resume(path.clone(), step, *force)?;
+        if missing > 0 {
+            let message = format!("{}: {missing} of the {step} steps before have no line", path.display());
+            self.monitor.warn(&message);
+        }
+        self.metrics = Some(metrics);
+        Ok(())
+    }
+
     fn step(&mut self, record: &StepRecord, _: &M) {
-        let heldout = match record.heldout {
-            Some(Measured { loss, accuracy: Some(right) }) => {
-                format!(" (held out {loss:.4}, {:.2} % right)", 100.0 * right)
-            }
-            Some(Measured { loss, accuracy: None }) => format!(" (held out {loss:.4})"),
-            None => String::new(),
-        };
-        let detail = format!(
-            "loss {:.4}{heldout}, gradient {:.2}, rate {:.2e}, {:.0} {}/s, {:.0} s left",
-            record.loss,
-            record.gradient_norm,
-            record.rate,
-            record.terms_per_s,
-            self.unit,
-            record.seconds_left
-        );
-        self.monitor.advance(record.samples as usize, &detail);
+        if let Some(metrics) = &mut self.metrics {
+            metrics.push(record);
+        }
+        self.monitor.metrics(record, self.unit);
+    }
+
+    fn saves(&mut self) -> trimtab_train::Result<()> {
+        Ok(self.metrics.as_mut().map_or(Ok(()), Metrics::sync)?)
     }
 
     fn interrupted(&self) -> bool {
-        self.monitor.interrupted()
+        self.monitor.interrupted() || self.metrics.as_ref().is_some_and(Metrics::is_broken)
     }
 }
 

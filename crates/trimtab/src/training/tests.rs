@@ -95,12 +95,78 @@ fn a_run_writes_a_model_that_opens_and_an_interrupted_one_the_same() {
         let bytes = |dir: &Path| std::fs::read(dir.join(&name)).unwrap();
         assert!(bytes(&whole) == bytes(&stopped), "{name:?}");
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "both, and their metrics");
     assert!(run(&tiny(), &whole, &mut Quiet::default()).is_err(), "an existing output is kept");
     let other = Recipe { seed: 1, ..tiny() };
     run(&other, &dir.path().join("other"), &mut Quiet::default()).unwrap();
     let weights = |dir: &str| std::fs::read(dir_of(&whole).join(dir).join("model.safetensors")).unwrap();
     assert!(weights("other") != weights("whole"), "the seed matters");
+}
+
+/// The metrics of an output, without times.
+fn metrics(output: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(metrics_of(output)).unwrap();
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        let times = ["terms_per_s", "seconds_left"].map(|name| line.as_object_mut().unwrap().remove(name));
+        assert!(times.iter().all(Option::is_some));
+        line
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn every_step_has_one_line_of_metrics_however_often_a_run_was_stopped() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let recipe =
+        Recipe::parse(&TINY.replace("batch = 4", "batch = 4\nheldout_every = 2"), "tiny.toml").unwrap();
+    run(&recipe, &whole, &mut Quiet::default()).unwrap();
+    let expected = metrics(&whole);
+    let steps: Vec<u64> = expected.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    let measured = |line: &&Value| line["heldout"]["loss"].is_f64();
+    assert_eq!(expected.iter().filter(measured).count(), 3);
+    // What a kill leaves after a saved state: lines of later steps, the last one torn.
+    run(&recipe, &killed, &mut StopAfter(2)).unwrap_err();
+    let path = metrics_of(&killed);
+    assert_eq!(metrics(&killed), expected[..2]);
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    let later = std::fs::read_to_string(metrics_of(&whole)).unwrap();
+    let later: Vec<&str> = later.lines().skip(2).collect();
+    write!(file, "{}\n{}\n{}", later[0], later[1], &later[2][..20]).unwrap();
+    drop(file);
+    run(&recipe, &killed, &mut StopAfter(5)).unwrap_err();
+    assert_eq!(metrics(&killed), expected[..5]);
+    // Another number of batches ahead is the same run.
+    let mut other = recipe.clone();
+    other.training.prefetch = 3;
+    run(&other, &killed, &mut Quiet::default()).unwrap();
+    assert_eq!(metrics(&killed), expected);
+    let is_metrics = |path: &Path| path.extension().is_some_and(|extension| extension == "jsonl");
+    assert!(std::fs::read_dir(&killed).unwrap().all(|file| !is_metrics(&file.unwrap().path())));
+    // A file that is gone is not made up again, and that is said.
+    let gone = dir.path().join("gone");
+    run(&recipe, &gone, &mut StopAfter(2)).unwrap_err();
+    std::fs::remove_file(metrics_of(&gone)).unwrap();
+    let mut quiet = Quiet::default();
+    run(&recipe, &gone, &mut quiet).unwrap();
+    assert!(metrics(&gone) == expected[2..] && quiet.warnings[0].contains("2 of the 2 steps"));
+    // Somebody else's file stays.
+    let taken = dir.path().join("taken");
+    std::fs::write(metrics_of(&taken), "notes\n").unwrap();
+    let error = run(&recipe, &taken, &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("already exists") && !taken.exists(), "{error}");
+}
+
+#[test]
+fn metrics_that_cannot_be_written_end_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out");
+    std::fs::create_dir(metrics_of(&output)).unwrap();
+    let error = run(&tiny(), &output, &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("out.metrics.jsonl") && !output.exists(), "{error}");
 }
 
 fn dir_of(path: &Path) -> &Path {
