@@ -3,7 +3,9 @@
 
 mod args;
 mod commands;
+mod dashboard;
 mod interrupt;
+mod live;
 mod ui;
 
 use std::process::ExitCode;

@@ -8,12 +8,17 @@ use console::style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
+use trimtab::floors::train::StepRecord;
 use trimtab::monitor::Monitor;
 use trimtab::report::text::seconds;
 pub use trimtab::report::text::{bytes, table};
 
 use crate::args::Global;
 use crate::interrupt;
+use crate::live::Live;
+
+/// Time between two lines about training where nobody may be looking.
+const PACE: Duration = Duration::from_secs(10);
 
 /// The terminal.
 pub struct Ui {
@@ -23,12 +28,18 @@ pub struct Ui {
     live: bool,
     bar: ProgressBar,
     step: Option<(String, Instant)>,
+    /// The view of training, since its first step.
+    training: Option<Live>,
+    /// When the last line about training was written.
+    told: Instant,
 }
 
 impl Ui {
     /// A terminal that obeys `--json`, `--quiet` and `--verbose`.
     pub fn new(global: &Global) -> Self {
-        let live = std::io::stderr().is_terminal() && !global.quiet && !global.verbose && !global.json;
+        let is_terminal =
+            std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb");
+        let live = is_terminal && !global.quiet && !global.verbose && !global.json;
         Self {
             json: global.json,
             quiet: global.quiet,
@@ -36,6 +47,8 @@ impl Ui {
             live,
             bar: ProgressBar::hidden(),
             step: None,
+            training: None,
+            told: Instant::now(),
         }
     }
 
@@ -92,11 +105,17 @@ impl Ui {
             // Nobody is left to tell if stderr is closed.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         };
-        if self.live { self.bar.suspend(|| line(text)) } else { line(text) }
+        match &self.training {
+            Some(live) => live.above(|| line(text)),
+            None if self.live => self.bar.suspend(|| line(text)),
+            None => line(text),
+        }
     }
 
     fn end_step(&mut self) {
         if let Some((name, begun)) = self.step.take() {
+            // Its last picture stays: with an error, too, it is what a person wants to see.
+            self.training = None;
             self.bar.finish_and_clear();
             if self.lines() {
                 self.event("end", json!({ "step": name, "seconds": begun.elapsed().as_secs_f64() }));
@@ -111,6 +130,7 @@ impl Monitor for Ui {
     fn begin(&mut self, name: &str, total: usize) {
         self.end_step();
         self.step = Some((name.into(), Instant::now()));
+        self.told = Instant::now();
         if self.lines() {
             self.event("begin", json!({ "step": name, "total": total }));
         }
@@ -132,6 +152,25 @@ impl Monitor for Ui {
             self.event("progress", json!({ "step": step, "done": done, "detail": detail }));
         } else if !detail.is_empty() && (self.live || self.verbose) {
             self.say(&format!("  {detail}"));
+        }
+    }
+
+    fn metrics(&mut self, record: &StepRecord, unit: &'static str) {
+        if self.live {
+            let begun = self.step.as_ref().map_or_else(Instant::now, |(_, begun)| *begun);
+            let bar = &mut self.bar;
+            let view = self.training.get_or_insert_with(|| {
+                bar.finish_and_clear();
+                *bar = ProgressBar::hidden();
+                Live::new(begun)
+            });
+            view.add(record, unit);
+        } else if self.verbose || self.quiet || self.json {
+            self.advance(record.samples as usize, &record.line(unit));
+        } else if self.told.elapsed() >= PACE {
+            self.told = Instant::now();
+            let steps = record.steps.map_or_else(String::new, |steps| format!("/{steps}"));
+            self.say(&format!("step {}{steps}: {}", record.step, record.line(unit)));
         }
     }
 
