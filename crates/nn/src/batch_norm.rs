@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::axis::Axis;
 use crate::ctx::{BatchStatistics, Ctx, NormInput};
+use crate::differentiable;
 use crate::site::Site;
 use crate::weight::{Weight, host, on_host};
 
@@ -92,11 +93,17 @@ impl BatchNorm {
     /// Normalizes by the batch, whose statistics are noted with the unbiased variance; the norm itself uses the biased one.
     fn by_batch(&self, x: Tensor<4>, seen: &mut Vec<BatchStatistics>) -> Tensor<4> {
         let [b, c, h, w] = x.dims();
+        let n = (b * h * w) as f32;
+        let unbiased = n / (n - 1.0).max(1.0);
+        if differentiable::is_here(&x) {
+            let (y, moments) = differentiable::batch_norm(x, self.gain.val(), self.bias.val(), self.eps);
+            let variance = moments.variance.iter().map(|v| v * unbiased).collect();
+            seen.push(BatchStatistics { norm: self.name.clone(), mean: moments.mean.clone(), variance });
+            return y;
+        }
         let mean = over_pixels(x.clone());
         let centred = x - mean.clone();
         let variance = over_pixels(centred.clone().square());
-        let n = (b * h * w) as f32;
-        let unbiased = n / (n - 1.0).max(1.0);
         seen.push(BatchStatistics {
             norm: self.name.clone(),
             mean: host(mean.without_autodiff()),

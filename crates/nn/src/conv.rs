@@ -4,7 +4,7 @@ use burn::tensor::module::{conv2d, unfold4d};
 use burn::tensor::ops::{ConvOptions, UnfoldOptions};
 use burn::tensor::{Tensor, TensorData};
 
-use crate::differentiable;
+use crate::differentiable::{self, numbers, plain};
 use crate::kernels::{self, ConvShape};
 use crate::weight::{Weight, host, on_host};
 
@@ -45,7 +45,7 @@ impl ConvGeometry {
         {
             let mut y = vec![0.0f32; shape.batch * rows * shape.positions()];
             let bias = bias.map(host);
-            kernels::conv2d(&shape, &weight.floats(), bias.as_deref(), &host(x), &mut y)
+            kernels::conv2d(&shape, &weight.floats(), bias.as_deref(), numbers(&plain(x)), &mut y)
                 .expect("the shapes of a site agree since it was built");
             let [h, w] = shape.output;
             return Tensor::from_data(TensorData::new(y, [shape.batch, rows, h, w]), &device);
@@ -70,7 +70,7 @@ impl ConvGeometry {
         if on_host(&device)
             && let Some(shape) = ConvShape::new(x.dims(), groups, *self)
         {
-            let rows = kernels::patches(&shape, &host(x)).expect("the shape is that of the tensor");
+            let rows = kernels::patches(&shape, numbers(&plain(x))).expect("the shape is that of the tensor");
             let dims = [b * groups * shape.positions(), shape.cols()];
             return Tensor::from_data(TensorData::new(rows, dims), &device);
         }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_equal_the_framework() {
+    fn plain_tensors_and_those_with_gradients_give_the_same() {
         let device = Device::flex();
         for (stride, groups) in [(1, 1), (2, 1), (1, 2), (2, 4)] {
             let geometry = ConvGeometry { groups, ..ConvGeometry::same(3, stride) };
@@ -119,7 +119,7 @@ mod tests {
                 let y = geometry.convolve(x.clone(), &weight, Some(bias), 8);
                 (y.dims(), host(y), host(geometry.patches(x)))
             };
-            // Whole numbers, so that both are exact; with gradients, the framework computes.
+            // Whole numbers, so that both are exact; with gradients, the framework copies patches.
             assert_eq!(run(&device), run(&device.clone().autodiff()), "{stride} {groups}");
         }
     }

@@ -1,119 +1,51 @@
 //! Operations of the framework whose values and gradients our own kernels compute: where tensors lie on the host and gradients
 //! flow.
 //!
-//! Each is a method of [`HostOps`], which the framework calls for a tensor as it is: the plain one, or the one whose step back
-//! is noted.
+//! Each has a trait of one method, which the framework calls for a tensor as it is: the plain one, or the one whose step back is
+//! noted.
 
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+mod batch_norm;
+mod conv;
+mod relu;
+#[cfg(test)]
+mod tests;
+
+use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::kernels::{self, ConvShape};
+pub(crate) use batch_norm::batch_norm;
+pub(crate) use conv::conv2d;
+pub(crate) use relu::relu;
 
 /// Whether these operations can take the tensor.
 pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.device() == Device::flex() && x.dtype() == DType::F32
 }
 
-/// The convolution of `x` (`[B, C, H, W]`) with `weight` (`[rows, cols]`), which have `shape`: `[B, rows, H', W']`.
-pub(crate) fn conv2d(
-    x: Tensor<4>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    shape: ConvShape,
-) -> Tensor<4> {
-    let bias = bias.unwrap_or_else(|| Tensor::empty([0], &x.device()));
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::house_conv2d(x, weight, bias, shape))
-}
-
-/// What the framework dispatches.
-#[backend_extension(Flex, Autodiff)]
-pub(crate) trait HostOps: Backend {
-    /// A convolution; an empty `bias` is none.
-    fn house_conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        shape: ConvShape,
-    ) -> FloatTensor<Self>;
-}
-
-impl HostOps for Flex {
-    fn house_conv2d(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, shape: ConvShape) -> FlexTensor {
-        let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
-        let mut y = vec![0.0f32; shape.batch * shape.rows * shape.positions()];
-        let bias = Some(numbers(&bias)).filter(|bias| !bias.is_empty());
-        kernels::conv2d(&shape, numbers(&weight), bias, numbers(&x), &mut y).expect(AGREE);
-        let [h, w] = shape.output;
-        tensor(y, [shape.batch, shape.rows, h, w])
-    }
-}
-
-impl<C: CheckpointStrategy> HostOps for Autodiff<Flex, C> {
-    fn house_conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        shape: ConvShape,
-    ) -> FloatTensor<Self> {
-        let prepared = Conv2d.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound();
-        let [inputs, weights, biases] = [&x, &weight, &bias].map(|tensor| tensor.primitive().clone());
-        match prepared.stateful() {
-            OpsKind::Tracked(mut prepared) => {
-                let state = (prepared.checkpoint(&x), prepared.checkpoint(&weight), shape);
-                prepared.finish(state, Flex::house_conv2d(inputs, weights, biases, shape))
-            }
-            OpsKind::UnTracked(prepared) => {
-                prepared.finish(Flex::house_conv2d(inputs, weights, biases, shape))
-            }
-        }
-    }
-}
-
-/// The step back through a convolution: to its input, its weight and its bias.
-#[derive(Debug)]
-struct Conv2d;
-
-impl Backward<Flex, 3> for Conv2d {
-    type State = (NodeId, NodeId, ConvShape);
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let [x, weight, bias] = ops.parents;
-        let (x_state, weight_state, shape) = ops.state;
-        let inputs: FlexTensor = checkpointer.retrieve_node_output(x_state);
-        let weights: FlexTensor = checkpointer.retrieve_node_output(weight_state);
-        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        if let Some(x) = x {
-            let ([h, w], weights) = (shape.input, weights.to_contiguous());
-            let mut dx = vec![0.0f32; shape.batch * shape.channels * h * w];
-            kernels::conv2d_input_gradient(&shape, numbers(&weights), numbers(&dy), &mut dx).expect(AGREE);
-            grads.register::<Flex>(x.id, tensor(dx, [shape.batch, shape.channels, h, w]));
-        }
-        if let Some(weight) = weight {
-            let inputs = inputs.to_contiguous();
-            let mut dw = vec![0.0f32; shape.rows * shape.cols()];
-            kernels::conv2d_weight_gradient(&shape, numbers(&inputs), numbers(&dy), &mut dw).expect(AGREE);
-            grads.register::<Flex>(weight.id, tensor(dw, [shape.rows, shape.cols()]));
-        }
-        if let Some(bias) = bias {
-            grads
-                .register::<Flex>(bias.id, tensor(kernels::channel_sums(&shape, numbers(&dy)), [shape.rows]));
-        }
-    }
+/// A tensor without gradients, to be read where it lies.
+///
+/// # Panics
+///
+/// If it lies elsewhere than on the host.
+pub(crate) fn plain<const D: usize>(x: Tensor<D>) -> FlexTensor {
+    x.without_autodiff().try_into_primitive::<Flex>().expect("a tensor on the host").to_contiguous()
 }
 
 /// What holds of tensors from the moment that their shape was built.
 const AGREE: &str = "the operands have the lengths of their shape";
 
-fn numbers(tensor: &FlexTensor) -> &[f32] {
+/// The numbers of a contiguous tensor.
+pub(crate) fn numbers(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous numbers of f32, as was asked for")
+}
+
+/// The numbers of a tensor that nobody else has, to be written over.
+fn take(tensor: FlexTensor) -> Result<Vec<f32>, FlexTensor> {
+    match tensor.is_unique() && tensor.is_contiguous() {
+        true => Ok(tensor.into_data().try_into_vec().expect("the house computes in f32")),
+        false => Err(tensor.to_contiguous()),
+    }
 }
 
 fn tensor<const D: usize>(values: Vec<f32>, dims: [usize; D]) -> FlexTensor {

@@ -8,6 +8,7 @@ use trimtab_math::vector;
 
 use crate::axis::Axis;
 use crate::ctx::Ctx;
+use crate::differentiable;
 use crate::weight::{host, on_host};
 
 /// Numbers that one task maps.
@@ -179,6 +180,7 @@ impl Activation {
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),
             Self::GeluNew => activation::gelu_approximate(x),
+            Self::Relu if differentiable::is_here(&x) => differentiable::relu(x),
             Self::Relu => activation::relu(x),
             Self::Relu6 => x.clamp(0.0, 6.0),
             Self::Sigmoid => activation::sigmoid(x),

@@ -268,7 +268,7 @@ impl Choices {
     /// The options of a site: every scheme with every rank that it can have beside it.
     ///
     /// # Errors
-    /// As [`Self::schemes`].
+    /// Nothing to choose from, or a width that is none.
     pub fn of(&self, site: &TreatedSite) -> Result<Vec<Choice>> {
         let mut choices = Vec::new();
         for scheme in self.schemes(site)? {

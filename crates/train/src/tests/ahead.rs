@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::thread::ThreadId;
 
 use super::*;
+use crate::ahead::{Course, Forecast};
+use crate::position::Position;
 
 /// Points that note who made each batch, and of which items.
 struct Noted {
@@ -115,6 +117,23 @@ fn a_batch_size_that_is_found_is_not_foreseen() {
     let asks: Vec<bool> = (0..7).map(|step| batch.asks(step, 4)).collect();
     assert!(asks.contains(&true) && asks.contains(&false), "{asks:?}");
     assert!(certain.iter().zip(&asks).all(|(certain, asks)| certain.is_none() == *asks));
+    // Every pass of every step is foreseen once, also where the size of the next step is found in between.
+    let samples = Phase { steps: None, samples: Some(200), ..phase(1, 0.05, sgd(0.0)) };
+    let settings = Settings { batch, micro_batch: Some(3), ..settings(1, vec![samples]) };
+    let mut course = Course::new(&settings, 17, [0, 1]);
+    let mut forecast = Forecast::new(course.clone());
+    let mut position = Position::new(4);
+    let (mut expected, mut foreseen) = (Vec::new(), Vec::new());
+    for &asks in &asks {
+        forecast.meet(&position);
+        foreseen.extend(forecast.by_ref().take(5));
+        let size = position.batch;
+        expected.extend(course.passes(&position, size));
+        position.advance(size, if asks { size + 2 } else { size });
+    }
+    foreseen.extend(forecast);
+    assert!(foreseen.len() >= expected.len());
+    assert_eq!(foreseen[..expected.len()], expected);
     assert_eq!(
         BatchSize::Fixed(5).certain(3, 2, 5),
         Some(5),

@@ -145,9 +145,8 @@ fn every_step_has_one_line_of_metrics_however_often_a_run_was_stopped() {
     other.training.prefetch = 3;
     run(&other, &killed, &mut Quiet::default()).unwrap();
     assert_eq!(metrics(&killed), expected);
-    assert!(
-        std::fs::read_dir(&killed).unwrap().all(|file| file.unwrap().path().extension().unwrap() != "jsonl")
-    );
+    let is_metrics = |path: &Path| path.extension().is_some_and(|extension| extension == "jsonl");
+    assert!(std::fs::read_dir(&killed).unwrap().all(|file| !is_metrics(&file.unwrap().path())));
     // A file that is gone is not made up again, and that is said.
     let gone = dir.path().join("gone");
     run(&recipe, &gone, &mut StopAfter(2)).unwrap_err();

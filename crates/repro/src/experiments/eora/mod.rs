@@ -8,7 +8,7 @@ mod run;
 use trimtab::floors::mend::eora::Variant;
 
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
+use crate::experiment::{Check, Experiment, Measurement, Scale};
 use crate::lab::Lab;
 use judge::Found;
 use run::{Arm, Compressor, Lm};
@@ -91,6 +91,6 @@ impl Experiment for Eora {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None::<(Verdict, &str, &str)>.map(|(verdict, figure, scale)| Measurement::new(verdict, figure, scale))
+        None
     }
 }

@@ -196,7 +196,7 @@ impl Lm {
         Ok(outcomes)
     }
 
-    /// The original: its perplexity.
+    /// How good networks are, and how far from the original.
     fn judged(&self, networks: &[Network]) -> trimtab::Result<Vec<Quality>> {
         let original = self.model.network()?;
         let all: Vec<&Network> = networks.iter().collect();
