@@ -31,7 +31,7 @@ const SAMPLES: usize = 64;
 /// Tokens of a window.
 const WINDOW: usize = 256;
 /// Windows of the held-out text.
-const HELD_OUT: usize = 128;
+const HELD_OUT: usize = 64;
 /// Widths.
 const BITS: [u8; 3] = [2, 3, 4];
 
@@ -53,7 +53,10 @@ impl Arm {
 
     /// What is compared at this width: blocks are refined at 2 bits.
     fn at(bits: u8) -> &'static [Self] {
-        if bits == 2 { &Self::ALL } else { &Self::ALL[..4] }
+        match bits {
+            2 => &Self::ALL,
+            _ => &[Self::Rtn, Self::GptqMinMax, Self::GptqShrink, Self::Layer],
+        }
     }
 
     fn name(self) -> &'static str {
