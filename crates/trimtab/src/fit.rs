@@ -20,6 +20,7 @@ use crate::measure;
 use crate::memory;
 use crate::monitor::Monitor;
 use crate::planning::{Planned, PlanningSettings, Prepared, assignment_of, plan, prepare};
+use crate::quality::{Goal, Target};
 use crate::quantizer::{Method, Quantizer};
 use crate::report::{Recorder, Report, Row, Verb, moved_pairs, samples};
 use crate::scheme::{Scheme, usual_blocks};
@@ -33,6 +34,9 @@ pub struct FitSettings {
     pub output: OutputSettings,
     /// What the result is proved on; what calibration left over otherwise.
     pub judge: Option<Judge>,
+    /// A quality that the result has to keep: then it is the smallest model found that does, and half of the data it is judged on
+    /// select it, the other half prove it.
+    pub target: Option<Target>,
     /// The specification that the model was opened with, for the result to be opened with.
     pub spec: Option<PathBuf>,
 }
@@ -47,7 +51,17 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     let prediction = memory::predict(model, &prepared.inventory, Some(&calibration));
     let prediction = memory::for_method(prediction, &prepared.inventory, settings.planning.quantizer.method);
     memory::check(&prediction)?;
-    let planned = plan_or_resume(model, &prepared, &calibration, settings, &mut recorder)
+    let judge = settings.judge.as_ref().or(calibration.rest.as_ref());
+    let halves = match (settings.target, judge) {
+        (Some(target), Some(judge)) => Some((target, judge.halves()?)),
+        (Some(_), None) => {
+            let message = "there is nothing to measure it on\nhint: pass --text, --pairs or --images";
+            return Err(Error::Setting { what: "--quality", message: message.into() });
+        }
+        (None, _) => None,
+    };
+    let goal = halves.as_ref().map(|(target, [judge, _])| Goal { target: *target, judge });
+    let planned = plan_or_resume(model, &prepared, &calibration, settings, goal.as_ref(), &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let assignment = assignment_of(&planned.plan, model, &prepared.inventory)?;
     let mut report = Report::begin(Verb::Fit, model, &prepared.inventory, &assignment)?;
@@ -71,7 +85,8 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     report.budget_bytes = limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes));
     report.within_budget = limit.is_none_or(|limit| treated <= limit);
     recorder.phase("proof");
-    prove(&mut report, model, &prepared, &calibration, settings, &applied, &mut recorder)
+    let judge = halves.as_ref().map(|(_, [_, judge])| judge).or(judge);
+    prove(&mut report, model, &prepared, &calibration, settings, judge, &applied, &mut recorder)
         .map_err(|error| error.interrupted(Some(applied.output.display().to_string())))?;
     report.end(recorder);
     // Until they are cleared away, the same command finds its plan and its output, and goes on with the proof.
@@ -95,7 +110,12 @@ fn pending_record(settings: &FitSettings) -> PathBuf {
 const MADE_FOR: &str = "# made for ";
 
 /// Identifies a plan: everything that determines it, and the version that made it.
-fn asked_hash(model: &Model, calibration: &Calibration, asked: &PlanningSettings) -> Result<String> {
+fn asked_hash(
+    model: &Model,
+    calibration: &Calibration,
+    asked: &PlanningSettings,
+    goal: Option<&Goal<'_>>,
+) -> Result<String> {
     let text = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": model.checkpoint().fingerprint(),
@@ -103,6 +123,7 @@ fn asked_hash(model: &Model, calibration: &Calibration, asked: &PlanningSettings
         "calibration_bytes": content(asked.calibration.source.as_deref())?,
         // Every field, also those that are added later.
         "asked": format!("{asked:?}"),
+        "goal": goal.map(|goal| (goal.target.to_string(), goal.judge.digest())),
     });
     Ok(trimtab_io::sha256(text.to_string().as_bytes()))
 }
@@ -113,11 +134,12 @@ fn plan_or_resume(
     prepared: &Prepared,
     calibration: &Calibration,
     settings: &FitSettings,
+    goal: Option<&Goal<'_>>,
     monitor: &mut dyn Monitor,
 ) -> Result<Planned> {
     let path = pending_plan(settings);
     let asked = &settings.planning;
-    let head = format!("{MADE_FOR}{}\n", asked_hash(model, calibration, asked)?);
+    let head = format!("{MADE_FOR}{}\n", asked_hash(model, calibration, asked, goal)?);
     if path.exists() {
         let text = trimtab_io::read_text(&path)?;
         if text.starts_with(&head) {
@@ -138,7 +160,7 @@ fn plan_or_resume(
             .into());
         }
     }
-    let planned = plan(model, prepared, calibration, asked, monitor)?;
+    let planned = plan(model, prepared, calibration, asked, goal, monitor)?;
     let record = serde_json::to_vec(&planned.record);
     let record = record.map_err(|e| Error::Data { what: "plan".into(), message: e.to_string() })?;
     trimtab_io::write_atomic(pending_record(settings), &record)?;
@@ -158,10 +180,11 @@ fn prove(
     prepared: &Prepared,
     calibration: &Calibration,
     settings: &FitSettings,
+    judge: Option<&Judge>,
     applied: &Applied,
     monitor: &mut dyn Monitor,
 ) -> Result<()> {
-    let Some(judge) = settings.judge.as_ref().or(calibration.rest.as_ref()) else {
+    let Some(judge) = judge else {
         monitor.warn("there is nothing to prove the result on; pass --text, --pairs or --images");
         return Ok(());
     };
@@ -199,6 +222,16 @@ fn prove(
         quality,
     };
     report.rows = names.into_iter().zip(sizes).zip(qualities).map(row).collect();
+    if let (Some(reached), [original, .., result]) = (&mut report.reached, report.rows.as_slice()) {
+        let holds = reached.target.holds(&result.quality, &original.quality)?;
+        reached.proved = Some(holds);
+        if !holds {
+            monitor.warn(&format!(
+                "{} held on the half of the data that selected the plan, and does not on the half that proves it",
+                reached.target
+            ));
+        }
+    }
     if let Some(result) = networks.last() {
         monitor.begin("samples", 1);
         report.samples = samples(model, judge, &original, result)?;

@@ -94,6 +94,71 @@ impl Judge {
         Ok(Self::Pairs { sides: [first, second], scores: list.iter().map(|pair| pair.score).collect() })
     }
 
+    /// Two judges by turns of windows, pairs or images: what one has, the other has not.
+    ///
+    /// # Errors
+    /// Data too few to divide.
+    pub fn halves(&self) -> Result<[Self; 2]> {
+        let few = || Error::Setting {
+            what: "--quality",
+            message: "one half of the data selects and the other proves, and these are too few to divide"
+                .into(),
+        };
+        let odd = |half: usize| move |i: &usize| i % 2 == half;
+        let half = |half: usize| -> Result<Self> {
+            Ok(match self {
+                Self::Text { tokens, window, stride, limit } => {
+                    let limit = (*limit).min(tokens.len() / window) / 2;
+                    if limit == 0 {
+                        return Err(few());
+                    }
+                    let windows = tokens.chunks_exact(*window).enumerate().filter(|(i, _)| odd(half)(i));
+                    let tokens = windows.flat_map(|(_, window)| window.to_vec()).collect();
+                    Self::Text { tokens, window: *window, stride: (*stride).max(*window), limit }
+                }
+                Self::Pairs { sides, scores } => {
+                    if scores.len() < 4 {
+                        return Err(few());
+                    }
+                    let kept = || (0..scores.len()).filter(odd(half));
+                    let sides = sides.each_ref().map(|side| kept().map(|i| side[i].clone()).collect());
+                    Self::Pairs { sides, scores: kept().map(|i| scores[i]).collect() }
+                }
+                Self::Images { set } => {
+                    if set.len() < 2 {
+                        return Err(few());
+                    }
+                    Self::Images { set: set.select(&(0..set.len()).filter(odd(half)).collect::<Vec<_>>()) }
+                }
+            })
+        };
+        Ok([half(0)?, half(1)?])
+    }
+
+    /// A hash of the data and of how they are cut.
+    pub fn digest(&self) -> String {
+        let mut bytes = Vec::new();
+        let mut number = |n: u64| bytes.extend(n.to_le_bytes());
+        match self {
+            Self::Text { tokens, window, stride, limit } => {
+                [*window, *stride, *limit].iter().for_each(|&n| number(n as u64));
+                tokens.iter().for_each(|&token| number(token.into()));
+            }
+            Self::Pairs { sides, scores } => {
+                for ids in sides.iter().flatten() {
+                    number(ids.len() as u64);
+                    ids.iter().for_each(|&token| number(token.into()));
+                }
+                scores.iter().for_each(|score| number(score.to_bits()));
+            }
+            Self::Images { set } => {
+                set.labels.iter().for_each(|&label| number(label as u64));
+                bytes.extend_from_slice(set.pixels(0..set.len()));
+            }
+        }
+        trimtab_io::sha256(&bytes)
+    }
+
     /// Judges one network.
     pub fn score(&self, model: &Model, network: &Network, monitor: &mut dyn Monitor) -> Result<Quality> {
         Ok(self.judge(model, &[network], None, monitor)?.remove(0))

@@ -16,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::evidence::{AllEvidence, Halves};
 use crate::form::Form;
 use crate::inventory::Inventory;
-use crate::measure::{Gauge, Overlay};
+use crate::measure::{self, Gauge, Overlay};
 use crate::monitor::Monitor;
 use crate::pricing::{self, Metric, Observations, Probe, Probes};
+use crate::quality::{Goal, Reached, Search};
 use crate::quantizer::Quantizer;
 use crate::scheme::Choices;
 use crate::treating::{Assignment, Collected, Job, treat};
@@ -26,8 +27,8 @@ use crate::treating::{Assignment, Collected, Job, treat};
 /// Everything that a plan depends on, beside the model.
 #[derive(Clone, Debug)]
 pub struct PlanningSettings {
-    /// The budget.
-    pub budget: Budget,
+    /// The budget; without one only a quality bounds the size ([`Goal`]).
+    pub budget: Option<Budget>,
     /// What to calibrate on.
     pub calibration: CalibrationSettings,
     /// What the planner may choose from.
@@ -64,6 +65,9 @@ pub struct PlanningRecord {
     pub evidence: AllEvidence,
     /// How far two halves of the data disagree; absent where there are no two halves.
     pub halves: Option<Halves>,
+    /// The target that the plan was made for, and the plans that were measured for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Reached>,
 }
 
 /// A candidate, for reports.
@@ -115,19 +119,27 @@ pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
     settings.choices.check(&inventory.sites)?;
     let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
     settings.selection.pin(&mut prices)?;
-    let limits = settings.budget.limits(&inventory.totals)?;
+    let limits = match &settings.budget {
+        Some(budget) => budget.limits(&inventory.totals)?,
+        None => Limits { totals: inventory.totals.clone(), ..Limits::default() },
+    };
     solve(&prices, &limits, &SolveOptions::default())?;
     Ok(Prepared { inventory, prices, limits, unseen })
 }
 
-/// Prices, solves, measures, re-prices.
+/// Prices, solves, measures, re-prices; with a goal, finds the smallest plan within the budget that reaches it.
 pub fn plan(
     model: &Model,
     prepared: &Prepared,
     calibration: &Calibration,
     settings: &PlanningSettings,
+    goal: Option<&Goal<'_>>,
     monitor: &mut dyn Monitor,
 ) -> Result<Planned> {
+    if goal.is_some() && settings.metric != Metric::Kl {
+        let message = "a quality is searched for along measured prices\nhint: leave --metric at kl";
+        return Err(Error::Setting { what: "--metric", message: message.into() });
+    }
     if let Some(caution) = prepared.caution() {
         monitor.warn(&caution);
     }
@@ -149,7 +161,10 @@ pub fn plan(
             let probes = pricing::probe(&mut network, &found, &gauge, &prepared.inventory, monitor)?;
             pricing::by_probes(&mut prices, &found, &probes)?;
             let study = Study { model, prepared, calibration, settings, gauge, found };
-            study.refine(prices, probes, network, monitor)
+            match goal {
+                None => study.refine(prices, probes, network, monitor),
+                Some(goal) => study.smallest(goal, prices, probes, network, monitor),
+            }
         }
     }
 }
@@ -183,7 +198,7 @@ fn header(
     PlanHeader {
         model: model.checkpoint().path().display().to_string(),
         fingerprint: model.checkpoint().fingerprint().to_string(),
-        budget: Some(settings.budget.clone()),
+        budget: settings.budget.clone(),
         seed: settings.calibration.seed,
         calibration: calibration.description.clone(),
         totals: prepared.inventory.totals.clone(),
@@ -256,7 +271,64 @@ impl Study<'_> {
         let halves = compare_halves(&refined.prices, &self.found, Some(&probes), &chosen.choice, limits)?;
         let plan = Plan::new(header, refined.prices, &allocation)?;
         let measured = Some(chosen.measured);
-        let record = PlanningRecord { measured, history, evidence: evidence_of(self.found), halves };
+        let evidence = evidence_of(self.found);
+        let record = PlanningRecord { measured, history, evidence, halves, reached: None };
+        Ok(Planned { plan, record })
+    }
+
+    /// The smallest plan that reaches a goal, by measuring plans along the curve, and along the curve of prices that were taken
+    /// again around what was found.
+    fn smallest(
+        self,
+        goal: &Goal<'_>,
+        mut prices: PriceList,
+        mut probes: Probes,
+        mut network: Network,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Planned> {
+        let mut search = Search::begin(goal, self.model, &network, monitor)?;
+        let original = self.model.network()?;
+        let mut chosen: Option<Measured> = None;
+        for round in 0..=self.settings.rounds {
+            let known = search.smallest().map(|point| point.costs.bytes);
+            let mut last = None;
+            let mut judged = |choice: &[usize], monitor: &mut dyn Monitor| {
+                let measured = self.measured(&mut network, &prices, choice, monitor)?;
+                let (_, undo) = measure::put(&mut network, &measured.overlay)?;
+                let quality = goal.judge.compare(self.model, &[&network], &original, monitor);
+                measure::put(&mut network, &undo)?;
+                last = Some(measured);
+                Ok(quality?.remove(0))
+            };
+            search.narrow(&prices, &self.prepared.limits, &mut judged, monitor)?;
+            let Some(point) = search.smallest().cloned() else { break };
+            if known != Some(point.costs.bytes) {
+                let seen = last.filter(|last| last.choice == point.choice);
+                let again = || self.measured(&mut network, &prices, &point.choice, monitor);
+                chosen = Some(seen.map_or_else(again, Ok)?);
+            } else if round > 0 {
+                break; // New prices found nothing smaller.
+            }
+            if let Some(around) = chosen.as_ref().filter(|_| round < self.settings.rounds) {
+                self.reprice(&mut network, &mut probes, around, &mut prices, monitor)?;
+            }
+        }
+        let (point, reached) = search.end()?;
+        let (costs, damage) = prices.total(&point.choice)?;
+        let options = SolveOptions::default();
+        let bound = solve(&prices, &Limits::bytes(costs.bytes), &options)?;
+        let allocation = Allocation { choice: point.choice.clone(), costs, damage, ..bound };
+        let header = header(self.model, self.prepared, self.calibration, self.settings);
+        let halves =
+            compare_halves(&prices, &self.found, Some(&probes), &point.choice, &Limits::bytes(costs.bytes))?;
+        let plan = Plan::new(header, prices, &allocation)?;
+        let record = PlanningRecord {
+            measured: chosen.map(|chosen| chosen.damage),
+            history: Vec::new(),
+            evidence: evidence_of(self.found),
+            halves,
+            reached: Some(reached),
+        };
         Ok(Planned { plan, record })
     }
 
@@ -291,7 +363,8 @@ impl Study<'_> {
         let assignment = self.assignment(prices, choice)?;
         let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
-        let quantizer = &self.settings.quantizer;
+        // Tuning takes far longer than choosing codes, and helps every plan: candidates are compared without it.
+        let quantizer = &Quantizer { tuning: None, ..self.settings.quantizer };
         let job =
             Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
         treat(job, Some(self.calibration), &mut treated, monitor)?;

@@ -71,10 +71,15 @@ pub enum ImportanceName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Planning")]
 pub struct PlanningArgs {
-    /// How codes are chosen. With decoupleq, the integers to choose from have real zero points, unless --symmetric or --for says
-    /// otherwise.
-    #[arg(long, value_enum, default_value_t = Method::Gptq)]
-    pub method: Method,
+    /// How much work it may take: fast (GPTQ, sites compared by their own output error), normal (GPTQ in the order of strong columns,
+    /// effects on the output measured), best (decoupleq, important tokens weighed, low-rank branches where they pay, blocks tuned). Flags
+    /// go before what it says.
+    #[arg(long, value_enum, default_value_t = EffortName::Normal)]
+    pub effort: EffortName,
+    /// How codes are chosen [default: what --effort says]. With decoupleq, the integers to choose from have real zero points, unless
+    /// --symmetric or --for says otherwise.
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
     /// Bit widths to choose from, of integers or with --format gguf of blocks; 16 leaves a site as it is.
     #[arg(long, value_delimiter = ',', default_value = "2,3,4,5,6,8,16")]
     pub bits: Vec<u8>,
@@ -82,12 +87,13 @@ pub struct PlanningArgs {
     #[arg(long, value_delimiter = ',', default_value = "32,64,128,row")]
     pub groups: Vec<String>,
     /// Which damage to price: `kl` measures the change of the output on calibration data, site by site;
-    /// `output-error` takes the squared error of each site's output, weighted by its inputs (no forward passes).
-    #[arg(long, value_enum, default_value_t = Metric::Kl)]
-    pub metric: Metric,
-    /// Rounds of re-pricing around the chosen point.
-    #[arg(long, default_value_t = 2)]
-    pub rounds: usize,
+    /// `output-error` takes the squared error of each site's output, weighted by its inputs (no forward passes)
+    /// [default: what --effort says].
+    #[arg(long, value_enum)]
+    pub metric: Option<Metric>,
+    /// Rounds of re-pricing around the chosen point [default: what --effort says].
+    #[arg(long)]
+    pub rounds: Option<usize>,
     /// Sites to treat (globs on site names) [default: all linear maps and convolutions of the blocks].
     #[arg(long, value_name = "GLOB")]
     pub include: Vec<String>,
@@ -107,12 +113,23 @@ pub struct PlanningArgs {
     /// [default there: q2_k to q6_k and q8_0; q4_0, q4_1, q5_0, q5_1 and q8_0 for rows that those do not fit].
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     pub types: Vec<String>,
-    /// Ranks of a low-rank branch beside codes to choose from (EoRA), 0 for none: 0,8,16. Its bytes count.
-    #[arg(long, alias = "eora-rank", value_name = "R", value_delimiter = ',', default_value = "0")]
-    pub eora_ranks: Vec<usize>,
+    /// Ranks of a low-rank branch beside codes to choose from (EoRA), 0 for none: 0,8,16. Its bytes count [default: what --effort says].
+    #[arg(long, alias = "eora-rank", value_name = "R", value_delimiter = ',')]
+    pub eora_ranks: Option<Vec<usize>>,
     /// The engine that is to run the result: only what it runs is planned.
     #[arg(long = "for", value_enum, value_name = "ENGINE")]
     pub engine: Option<EngineName>,
+}
+
+/// Compositions of methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EffortName {
+    /// GPTQ, compared by output errors.
+    Fast,
+    /// GPTQ, compared by measured effects.
+    Normal,
+    /// decoupleQ, importance, branches, tuned blocks.
+    Best,
 }
 
 /// Damage metrics.
@@ -265,18 +282,19 @@ pub struct QuantizerArgs {
     /// Damping of the second moment, in parts of its mean diagonal.
     #[arg(long, default_value_t = 0.01)]
     pub damping: f64,
-    /// Round columns with large second moment first (groups keep their columns; decoupleq always does).
-    #[arg(long)]
-    pub act_order: bool,
+    /// Round columns with large second moment first (groups keep their columns; decoupleq always does) [default: no for apply, else what
+    /// --effort says].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub act_order: Option<bool>,
     /// Once all codes of a block are chosen, train its scales and real zero points until it gives what the original block gives on
-    /// the same inputs.
-    #[arg(long)]
-    pub tune_blocks: bool,
+    /// the same inputs [default: no for apply, else what --effort says].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tune_blocks: Option<bool>,
     /// Rate of that training.
-    #[arg(long, default_value_t = QuantizerArgs::default().tune_rate, requires = "tune_blocks")]
+    #[arg(long, default_value_t = QuantizerArgs::default().tune_rate)]
     pub tune_rate: f64,
     /// Passes over the samples.
-    #[arg(long, default_value_t = QuantizerArgs::default().tune_epochs, requires = "tune_blocks", value_name = "N")]
+    #[arg(long, default_value_t = QuantizerArgs::default().tune_epochs, value_name = "N")]
     pub tune_epochs: usize,
 }
 
@@ -284,14 +302,7 @@ impl Default for QuantizerArgs {
     fn default() -> Self {
         let ReconstructSettings { rate, epochs, .. } = ReconstructSettings::default();
         let (tune_rate, tune_epochs) = (rate, epochs);
-        Self {
-            range: Range::Mse,
-            damping: 0.01,
-            act_order: false,
-            tune_blocks: false,
-            tune_rate,
-            tune_epochs,
-        }
+        Self { range: Range::Mse, damping: 0.01, act_order: None, tune_blocks: None, tune_rate, tune_epochs }
     }
 }
 
@@ -310,6 +321,8 @@ pub enum Range {
     after_help = "Examples:\n  trimtab fit                                (the embedded model, 3 bits per weight)\n  \
 trimtab fit model/ --budget 3.5bpw --calibration notes.txt -o out/\n  \
 trimtab fit minilm/ --budget 4.5bpw --calibration dev.csv --pairs test.csv -o out/\n  \
+trimtab fit model/ --quality 'ppl<=1.01x' --calibration notes.txt -o out/\n  \
+trimtab fit model/ --budget 2.5bpw --effort best --calibration notes.txt -o out/\n  \
 trimtab fit model/ --budget 3.5bpw --for llama.cpp -o out/ (out/model.gguf, a type for each matrix)\n\n\
 A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.\n\
 A run that was interrupted goes on where it stopped when the same command is given again."
@@ -318,9 +331,13 @@ pub struct Fit {
     /// The model.
     #[command(flatten)]
     pub model: ModelArg,
-    /// 3.5bpw, 40%, 900MB; several joined by commas all hold.
-    #[arg(long, short, default_value = "3.0bpw", value_name = "BUDGET")]
-    pub budget: String,
+    /// 3.5bpw, 40%, 900MB; several joined by commas all hold [default: 3.0bpw, none with --quality].
+    #[arg(long, short, value_name = "BUDGET")]
+    pub budget: Option<String>,
+    /// What the result has to keep, and then it is the smallest that does: ppl<=1.01x (of the original's), kl<=0.02, accuracy>=0.99x,
+    /// spearman>=80. One half of the data it is judged on selects the plan, the other half proves it.
+    #[arg(long, value_name = "CONDITION")]
+    pub quality: Option<String>,
     /// Where the model goes [default: MODEL-BUDGET in this folder].
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,

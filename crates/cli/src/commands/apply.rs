@@ -11,14 +11,14 @@ use trimtab::floors::plan::{Plan, Selection};
 use trimtab::form::Form;
 use trimtab::inventory::{Inventory, TreatedSite};
 use trimtab::planning::{assignment_of, read_plan};
-use trimtab::quantizer::Quantizer;
+use trimtab::quantizer::Method;
 use trimtab::report::{Recorder, Report, Verb};
 use trimtab::scheme::Scheme;
 use trimtab::treating::{Assignment, Job};
 
 use super::{report, settings};
 use crate::Status;
-use crate::args::{self, Apply, Format, Global};
+use crate::args::{Apply, Format, Global};
 use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -33,9 +33,12 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         None => by_scheme(args, &model)?,
     };
     let real = assignment.values().any(|choice| matches!(choice.scheme, Scheme::Real(_)));
-    let method = args.method.unwrap_or(if real { args::Method::Decoupleq } else { args::Method::Gptq });
-    let importance = settings::importance(&args.importance)?;
-    let quantizer = Quantizer { importance, ..settings::quantizer(&args.quantizer, method, global.seed) };
+    let method = match args.method {
+        Some(method) => settings::method(method),
+        None if real => Method::Decoupleq,
+        None => Method::Gptq,
+    };
+    let quantizer = settings::quantizer(&args.quantizer, method, &args.importance, global.seed)?;
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -48,7 +51,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
     // Round-to-nearest needs no data, its branches do.
-    let observe = method != args::Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
+    let observe = method != Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
@@ -80,8 +83,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         ("calibration", args.calibration.calibration.as_ref().filter(|_| observe)),
     ];
     report::note_inputs(&mut report, &read)?;
-    report::note_quantizer(&mut report, &args.quantizer, method);
-    report::note_importance(&mut report, &args.importance);
+    report::note_quantizer(&mut report, &quantizer);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

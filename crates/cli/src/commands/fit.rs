@@ -7,7 +7,7 @@ use trimtab::floors::io::{ImageSet, read_pairs, read_text};
 use trimtab::floors::models::Model;
 use trimtab::judge::Judge;
 use trimtab::planning::{PlanningSettings, Prepared, prepare};
-use trimtab::quantizer::Quantizer;
+use trimtab::quality::Target;
 
 use super::{report, settings};
 use crate::Status;
@@ -16,11 +16,14 @@ use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
-    let importance = settings::importance(&args.importance)?;
-    let quantizer = settings::quantizer(&args.quantizer, args.planning.method, global.seed);
-    let quantizer = Quantizer { importance, ..quantizer };
+    let composition =
+        settings::composition(&args.planning, &args.quantizer, &args.importance, model.task(), global.seed)?;
+    let quantizer = settings::composed(&args.quantizer, &composition);
     let calibration = settings::calibration(&args.calibration, global);
-    let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer, args.out.format)?;
+    let target: Option<Target> = args.quality.as_deref().map(str::parse).transpose()?;
+    let budget = args.budget.as_deref().or(target.is_none().then_some("3.0bpw"));
+    let planning =
+        settings::planning(budget, &args.planning, &composition, calibration, quantizer, args.out.format)?;
     if args.out.dry_run {
         let prepared = prepare(&model, &planning)?;
         let text = outlook(&model, &prepared, &planning);
@@ -29,14 +32,17 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     }
     let output = match &args.output {
         Some(path) => path.clone(),
-        None => default_output(&args.model.model, &args.budget)?,
+        None => {
+            let asked: Vec<&str> = args.quality.as_deref().into_iter().chain(budget).collect();
+            default_output(&args.model.model, &asked.join("-"))?
+        }
     };
     let output = OutputSettings { output, form: planning.choices.form, force: args.out.force };
     output.check(0)?;
     let page = report::planned(&args.report, Some(&output.output), args.out.force)?;
     let judge = judge(args, &model)?;
     let spec = args.model.spec.clone();
-    let (mut report, finished) = fit(&model, &FitSettings { planning, output, judge, spec }, ui)?;
+    let (mut report, finished) = fit(&model, &FitSettings { planning, output, judge, target, spec }, ui)?;
     let judged_on = args.text.as_ref().or(args.pairs.as_ref()).or(args.images.as_ref());
     if let Some(path) = judged_on {
         report.judged_on = Some(path.display().to_string());
@@ -47,14 +53,13 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
         ("proof", judged_on),
     ];
     report::note_inputs(&mut report, &read)?;
-    report::note_planning(&mut report, &args.planning);
-    report::note_quantizer(&mut report, &args.quantizer, args.planning.method);
-    report::note_importance(&mut report, &args.importance);
+    report::note_planning(&mut report, &args.planning, &composition);
+    report::note_quantizer(&mut report, &quantizer);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;
     ui.result(&report, &report.summary())?;
-    Ok(if report.within_budget { Status::Done } else { Status::Missed })
+    Ok(if report.kept() { Status::Done } else { Status::Missed })
 }
 
 fn judge(args: &Fit, model: &Model) -> anyhow::Result<Option<Judge>> {
@@ -86,7 +91,7 @@ pub fn outlook(model: &Model, prepared: &Prepared, planning: &PlanningSettings) 
         prepared.caution().map_or(String::new(), |caution| format!("{caution}\n")),
         bytes(totals.file_bytes_original),
         bytes(totals.file_bytes_fixed),
-        planning.budget,
+        planning.budget.as_ref().map_or("none".into(), ToString::to_string),
         prepared.limits.bytes.map_or(String::new(), |most| format!(": at most {} in the sites", bytes(most))),
     )
 }

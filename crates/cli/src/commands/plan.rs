@@ -6,7 +6,6 @@ use trimtab::fit::write_plan;
 use trimtab::memory;
 use trimtab::monitor::Monitor;
 use trimtab::planning::{assignment_of, plan, prepare, read_plan};
-use trimtab::quantizer::Quantizer;
 use trimtab::report::{Recorder, Report, Verb};
 
 use super::{report, settings};
@@ -46,11 +45,12 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     }
     let model = super::open_to_treat(&args.model, global, ui)?;
     let defaults = QuantizerArgs::default();
-    let importance = settings::importance(&args.importance)?;
-    let quantizer = settings::quantizer(&defaults, args.planning.method, global.seed);
-    let quantizer = Quantizer { importance, ..quantizer };
+    let composition =
+        settings::composition(&args.planning, &defaults, &args.importance, model.task(), global.seed)?;
+    let quantizer = settings::composed(&defaults, &composition);
     let calibration = settings::calibration(&args.calibration, global);
-    let asked = settings::planning(budget, &args.planning, calibration, quantizer, args.format)?;
+    let asked =
+        settings::planning(Some(budget), &args.planning, &composition, calibration, quantizer, args.format)?;
     let prepared = prepare(&model, &asked)?;
     if args.dry_run {
         let text = super::fit::outlook(&model, &prepared, &asked);
@@ -62,7 +62,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let calibration = Calibration::load(&model, &asked.calibration)?;
     let prediction = memory::predict(&model, &prepared.inventory, Some(&calibration));
     memory::check(&memory::for_method(prediction, &prepared.inventory, asked.quantizer.method))?;
-    let planned = plan(&model, &prepared, &calibration, &asked, &mut recorder)
+    let planned = plan(&model, &prepared, &calibration, &asked, None, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let found = &planned.plan;
     let assignment = assignment_of(found, &model, &prepared.inventory)?;
@@ -73,9 +73,8 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let read =
         [("specification", args.model.spec.as_ref()), ("calibration", args.calibration.calibration.as_ref())];
     report::note_inputs(&mut report, &read)?;
-    report::note_planning(&mut report, &args.planning);
-    report::note_quantizer(&mut report, &defaults, args.planning.method);
-    report::note_importance(&mut report, &args.importance);
+    report::note_planning(&mut report, &args.planning, &composition);
+    report::note_quantizer(&mut report, &quantizer);
     report::note_global(&mut report, args.format, global);
     // Last: until it is there, the same command makes it.
     write_plan(found, &args.output)?;

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use trimtab::effort::Composition;
 use trimtab::floors::io::{OutDir, ensure_writable, write_atomic};
 use trimtab::monitor::Monitor;
+use trimtab::quantizer::{Method, Quantizer};
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
 use crate::Status;
-use crate::args::{Format, Global, ImportanceArgs, Method, PlanningArgs, QuantizerArgs, Report, ReportArgs};
+use crate::args::{Format, Global, PlanningArgs, Report, ReportArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -65,15 +67,16 @@ pub fn note_inputs(report: &mut Document, files: &[(&str, Option<&PathBuf>)]) ->
 }
 
 /// Adds the flags of the planner.
-pub fn note_planning(report: &mut Document, args: &PlanningArgs) {
-    report.set("metric", name(&args.metric));
-    report.set("rounds", args.rounds);
+pub fn note_planning(report: &mut Document, args: &PlanningArgs, composition: &Composition) {
+    report.set("effort", name(&args.effort));
+    report.set("metric", word(&composition.metric));
+    report.set("rounds", composition.rounds);
     report.set("bits", args.bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     report.set("groups", args.groups.join(", "));
-    if args.eora_ranks != [0] {
+    if composition.ranks != [0] {
         report.set(
             "eora-ranks",
-            args.eora_ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            composition.ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         );
     }
     for (flag, set) in [("symmetric", args.symmetric), ("fused", args.fused)] {
@@ -91,29 +94,31 @@ pub fn note_planning(report: &mut Document, args: &PlanningArgs) {
     }
 }
 
-/// Adds the flags of the quantizer.
-pub fn note_quantizer(report: &mut Document, args: &QuantizerArgs, method: Method) {
-    report.set("method", name(&method));
-    report.set("range", name(&args.range));
-    if method != Method::Rtn {
-        report.set("damping", args.damping);
+/// Adds how codes are chosen.
+pub fn note_quantizer(report: &mut Document, quantizer: &Quantizer) {
+    report.set("method", word(&quantizer.method));
+    report.set("range", word(&quantizer.range));
+    if quantizer.method != Method::Rtn {
+        report.set("damping", quantizer.damping);
     }
-    if method != Method::Rtn && args.tune_blocks {
-        report.set("tune-rate", args.tune_rate);
-        report.set("tune-epochs", args.tune_epochs);
+    if let Some(tuning) = quantizer.tuning.filter(|_| quantizer.method != Method::Rtn) {
+        report.set("tune-rate", tuning.rate);
+        report.set("tune-epochs", tuning.epochs);
     }
-    if method == Method::Gptq {
-        report.set("act-order", if args.act_order { "yes" } else { "no" });
+    if quantizer.method == Method::Gptq {
+        report.set("act-order", if quantizer.act_order { "yes" } else { "no" });
+    }
+    if let Some(importance) = &quantizer.importance {
+        report.set("importance", word(&importance.strategy));
+        report.set("r-min", importance.r_min);
+        report.set("importance-power", importance.power);
     }
 }
 
-/// Adds how tokens are weighed.
-pub fn note_importance(report: &mut Document, args: &ImportanceArgs) {
-    if let Some(importance) = &args.importance {
-        report.set("importance", name(importance));
-        report.set("r-min", args.r_min);
-        report.set("importance-power", args.importance_power);
-    }
+/// A value of the library as it is typed.
+fn word(value: &impl serde::Serialize) -> String {
+    let json = serde_json::to_value(value).unwrap_or_default();
+    json.as_str().unwrap_or_default().replace('_', "-")
 }
 
 /// Adds what every verb has.

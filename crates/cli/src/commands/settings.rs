@@ -2,8 +2,10 @@
 
 use anyhow::Context;
 use trimtab::calibration::CalibrationSettings;
+use trimtab::effort::{Composition, Effort};
 use trimtab::engine::Engine;
 use trimtab::floors::calibrate::{Importance, ReconstructSettings, Strategy};
+use trimtab::floors::nn::Task;
 use trimtab::floors::plan::Selection;
 use trimtab::form::Form;
 use trimtab::planning::PlanningSettings;
@@ -12,7 +14,8 @@ use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::{Choices, Scheme};
 
 use crate::args::{
-    self, CalibrationArgs, Format, Global, ImportanceArgs, ImportanceName, PlanningArgs, QuantizerArgs,
+    self, CalibrationArgs, EffortName, Format, Global, ImportanceArgs, ImportanceName, PlanningArgs,
+    QuantizerArgs,
 };
 
 pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettings {
@@ -26,7 +29,7 @@ pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettin
     }
 }
 
-pub fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
+fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
     let strategy = args.importance.map(|name| match name {
         ImportanceName::Uniform => Strategy::Uniform,
         ImportanceName::Attention => Strategy::Attention,
@@ -46,25 +49,86 @@ pub fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
     }
 }
 
-pub fn quantizer(args: &QuantizerArgs, method: args::Method, seed: u64) -> Quantizer {
-    Quantizer {
-        method: match method {
-            args::Method::Rtn => Method::Rtn,
-            args::Method::Gptq => Method::Gptq,
-            args::Method::Decoupleq => Method::Decoupleq,
-        },
-        range: match args.range {
-            args::Range::MinMax => Range::MinMax,
-            args::Range::Mse => Range::Mse,
-        },
+pub fn method(method: args::Method) -> Method {
+    match method {
+        args::Method::Rtn => Method::Rtn,
+        args::Method::Gptq => Method::Gptq,
+        args::Method::Decoupleq => Method::Decoupleq,
+    }
+}
+
+/// What the effort says, where no flag says otherwise.
+pub fn composition(
+    planning: &PlanningArgs,
+    quantizer: &QuantizerArgs,
+    importance: &ImportanceArgs,
+    task: Task,
+    seed: u64,
+) -> anyhow::Result<Composition> {
+    let effort = match planning.effort {
+        EffortName::Fast => Effort::Fast,
+        EffortName::Normal => Effort::Normal,
+        EffortName::Best => Effort::Best,
+    };
+    let says = effort.composition(task, seed);
+    let metric = planning.metric.map(|metric| match metric {
+        args::Metric::Kl => Metric::Kl,
+        args::Metric::OutputError => Metric::OutputError,
+    });
+    Ok(Composition {
+        method: planning.method.map_or(says.method, method),
+        act_order: quantizer.act_order.unwrap_or(says.act_order),
+        metric: metric.unwrap_or(says.metric),
+        rounds: planning.rounds.unwrap_or(says.rounds),
+        ranks: planning.eora_ranks.clone().unwrap_or(says.ranks),
+        importance: self::importance(importance)?.or(says.importance),
+        tuning: quantizer.tune_blocks.unwrap_or(says.tuning.is_some()).then(|| tuning(quantizer, seed)),
+    })
+}
+
+fn tuning(args: &QuantizerArgs, seed: u64) -> ReconstructSettings {
+    ReconstructSettings {
+        rate: args.tune_rate,
+        epochs: args.tune_epochs,
+        seed,
+        ..ReconstructSettings::default()
+    }
+}
+
+fn range(range: args::Range) -> Range {
+    match range {
+        args::Range::MinMax => Range::MinMax,
+        args::Range::Mse => Range::Mse,
+    }
+}
+
+/// The quantizer of one scheme for all, or of a plan that is there.
+pub fn quantizer(
+    args: &QuantizerArgs,
+    method: Method,
+    importance: &ImportanceArgs,
+    seed: u64,
+) -> anyhow::Result<Quantizer> {
+    Ok(Quantizer {
+        method,
+        range: range(args.range),
         damping: args.damping,
-        act_order: args.act_order,
-        tuning: args.tune_blocks.then(|| ReconstructSettings {
-            rate: args.tune_rate,
-            epochs: args.tune_epochs,
-            seed,
-            ..ReconstructSettings::default()
-        }),
+        act_order: args.act_order.unwrap_or(false),
+        importance: self::importance(importance)?,
+        tuning: args.tune_blocks.unwrap_or(false).then(|| tuning(args, seed)),
+        ..Quantizer::default()
+    })
+}
+
+/// The quantizer of a plan in the making.
+pub fn composed(args: &QuantizerArgs, composition: &Composition) -> Quantizer {
+    Quantizer {
+        method: composition.method,
+        range: range(args.range),
+        damping: args.damping,
+        act_order: composition.act_order,
+        importance: composition.importance,
+        tuning: composition.tuning,
         ..Quantizer::default()
     }
 }
@@ -82,8 +146,9 @@ pub fn form(format: Option<Format>, engine: Option<Engine>, scheme: Option<Schem
 }
 
 pub fn planning(
-    budget: &str,
+    budget: Option<&str>,
     args: &PlanningArgs,
+    composition: &Composition,
     calibration: CalibrationSettings,
     quantizer: Quantizer,
     format: Option<Format>,
@@ -101,7 +166,7 @@ pub fn planning(
     let types: Vec<Scheme> = args.types.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let pins = args.pin.iter().map(|pin| pin.parse()).collect::<Result<_, _>>()?;
     Ok(PlanningSettings {
-        budget: budget.parse()?,
+        budget: budget.map(str::parse).transpose()?,
         calibration,
         choices: Choices {
             bits: args.bits.clone(),
@@ -112,13 +177,10 @@ pub fn planning(
             form: form(format, engine, types.first().copied()),
             types,
             engine,
-            ranks: args.eora_ranks.clone(),
+            ranks: composition.ranks.clone(),
         },
-        metric: match args.metric {
-            args::Metric::Kl => Metric::Kl,
-            args::Metric::OutputError => Metric::OutputError,
-        },
-        rounds: args.rounds,
+        metric: composition.metric,
+        rounds: composition.rounds,
         selection: Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins },
         fused: args.fused || engine.is_some_and(Engine::fuses),
         quantizer,

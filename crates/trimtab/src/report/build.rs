@@ -81,6 +81,7 @@ impl Report {
             bytes_original: totals.file_bytes_original,
             budget_bytes: None,
             within_budget: true,
+            reached: None,
             treated_weights: totals.treated_weights,
             bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
             rows: Vec::new(),
@@ -122,6 +123,7 @@ impl Report {
         self.damage_measured = record.measured;
         self.candidates = record.history.clone();
         self.halves = record.halves.clone();
+        self.reached = record.reached.clone();
         for site in &mut self.sites {
             let Some(evidence) = record.evidence.get(&site.site) else { continue };
             site.weight_outlier = Some(evidence.weight_outlier);

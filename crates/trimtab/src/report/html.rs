@@ -185,8 +185,12 @@ fn lead(report: &Report) -> Vec<String> {
         (Some(budget), false) => format!(", and the budget of {budget} was missed"),
         (None, _) => String::new(),
     };
+    let target = report.reached.as_ref().map_or(String::new(), |reached| match reached.proved {
+        Some(false) => format!("; the target {} was missed by the proof", reached.target),
+        _ => format!("; the smallest found that keeps {}", reached.target),
+    });
     lead.push(format!(
-        "{} of weights {verb} {} ({}){budget}.",
+        "{} of weights {verb} {} ({}){budget}{target}.",
         whole(bytes(report.bytes_original)),
         whole(bytes(report.bytes)),
         whole(percent(share))
@@ -343,6 +347,20 @@ fn promises(report: &Report) -> Vec<Promise> {
             predicted: bytes(limit),
             measured: bytes(report.bytes),
             verdict: if report.within_budget { "kept" } else { "missed" }.into(),
+        });
+    }
+    if let Some(reached) = &report.reached {
+        let value = |row: Option<&super::Row>| row.and_then(|row| reached.target.measure.of(&row.quality));
+        let verdict = match reached.proved {
+            Some(true) => "kept",
+            Some(false) => "missed",
+            None => "not measured",
+        };
+        promises.push(Promise {
+            what: "quality on data that did not select the plan".into(),
+            predicted: reached.target.to_string(),
+            measured: value(report.rows.last()).map_or("–".into(), |value| format!("{value:.4}")),
+            verdict: verdict.into(),
         });
     }
     if report.verb != Verb::Plan {

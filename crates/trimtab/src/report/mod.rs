@@ -24,6 +24,7 @@ use crate::evidence::Halves;
 pub const STYLE: &str = include_str!("../../templates/report.css");
 use crate::judge::Quality;
 use crate::planning::CandidateReport;
+use crate::quality::Reached;
 
 pub use build::Input;
 pub use charts::Chart;
@@ -193,6 +194,9 @@ pub struct Report {
     pub budget_bytes: Option<u64>,
     /// Whether the result keeps the budget.
     pub within_budget: bool,
+    /// The quality that the result had to keep, and the plans that were measured for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Reached>,
     /// Weights in the treated sites.
     pub treated_weights: u64,
     /// Bits per weight of the treated sites.
@@ -245,6 +249,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether the budget and the target, as far as they were given, are kept.
+    pub fn kept(&self) -> bool {
+        self.within_budget && self.reached.as_ref().is_none_or(|reached| reached.proved != Some(false))
+    }
+
     /// The page: one file that needs no other.
     pub fn to_html(&self) -> Result<String> {
         html::page(self)
@@ -394,6 +403,7 @@ mod tests {
             bytes_original: 2_624_768,
             budget_bytes: Some(730_000),
             within_budget: true,
+            reached: None,
             treated_weights: 12_288,
             bits_per_weight: 3.0,
             rows: vec![

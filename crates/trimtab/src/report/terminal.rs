@@ -26,6 +26,17 @@ pub(super) fn summary(report: &Report) -> String {
     });
     let room = COLUMNS.saturating_sub(figures.chars().count() + budget.chars().count() + 2).max(12);
     line(format!("{}: {figures}{budget}", shorten(&report.output.display().to_string(), room)));
+    if let Some(reached) = &report.reached {
+        let proved = match reached.proved {
+            Some(true) => ", held by the proof too",
+            Some(false) => ", MISSED by the proof",
+            None => "",
+        };
+        let value = |row: Option<&Row>| row.and_then(|row| reached.target.measure.of(&row.quality));
+        let pair = value(report.rows.first()).zip(value(report.rows.last()));
+        let figures = pair.map_or(String::new(), |(from, to)| format!(" ({from:.4} to {to:.4})"));
+        line(format!("target {}: {} plans measured{proved}{figures}", reached.target, reached.tried.len()));
+    }
     if let Some(predicted) = report.damage_predicted {
         let measured = report.damage_measured.map_or(String::new(), |d| format!(", {d:.5} measured"));
         line(format!("damage on calibration data: {predicted:.5} predicted{measured}"));

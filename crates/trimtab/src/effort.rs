@@ -1,0 +1,84 @@
+//! How much work a fit may take: compositions of methods, so that a user gets the best of them without knowing their names.
+//!
+//! What a flag says goes before what the effort says. What the form of the output or the engine cannot hold (real zero points,
+//! branches) is no option there, whatever the effort: [`crate::choice::Choice::fits`]. `docs/effort.md` has the measurements behind these
+//! settings.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use trimtab_calibrate::{Importance, ReconstructSettings};
+use trimtab_nn::Task;
+
+use crate::pricing::Metric;
+use crate::quantizer::Method;
+
+/// How much work a fit may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effort {
+    /// GPTQ; sites are compared by their own output error, without forward passes of the model.
+    Fast,
+    /// GPTQ in the order of the columns' strength; what a site's error does to the output is measured, and two rounds of re-pricing.
+    #[default]
+    Normal,
+    /// decoupleQ with real zero points, important tokens weighed, low-rank branches where they pay, blocks tuned.
+    Best,
+}
+
+/// What an effort stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Composition {
+    /// How codes are chosen.
+    pub method: Method,
+    /// Whether GPTQ rounds strong columns first.
+    pub act_order: bool,
+    /// Which damage is priced.
+    pub metric: Metric,
+    /// Rounds of re-pricing.
+    pub rounds: usize,
+    /// Ranks of branches to choose from.
+    pub ranks: Vec<usize>,
+    /// Which tokens count for how much.
+    pub importance: Option<Importance>,
+    /// How blocks are tuned after their codes.
+    pub tuning: Option<ReconstructSettings>,
+}
+
+impl Effort {
+    /// The composition for a model that does `task`.
+    pub fn composition(self, task: Task, seed: u64) -> Composition {
+        let plain = Composition {
+            method: Method::Gptq,
+            act_order: false,
+            metric: Metric::OutputError,
+            rounds: 0,
+            ranks: vec![0],
+            importance: None,
+            tuning: None,
+        };
+        let measured = Composition { act_order: true, metric: Metric::Kl, rounds: 2, ..plain.clone() };
+        match self {
+            Self::Fast => plain,
+            Self::Normal => measured,
+            Self::Best => Composition {
+                method: Method::Decoupleq,
+                ranks: vec![0, 8],
+                // Attention concentrates on some tokens of a text; patches of an image have no such order.
+                importance: (task == Task::Language).then(Importance::default),
+                tuning: Some(ReconstructSettings { seed, ..ReconstructSettings::default() }),
+                ..measured
+            },
+        }
+    }
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Fast => "fast",
+            Self::Normal => "normal",
+            Self::Best => "best",
+        })
+    }
+}
