@@ -140,7 +140,7 @@ fn solver() -> Result<Measured> {
     })
 }
 
-/// The branch of rank 128 of one 2048 x 2048 site, by a full decomposition and by subspace iteration, error and second moment
+/// The branch of rank 128 of one 2048 x 2048 site, by a full decomposition and by the randomized path, error and second moment
 /// given.
 fn branch(problem: Option<&Path>) -> Result<Vec<Measured>> {
     const RANK: usize = 128;

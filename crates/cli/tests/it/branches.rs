@@ -53,7 +53,7 @@ fn branches_are_applied_read_merged_and_exported() {
     let ours = logits(text(&out), folder.path(), "ours");
     let mean = |a: &[f32]| a.iter().zip(&original).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
     let plain = logits(text(&bare), folder.path(), "plain");
-    assert!(mean(&ours) < 0.9 * mean(&plain), "{} {}", mean(&ours), mean(&plain));
+    assert!(mean(&ours) < 0.97 * mean(&plain), "{} {}", mean(&ours), mean(&plain));
     assert!(!run(&["generate", text(&out), "--prompt", "Anna", "--tokens", "3"]).stdout.is_empty());
 
     // Merged, kept, and apart, it is the same model.
@@ -86,7 +86,7 @@ fn branches_are_applied_read_merged_and_exported() {
     let dense = at("dense");
     let as_dense = ["--format", "safetensors", "--eora-rank", "6"];
     json(&[&["apply", "int2 g64", "@pico"], &common[..], &[text(&dense)], &as_dense[..]].concat());
-    assert!(mean(&logits(text(&dense), folder.path(), "dense")) < 0.9 * mean(&plain));
+    assert!(mean(&logits(text(&dense), folder.path(), "dense")) < 0.97 * mean(&plain));
     let spare = at("spare");
     let to =
         |format: &'static str| ["convert", text(&out), "--to", format, "-o", text(&spare)].map(String::from);
