@@ -162,7 +162,7 @@ fn decoupleq_of_one_site() -> Result<Measured> {
     Ok(Measured { name, shape, seconds, gb_per_s: None, gflops: None, error_left: None })
 }
 
-/// The branch of rank 128 of one 2048 x 2048 site, by a full decomposition and by subspace iteration, error and second moment
+/// The branch of rank 128 of one 2048 x 2048 site, by a full decomposition and by the randomized path, error and second moment
 /// given.
 fn branch(problem: Option<&Path>) -> Result<Vec<Measured>> {
     const RANK: usize = 128;

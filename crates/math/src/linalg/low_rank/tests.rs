@@ -171,7 +171,7 @@ fn by_hand_and_balanced() {
 
 #[test]
 fn the_randomized_path_is_within_a_thousandth_of_the_best_error() {
-    let (rows, n, rank) = (160, 200, 12);
+    let (rows, n, rank) = (300, 330, 8);
     let s = moment(n);
     // White errors, whose spectrum hardly decays: the hard case.
     let e = normals("test/white", rows * n);
@@ -185,12 +185,28 @@ fn the_randomized_path_is_within_a_thousandth_of_the_best_error() {
         (reached / measured - 1.0).abs() < 1e-9,
         "the residual is that of the pair: {reached} {measured}"
     );
-    assert!(reached >= best && reached < 1.001 * best, "{reached} {best}");
-    // Control: one pass without further directions is not.
-    let hasty = Sketch { oversampling: 0, iterations: 1, seed: 0 };
+    assert!(reached >= best * (1.0 - 1e-12) && reached < 1.001 * best, "{reached} {best}");
+    // Control: two blocks without further directions are too few.
+    let hasty = Sketch { oversampling: 0, blocks: 2, seed: 0 };
     assert!(run(Path::Randomized(hasty)).residual(total, rank) > 1.001 * best);
     assert_eq!(fast, run(Path::Randomized(Sketch::default())), "the same seed, the same bytes");
     assert_ne!(fast, run(Path::Randomized(Sketch { seed: 1, ..Sketch::default() })));
+}
+
+#[test]
+fn the_randomized_path_finds_all_where_little_is_to_find() {
+    // An error of rank 2: after the first product nothing new is left to span.
+    let (rows, n) = (200, 190);
+    let (left, right) = (normals("test/thin left", rows * 2), normals("test/thin right", 2 * n));
+    let e = product(&left, &right, rows, 2, n);
+    let s = moment(n);
+    let total = metric_norm(&e, rows, None, Metric::Full(&s)).unwrap();
+    let found = low_rank(&e, rows, None, Metric::Full(&s), 4, Path::Randomized(Sketch::default())).unwrap();
+    assert!(found.residual(total, 2) < 1e-9 * total, "{:?}", found.singular);
+    assert!(max_difference(&found.product(), &e) < 1e-6);
+    let one = found.residual(total, 1);
+    let exact = low_rank(&e, rows, None, Metric::Full(&s), 1, Path::Exact).unwrap().residual(total, 1);
+    assert!((one / exact - 1.0).abs() < 1e-6, "{one} {exact}");
 }
 
 #[test]
