@@ -674,7 +674,9 @@ mod tests {
         let helped =
             packed.iter().find(|(_, stage)| stage.tuned.is_some_and(|[before, after]| after < before));
         let first = helped.unwrap().0;
-        let mut changed = 0;
+        let in_order = inventory.sites.iter().find(|site| packed[first].weights.contains_key(&site.meta.name));
+        let reads = &in_order.unwrap().meta.reads;
+        let (mut changed, mut compared) = (0, 0);
         for (name, treated) in &packed[first].weights {
             let site = inventory.sites.iter().find(|site| &site.meta.name == name).unwrap();
             let without = numbers(&plain[first].weights[name]);
@@ -685,10 +687,13 @@ mod tests {
             let found = numbers(&dense[first].weights[name]);
             let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
             let apart: Vec<f32> = numbers(&rounded).iter().zip(&found).map(|(a, b)| a - b).collect();
-            // Later sites of the block saw rounded numbers before them.
-            assert!(norm(&apart) < 0.1 * norm(&found), "{name}");
+            // Later sites of the block saw rounded numbers before them, and at two bits a code that tips over tips others.
+            if &site.meta.reads == reads {
+                assert!(norm(&apart) < 0.1 * norm(&found), "{name}: {} of {}", norm(&apart), norm(&found));
+                compared += 1;
+            }
         }
-        assert!(changed > 0);
+        assert!(changed > 0 && compared > 0, "{changed}, {compared}");
     }
 
     #[test]

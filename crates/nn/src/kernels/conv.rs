@@ -266,7 +266,13 @@ impl Sweep {
                 for (r, sums) in sums.iter().enumerate().take(block.rows) {
                     let out = &mut y[r * self.plane + run.output..];
                     let bias = bias.map_or(0.0, |bias| bias[r]);
-                    if self.step == 1 {
+                    if self.step == 1
+                        && run.len == RUN
+                        && let Some(out) = out.first_chunk_mut::<RUN>()
+                    {
+                        // The usual case, in whole registers.
+                        out.iter_mut().zip(&sums[i]).for_each(|(out, sum)| *out = sum + bias);
+                    } else if self.step == 1 {
                         out[..run.len].iter_mut().zip(&sums[i]).for_each(|(out, sum)| *out = sum + bias);
                     } else {
                         let out = out.iter_mut().step_by(self.step).take(run.len);
