@@ -4,13 +4,15 @@
 //! those whose codes have the least squared error. It goes by a histogram whose bins have powers of two as widths and are joined
 //! two by two as the range grows: memory is bounded, and what comes out does not depend on the order of the rows.
 
+use serde::{Deserialize, Serialize};
 use trimtab_nn::{
     ActivationGranularity, ActivationQuantizer, ActivationScheme, ActivationStep, SiteKind, SiteMeta,
-    SoftmaxCode, SoftmaxQuantizer, Tap, TapRows,
+    SoftmaxQuantizer, SoftmaxScheme, Tap, TapRows,
 };
 
 /// How ends are found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RangeRule {
     /// The least and the largest.
     MinMax,
@@ -37,6 +39,11 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// An empty histogram of a whole tensor.
+    pub fn of_tensor() -> Self {
+        Self::new(BINS[0])
+    }
+
     /// An empty histogram of `bins`, an even number.
     pub fn new(bins: usize) -> Self {
         Self { low: f32::INFINITY, high: f32::NEG_INFINITY, count: 0, bins: vec![0; bins], width: -126 }
@@ -146,9 +153,9 @@ impl Histogram {
     /// # Errors
     ///
     /// Bits that they cannot have.
-    pub fn softmax(&self, code: SoftmaxCode, bits: u8) -> trimtab_nn::Result<SoftmaxQuantizer> {
+    pub fn softmax(&self, scheme: SoftmaxScheme) -> trimtab_nn::Result<SoftmaxQuantizer> {
         let all = PERCENTILES
-            .map(|p| SoftmaxQuantizer::new(code, bits, if self.count == 0 { 1.0 } else { self.quantile(p) }));
+            .map(|p| SoftmaxQuantizer::new(scheme, if self.count == 0 { 1.0 } else { self.quantile(p) }));
         let [a, b, c] = all;
         Ok(best([a?, b?, c?], |of| self.error(|x| of.encode(x).map_or(0.0, |code| of.decode(code)))))
     }
@@ -264,7 +271,7 @@ impl Tap for ActivationRanges {
 #[cfg(test)]
 mod tests {
     use trimtab_math::random::Stream;
-    use trimtab_nn::{Axis, attention, conv::ConvGeometry};
+    use trimtab_nn::{Axis, conv::ConvGeometry};
 
     use super::*;
 
@@ -381,7 +388,7 @@ mod tests {
         histogram
             .add((0..20_000).map(|i| (-(i as f32) / 2_000.0).exp() * if i == 0 { 50.0 } else { 0.1 }))
             .unwrap();
-        let found = histogram.softmax(attention::SoftmaxCode::LogSqrt2, 4).unwrap();
+        let found = histogram.softmax("int4 log-sqrt2".parse().unwrap()).unwrap();
         assert!(PERCENTILES.iter().any(|&p| found.scale == histogram.quantile(p)), "{found:?}");
     }
 }

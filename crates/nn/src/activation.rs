@@ -5,159 +5,20 @@
 //! last bit: `x̂` in single precision, then the product. With gradients, rounding passes them on and clipping stops them.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
-
-use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::weight::{host, on_host};
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
 
-/// What shares a step and a zero, and when they are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ActivationGranularity {
-    /// All that reaches the site, found beforehand.
-    Tensor,
-    /// A channel (of a convolution: of its image), found beforehand.
-    Channel,
-    /// A row (of a convolution: an image), found as it comes.
-    Token,
-    /// All rows of one call, found as they come: what a row becomes depends on the others.
-    Call,
-}
+pub use trimtab_io::{ActivationGranularity, ActivationScheme, ActivationStep, SoftmaxCode, SoftmaxScheme};
 
-/// The codes of activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ActivationScheme {
-    /// Bits of a code, 4 to 8.
-    pub bits: u8,
-    /// Zero fixed at `2^(b-1)`, and the step such that both ends of the range are codes.
-    pub symmetric: bool,
-    /// What shares a step.
-    pub granularity: ActivationGranularity,
-}
-
-/// Step and zero of some activations: `x̂ = scale (q - zero)`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ActivationStep {
-    /// Step, positive.
-    pub scale: f32,
-    /// The code of 0.
-    pub zero: u8,
-}
-
-impl ActivationScheme {
-    /// Asymmetric codes.
-    pub fn new(bits: u8, granularity: ActivationGranularity) -> Self {
-        Self { bits, symmetric: false, granularity }
-    }
-
-    /// Checks the bits.
-    ///
-    /// # Errors
-    ///
-    /// Bits that are not 4 to 8.
-    pub fn check(&self) -> Result<()> {
-        if (4..=8).contains(&self.bits) {
-            return Ok(());
-        }
-        Err(Error::Activation { message: format!("activations have 4 to 8 bits, not {}", self.bits) })
-    }
-
-    /// Whether steps are found as activations come.
-    pub fn is_dynamic(&self) -> bool {
-        matches!(self.granularity, ActivationGranularity::Token | ActivationGranularity::Call)
-    }
-
-    /// The highest code.
-    pub fn highest(&self) -> u8 {
-        ((1u16 << self.bits) - 1) as u8
-    }
-
-    /// The code that stands for 0 where codes are symmetric.
-    pub fn middle(&self) -> u8 {
-        1 << (self.bits - 1)
-    }
-
-    /// Step and zero for what lies between `low` and `high`. The range is extended to contain 0; 0 alone becomes `[-1, 1]`.
-    pub fn step(&self, low: f32, high: f32) -> ActivationStep {
-        let (mut low, mut high) = (low.min(0.0), high.max(0.0));
-        if low == 0.0 && high == 0.0 {
-            (low, high) = (-1.0, 1.0);
-        }
-        let highest = f32::from(self.highest());
-        if self.symmetric {
-            let scale = high.max(-low) / f32::from(self.middle() - 1);
-            return ActivationStep { scale: scale.max(f32::MIN_POSITIVE), zero: self.middle() };
-        }
-        let scale = ((high - low) / highest).max(f32::MIN_POSITIVE);
-        let zero = (-low / scale).round_ties_even().clamp(0.0, highest) as u8;
-        ActivationStep { scale, zero }
-    }
-}
-
-impl fmt::Display for ActivationScheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let granularity = match self.granularity {
-            ActivationGranularity::Tensor => "tensor",
-            ActivationGranularity::Channel => "channel",
-            ActivationGranularity::Token => "token",
-            ActivationGranularity::Call => "tensor dynamic",
-        };
-        let symmetric = if self.symmetric { " symmetric" } else { "" };
-        write!(f, "int{} {granularity}{symmetric}", self.bits)
-    }
-}
-
-impl FromStr for ActivationScheme {
-    type Err = Error;
-
-    /// `int8 token`, `int4 tensor`, `int8 tensor dynamic`, `int8 channel symmetric`.
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::Activation {
-            message: format!(
-                "\"{text}\" is no scheme of activations\nhint: write the bits (int4 to int8), then token, tensor, tensor dynamic, or channel, and symmetric if zeros are fixed: 'int8 token'"
-            ),
-        };
-        let mut words: Vec<&str> = text.split_whitespace().collect();
-        let symmetric = words.last() == Some(&"symmetric");
-        words.truncate(words.len() - usize::from(symmetric));
-        let (bits, granularity) = words.split_first().ok_or_else(bad)?;
-        let bits = bits.strip_prefix("int").and_then(|bits| bits.parse().ok()).ok_or_else(bad)?;
-        let granularity = match granularity {
-            ["tensor"] => ActivationGranularity::Tensor,
-            ["channel"] => ActivationGranularity::Channel,
-            ["token"] => ActivationGranularity::Token,
-            ["tensor", "dynamic"] => ActivationGranularity::Call,
-            _ => return Err(bad()),
-        };
-        let scheme = Self { bits, symmetric, granularity };
-        scheme.check()?;
-        Ok(scheme)
-    }
-}
-
-impl ActivationStep {
-    /// The code of `x`.
-    pub fn code(&self, x: f32, highest: u8) -> u8 {
-        let zero = f32::from(self.zero);
-        (whole(x / self.scale, -zero, f32::from(highest) - zero) + zero) as u8
-    }
-
-    /// What a code stands for.
-    pub fn decode(&self, code: u8) -> f32 {
-        self.scale * (f32::from(code) - f32::from(self.zero))
-    }
-
-    fn round(&self, values: &mut [f32], highest: u8) {
-        let zero = f32::from(self.zero);
-        let (low, high) = (-zero, f32::from(highest) - zero);
-        values.iter_mut().for_each(|x| *x = self.scale * whole(*x / self.scale, low, high));
-    }
+/// Rounds numbers where they lie.
+fn round(step: ActivationStep, values: &mut [f32], highest: u8) {
+    let zero = f32::from(step.zero);
+    let (low, high) = (-zero, f32::from(highest) - zero);
+    values.iter_mut().for_each(|x| *x = step.scale * whole(*x / step.scale, low, high));
 }
 
 /// The nearest whole number between two whole numbers, half to even; what is no number stays so.
@@ -300,15 +161,15 @@ impl ActivationQuantizer {
             let steps = self.steps_of(&values, [channels, inner]).into_owned();
             match granularity {
                 ActivationGranularity::Tensor | ActivationGranularity::Call => {
-                    steps[0].round(&mut values, highest);
+                    round(steps[0], &mut values, highest);
                 }
                 ActivationGranularity::Token => {
                     let items = values.chunks_mut((channels * inner).max(1));
-                    items.zip(&steps).for_each(|(item, step)| step.round(item, highest));
+                    items.zip(&steps).for_each(|(item, step)| round(*step, item, highest));
                 }
                 ActivationGranularity::Channel => {
                     let parts = values.chunks_mut(inner.max(1)).zip(steps.iter().cycle());
-                    parts.for_each(|(part, step)| step.round(part, highest));
+                    parts.for_each(|(part, step)| round(*step, part, highest));
                 }
             }
             return Tensor::from_data(TensorData::new(values, dims), &device);
@@ -475,20 +336,6 @@ mod tests {
         // Codes are 0, 3, 0, 12 and -3: the sum of (code - x / s inside the range).
         let expected = (0.0 - 0.31 / 0.7) + (3.0 - 1.9 / 0.7) + (0.0 + 0.2 / 0.7) + 12.0 - 3.0;
         assert!((found - expected).abs() < 1e-5, "{found} {expected}");
-    }
-
-    #[test]
-    fn schemes_are_read_as_they_are_written() {
-        for granularity in EACH {
-            for symmetric in [false, true] {
-                let scheme = ActivationScheme { bits: 6, symmetric, granularity };
-                assert_eq!(scheme.to_string().parse::<ActivationScheme>().unwrap(), scheme);
-            }
-        }
-        for bad in ["", "int8", "int3 token", "int9 tensor", "8 token", "int8 group", "int8 token dynamic"] {
-            let error = bad.parse::<ActivationScheme>().unwrap_err().to_string();
-            assert!(error.contains("activations"), "{bad}: {error}");
-        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::weight::{host, on_host};
 
 mod quantizer;
 
-pub use self::quantizer::{AttentionQuantizer, Operand, SoftmaxCode, SoftmaxQuantizer};
+pub use self::quantizer::{AttentionQuantizer, Operand, SoftmaxQuantizer};
 
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,8 +24,10 @@ pub mod tap;
 pub mod weight;
 pub mod wiring;
 
-pub use activation::{ActivationGranularity, ActivationQuantizer, ActivationScheme, ActivationStep};
-pub use attention::{AttentionQuantizer, Operand, SoftmaxCode, SoftmaxQuantizer};
+pub use activation::{
+    ActivationGranularity, ActivationQuantizer, ActivationScheme, ActivationStep, SoftmaxCode, SoftmaxScheme,
+};
+pub use attention::{AttentionQuantizer, Operand, SoftmaxQuantizer};
 pub use axis::Axis;
 pub use batch_norm::BatchNorm;
 pub use ctx::{BatchStatistics, Ctx, KvCache, NormInput, SecondInput};

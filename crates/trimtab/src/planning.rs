@@ -291,7 +291,8 @@ impl Study<'_> {
         let assignment = self.assignment(prices, choice)?;
         let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
-        let quantizer = &self.settings.quantizer;
+        // A plan is made for the weights: activations are quantized when it is carried out.
+        let quantizer = &Quantizer { activations: None, ..self.settings.quantizer };
         let job =
             Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
         treat(job, Some(self.calibration), &mut treated, monitor)?;

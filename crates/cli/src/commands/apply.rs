@@ -35,7 +35,12 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let real = assignment.values().any(|choice| matches!(choice.scheme, Scheme::Real(_)));
     let method = args.method.unwrap_or(if real { args::Method::Decoupleq } else { args::Method::Gptq });
     let importance = settings::importance(&args.importance)?;
-    let quantizer = Quantizer { importance, ..settings::quantizer(&args.quantizer, method, global.seed) };
+    let activations = settings::activations(&args.activations)?;
+    if let Some(activations) = &activations {
+        activations.check(form, &inventory.sites)?;
+    }
+    let quantizer = settings::quantizer(&args.quantizer, method, global.seed);
+    let quantizer = Quantizer { importance, activations, ..quantizer };
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -47,8 +52,10 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
-    // Round-to-nearest needs no data, its branches do.
-    let observe = method != args::Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
+    // Round-to-nearest needs no data; its branches do, and ranges of activations.
+    let observe = method != args::Method::Rtn
+        || assignment.values().any(|choice| choice.rank > 0)
+        || activations.is_some_and(|activations| activations.needs_data());
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
@@ -82,6 +89,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &args.quantizer, method);
     report::note_importance(&mut report, &args.importance);
+    report::note_activations(&mut report, &args.activations);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

@@ -18,9 +18,13 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
     let importance = settings::importance(&args.importance)?;
     let quantizer = settings::quantizer(&args.quantizer, args.planning.method, global.seed);
-    let quantizer = Quantizer { importance, ..quantizer };
+    let quantizer =
+        Quantizer { importance, activations: settings::activations(&args.activations)?, ..quantizer };
     let calibration = settings::calibration(&args.calibration, global);
     let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer, args.out.format)?;
+    if let Some(activations) = &quantizer.activations {
+        activations.check(planning.choices.form, &prepare(&model, &planning)?.inventory.sites)?;
+    }
     if args.out.dry_run {
         let prepared = prepare(&model, &planning)?;
         let text = outlook(&model, &prepared, &planning);
@@ -50,6 +54,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     report::note_planning(&mut report, &args.planning);
     report::note_quantizer(&mut report, &args.quantizer, args.planning.method);
     report::note_importance(&mut report, &args.importance);
+    report::note_activations(&mut report, &args.activations);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

@@ -9,7 +9,9 @@ use trimtab::monitor::Monitor;
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
 use crate::Status;
-use crate::args::{Format, Global, ImportanceArgs, Method, PlanningArgs, QuantizerArgs, Report, ReportArgs};
+use crate::args::{
+    ActivationArgs, Format, Global, ImportanceArgs, Method, PlanningArgs, QuantizerArgs, Report, ReportArgs,
+};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -113,6 +115,21 @@ pub fn note_importance(report: &mut Document, args: &ImportanceArgs) {
         report.set("importance", name(importance));
         report.set("r-min", args.r_min);
         report.set("importance-power", args.importance_power);
+    }
+}
+
+/// Adds what is quantized of activations.
+pub fn note_activations(report: &mut Document, args: &ActivationArgs) {
+    let Some(activations) = &args.activations else { return };
+    report.set("activations", activations.as_str());
+    report.set("activation-range", name(&args.activation_range));
+    for (flag, scheme) in [("attention-operands", &args.attention_operands), ("softmax", &args.softmax)] {
+        if let Some(scheme) = scheme {
+            report.set(flag, scheme.as_str());
+        }
+    }
+    if args.scale_reparameterization {
+        report.set("scale-reparameterization", "yes");
     }
 }
 

@@ -42,8 +42,10 @@ impl Block {
         Ok(Self {
             attention: {
                 let relative = table(&block.relative)?;
-                Attention::load(&block.attention, index, &plan.config, loader)?
-                    .with_relative(relative, block.owns_relative)
+                let mut attention = Attention::load(&block.attention, index, &plan.config, loader)?
+                    .with_relative(relative, block.owns_relative);
+                attention.quantizer = loader.attention(&block.name)?;
+                attention
             },
             cross: (block.cross.as_ref())
                 .map(|cross| Attention::load(cross, index, &plan.config, loader))

@@ -5,19 +5,15 @@
 //! `⌈q/2⌉` of one of two numbers, `s` and `√2 s`, that the parity of the code chooses.
 
 use std::f32::consts::SQRT_2;
-use std::fmt;
-use std::str::FromStr;
 
 use burn::tensor::{Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 
-use crate::activation::ActivationQuantizer;
+use crate::activation::{ActivationQuantizer, SoftmaxCode, SoftmaxScheme};
 use crate::error::{Error, Result};
 use crate::weight::host;
 
 /// What enters the two products of attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operand {
     /// Queries.
     Queries,
@@ -38,48 +34,11 @@ pub struct AttentionQuantizer {
     pub weights: Option<SoftmaxQuantizer>,
 }
 
-/// How the weights of values become codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SoftmaxCode {
-    /// Equal steps from 0 on.
-    Uniform,
-    /// `s 2^(-q)`.
-    Log2,
-    /// `s 2^(-q/2)`.
-    LogSqrt2,
-}
-
-impl fmt::Display for SoftmaxCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Uniform => "uniform",
-            Self::Log2 => "log2",
-            Self::LogSqrt2 => "log-sqrt2",
-        })
-    }
-}
-
-impl FromStr for SoftmaxCode {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let all = [Self::Uniform, Self::Log2, Self::LogSqrt2];
-        all.into_iter().find(|code| code.to_string() == text).ok_or_else(|| Error::Activation {
-            message: format!(
-                "\"{text}\" is no code of attention weights; there are uniform, log2 and log-sqrt2"
-            ),
-        })
-    }
-}
-
 /// What rounds the weights of values.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SoftmaxQuantizer {
-    /// The code.
-    pub code: SoftmaxCode,
-    /// Bits of a code, 2 to 8.
-    pub bits: u8,
+    /// The codes.
+    pub scheme: SoftmaxScheme,
     /// The largest weight that has a code, positive.
     pub scale: f32,
 }
@@ -90,26 +49,23 @@ impl SoftmaxQuantizer {
     /// # Errors
     ///
     /// Bits that are not 2 to 8, and a scale that is no number.
-    pub fn new(code: SoftmaxCode, bits: u8, scale: f32) -> Result<Self> {
-        if !(2..=8).contains(&bits) || !scale.is_finite() {
-            return Err(Error::Activation {
-                message: format!(
-                    "attention weights have 2 to 8 bits and a finite scale, not {bits} and {scale}"
-                ),
-            });
+    pub fn new(scheme: SoftmaxScheme, scale: f32) -> Result<Self> {
+        if !(2..=8).contains(&scheme.bits) || !scale.is_finite() {
+            let message = format!("attention weights in {scheme} have the scale {scale}");
+            return Err(Error::Activation { message });
         }
-        Ok(Self { code, bits, scale: scale.max(1e-8) })
+        Ok(Self { scheme, scale: scale.max(1e-8) })
     }
 
     /// The highest code.
     pub fn highest(&self) -> u8 {
-        ((1u16 << self.bits) - 1) as u8
+        ((1u16 << self.scheme.bits) - 1) as u8
     }
 
     /// The code of a weight; `None` is exactly 0, for what is too small for the codes of a logarithm.
     pub fn encode(&self, weight: f32) -> Option<u8> {
         let highest = f32::from(self.highest());
-        let code = match self.code {
+        let code = match self.scheme.code {
             SoftmaxCode::Uniform => (weight * highest / self.scale).round_ties_even().min(highest),
             SoftmaxCode::Log2 => (-(weight / self.scale).log2()).round_ties_even(),
             SoftmaxCode::LogSqrt2 => (-2.0 * (weight / self.scale).log2()).round_ties_even(),
@@ -120,7 +76,7 @@ impl SoftmaxQuantizer {
     /// What a code stands for: for base `√2`, one of two numbers shifted.
     pub fn decode(&self, code: u8) -> f32 {
         let shifted = |number: f32, by: u8| number * (-f32::from(by)).exp2();
-        match self.code {
+        match self.scheme.code {
             SoftmaxCode::Uniform => self.scale / f32::from(self.highest()) * f32::from(code),
             SoftmaxCode::Log2 => shifted(self.scale, code),
             SoftmaxCode::LogSqrt2 => {
@@ -160,7 +116,7 @@ mod tests {
             [(SoftmaxCode::LogSqrt2, 2f32.powf(0.25) - 1.0), (SoftmaxCode::Log2, SQRT_2 - 1.0)]
         {
             for (bits, scale) in [(4, 0.37f32), (4, 1.0), (6, 0.052)] {
-                let quantizer = SoftmaxQuantizer::new(code, bits, scale).unwrap();
+                let quantizer = SoftmaxQuantizer::new(SoftmaxScheme { code, bits }, scale).unwrap();
                 if code == SoftmaxCode::LogSqrt2 {
                     for q in 0..=quantizer.highest() {
                         let odd = f32::from(q % 2);
@@ -180,19 +136,18 @@ mod tests {
                         None => assert!(x < least, "{x} has a code"),
                     }
                 }
-                assert!(worst <= bound * 1.0001, "{code} {bits} {scale}: {worst}");
+                assert!(worst <= bound * 1.0001, "{code:?} {bits} {scale}: {worst}");
                 // Control: the bound of base √2 is one that base 2 does not keep.
                 assert!(worst > 0.9 * bound);
                 assert_eq!((quantizer.encode(0.0), quantizer.encode(2.0 * scale)), (None, Some(0)));
             }
         }
-        let uniform = SoftmaxQuantizer::new(SoftmaxCode::Uniform, 4, 0.5).unwrap();
+        let uniform = SoftmaxQuantizer::new("int4 uniform".parse().unwrap(), 0.5).unwrap();
         assert_eq!(
             (uniform.encode(0.1), uniform.encode(0.0), uniform.encode(1.0)),
             (Some(3), Some(0), Some(15))
         );
         assert!((uniform.decode(3) - 0.1).abs() < 1e-7);
-        assert!("log3".parse::<SoftmaxCode>().is_err() && "log-sqrt2".parse::<SoftmaxCode>().is_ok());
     }
 
     #[test]
@@ -209,7 +164,7 @@ mod tests {
         };
         let rounding = AttentionQuantizer {
             operands: Some([operand(8), operand(8), operand(6)]),
-            weights: Some(SoftmaxQuantizer::new(SoftmaxCode::Uniform, 8, 0.9).unwrap()),
+            weights: Some(SoftmaxQuantizer::new("int8 uniform".parse().unwrap(), 0.9).unwrap()),
         };
         for (t, s) in [(1, 1), (1, 9), (70, 70), (5, 12)] {
             for (causal, window) in [(true, None), (false, None), (true, Some(4)), (false, Some(3))] {
