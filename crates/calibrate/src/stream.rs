@@ -15,7 +15,7 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use trimtab_math::linalg::Square;
 use trimtab_nn::{
-    Ctx, Flow, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet, host,
+    Ctx, Flow, Operand, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet, host,
 };
 
 use crate::batch::Batch;
@@ -161,6 +161,38 @@ impl BlockRun<'_> {
     pub fn site_mut(&mut self, name: &str) -> Result<&mut Site> {
         let found = self.stage.sites_mut().into_iter().find(|site| site.name() == name);
         found.ok_or_else(|| Error::NoSite { block: self.info.name.clone(), site: name.into() })
+    }
+
+    /// The block.
+    pub fn stage(&self) -> &dyn Stage {
+        &*self.stage
+    }
+
+    /// The block, to be changed.
+    pub fn stage_mut(&mut self) -> &mut dyn Stage {
+        &mut *self.stage
+    }
+
+    /// Runs all batches through the block as it now is and shows `see` the numbers of the operands of its attention, in the order
+    /// of the batches. Whether it has any.
+    pub fn each_operand(&mut self, mut see: impl FnMut(Operand, &[f32]) -> Result<()>) -> Result<bool> {
+        let mut any = false;
+        for indices in self.rounds() {
+            let flows = self.inputs(indices.clone())?;
+            let run = |(flow, batch): (Flow, &Batch)| -> Result<_> {
+                let mut operands = Vec::new();
+                let mut ctx = Ctx { attention_operands: Some(&mut operands), ..batch.ctx() };
+                self.stage.forward(flow, &mut ctx)?;
+                Ok(operands)
+            };
+            let seen: Result<Vec<_>> =
+                flows.into_par_iter().zip(&self.stream.batches[indices]).map(run).collect();
+            for (operand, values) in seen?.into_iter().flatten() {
+                any = true;
+                see(operand, &values)?;
+            }
+        }
+        Ok(any)
     }
 
     /// Trains `parts` of the block as it now is until it gives what the original block gives on the same inputs, and leaves the

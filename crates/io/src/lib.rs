@@ -26,6 +26,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("trimtab maps little-endian files; big-endian machines are not supported");
 
+mod activation;
 mod adapter;
 mod affine;
 mod awq;
@@ -60,6 +61,10 @@ mod torch;
 mod transpose;
 mod write;
 
+pub use activation::{
+    ActivationGranularity, ActivationScheme, ActivationStep, SoftmaxCode, SoftmaxScheme, input_tensors,
+    read_input_steps,
+};
 pub use adapter::{Adapter, AdapterModule, LowRank, adapter_files};
 pub use affine::{AffineScheme, AffineTensor};
 pub use awq::{AwqConfig, awq_tensors, read_awq};
@@ -88,7 +93,7 @@ pub use float::{
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
 pub use lost_pages::report_lost_pages;
 pub use quantization::Quantization;
-pub use real::{PackedConfig, RealScheme, RealTensor};
+pub use real::{AttentionConfig, PackedConfig, RealScheme, RealTensor};
 pub use tensor::{RawTensor, round_floats};
 pub use tokenizer::{Tokenizer, panic_becomes_error};
 pub use transpose::transpose;

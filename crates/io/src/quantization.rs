@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::activation::ActivationScheme;
 use crate::awq::{AwqConfig, read_awq};
 use crate::bitsandbytes::{BnbConfig, read_bitsandbytes};
 use crate::checkpoint::Checkpoint;
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::float::{FineGrainedConfig, GptOssConfig, read_fine_grained, read_gpt_oss};
 use crate::gptq::{GptqConfig, read_gptq};
-use crate::real::PackedConfig;
+use crate::real::{AttentionConfig, PackedConfig};
 
 /// What `quant_method` may be.
 const KNOWN: &str = "compressed-tensors, gptq, awq, bitsandbytes, fp8, mxfp4, trimtab";
@@ -85,6 +86,27 @@ impl Quantization {
             Self::FineGrained(_) => "fp8",
             Self::GptOss(_) => "mxfp4",
             Self::Trimtab(_) => "trimtab",
+        }
+    }
+
+    /// How the input of `module`, whose weight the checkpoint holds in codes or not, is quantized while running; `None` for floats and
+    /// where it is not.
+    ///
+    /// # Errors
+    /// [`Error::Quantization`] for integers that share their steps in ways that are not read.
+    pub fn input(&self, module: &str, coded: bool) -> Result<Option<ActivationScheme>> {
+        match self {
+            Self::CompressedTensors(config) if coded => config.input_of(module),
+            Self::Trimtab(config) => config.input(module),
+            _ => Ok(None),
+        }
+    }
+
+    /// What is quantized of the operands of attention.
+    pub fn attention(&self) -> Option<&AttentionConfig> {
+        match self {
+            Self::Trimtab(config) => config.attention(),
+            _ => None,
         }
     }
 

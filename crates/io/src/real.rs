@@ -5,11 +5,12 @@
 //! compressed-tensors packs symmetric ones, `weight_zero` beside them, and `config.json` names a method of its own, so that a
 //! program that does not know it refuses the model instead of leaving the zero points out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::activation::{ActivationScheme, SoftmaxScheme};
 use crate::affine::{AffineScheme, AffineTensor};
 use crate::checkpoint::Checkpoint;
 use crate::coded::Coded;
@@ -143,17 +144,80 @@ impl RealTensor {
 }
 
 /// The object `quantization_config` of what this program writes: that of compressed-tensors where it says all, else a method of
-/// its own that holds it together with the names of the modules that have real zero points.
+/// its own that holds it together with the names of the modules that have real zero points, and with what is quantized of
+/// activations beyond what compressed-tensors has words for.
 #[derive(Clone, Debug)]
 pub struct PackedConfig {
     codes: QuantizationConfig,
     real: BTreeSet<String>,
+    inputs: BTreeMap<String, ActivationScheme>,
+    attention: Option<AttentionConfig>,
+}
+
+/// What is quantized of the operands of attention, and in which blocks. The steps of queries, keys and values of a block are those
+/// of the module `BLOCK.attention_operands`, the largest weight is `BLOCK.attention_weights.input_scale`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionConfig {
+    /// Queries, keys and values.
+    pub operands: Option<ActivationScheme>,
+    /// What the softmax gives.
+    pub weights: Option<SoftmaxScheme>,
+    /// Names of the blocks.
+    pub blocks: BTreeSet<String>,
+}
+
+impl AttentionConfig {
+    /// The modules that the steps of a block belong to: its operands, and its weights.
+    pub fn modules(block: &str) -> [String; 2] {
+        ["attention_operands", "attention_weights"].map(|part| format!("{block}.{part}"))
+    }
+
+    fn parse(value: &Value) -> Option<Result<Self>> {
+        let text = |key: &str| match value.get(key) {
+            None | Some(Value::Null) => Some(None),
+            Some(value) => value.as_str().map(Some),
+        };
+        let names = value.get("blocks")?.as_array()?.iter();
+        let blocks = names.map(|name| name.as_str().map(String::from)).collect::<Option<_>>()?;
+        let operands = text("operands")?.map(str::parse).transpose();
+        let weights = text("weights")?.map(str::parse).transpose();
+        Some(operands.and_then(|operands| Ok(Self { operands, weights: weights?, blocks })))
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "operands": self.operands.map(|scheme| scheme.to_string()),
+            "weights": self.weights.map(|scheme| scheme.to_string()),
+            "blocks": self.blocks,
+        })
+    }
 }
 
 impl PackedConfig {
     /// The configuration of a checkpoint whose codes are described by `codes`; those of the modules `real` as symmetric ones.
     pub fn new(codes: QuantizationConfig, real: impl IntoIterator<Item = String>) -> Self {
-        Self { codes, real: real.into_iter().collect() }
+        Self { codes, real: real.into_iter().collect(), inputs: BTreeMap::new(), attention: None }
+    }
+
+    /// With inputs of `modules` that are quantized: beside codes where compressed-tensors has words for them, else by name.
+    pub fn with_inputs<'a>(
+        mut self,
+        scheme: ActivationScheme,
+        modules: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self> {
+        self.codes = self.codes.with_inputs(&scheme);
+        for module in modules {
+            let said = self.codes.group_of(module)?.is_some_and(|group| group.input_activations.is_some());
+            if !said {
+                self.inputs.insert(module.into(), scheme);
+            }
+        }
+        Ok(self)
+    }
+
+    /// With operands of attention that are quantized.
+    pub fn with_attention(self, attention: AttentionConfig) -> Self {
+        Self { attention: Some(attention).filter(|attention| !attention.blocks.is_empty()), ..self }
     }
 
     /// Parses the object whose `quant_method` is `trimtab`.
@@ -167,29 +231,94 @@ impl PackedConfig {
         };
         Fields::new("quantization_config", value)?;
         let mut object = value.as_object().into_iter().flatten();
-        let known = ["quant_method", "codes", "real_zeros"];
+        let known = ["quant_method", "codes", "real_zeros", "inputs", "attention"];
         if let Some((key, _)) = object.find(|(key, _)| !known.contains(&key.as_str())) {
             return Err(refuse(format!("quant_method \"trimtab\": unknown key \"{key}\"")));
         }
         let codes =
             value.get("codes").ok_or_else(|| refuse("quant_method \"trimtab\": codes is missing".into()))?;
-        let names = value.get("real_zeros").and_then(Value::as_array);
-        let names =
-            names.and_then(|names| names.iter().map(|name| name.as_str().map(String::from)).collect());
-        let real = names.ok_or_else(|| refuse("real_zeros is no list of module names".into()))?;
-        Ok(Self { codes: QuantizationConfig::parse(codes)?, real })
+        let names = |value: &Value| -> Option<BTreeSet<String>> {
+            value.as_array()?.iter().map(|name| name.as_str().map(String::from)).collect()
+        };
+        let real = value.get("real_zeros").and_then(names);
+        let real = real.ok_or_else(|| refuse("real_zeros is no list of module names".into()))?;
+        let mut inputs = BTreeMap::new();
+        if let Some(schemes) = value.get("inputs") {
+            let schemes =
+                schemes.as_object().ok_or_else(|| refuse("inputs is no object of schemes".into()))?;
+            for (scheme, modules) in schemes {
+                let parsed: ActivationScheme =
+                    scheme.parse().map_err(|e: Error| refuse(format!("inputs: {e}")))?;
+                let modules = names(modules)
+                    .ok_or_else(|| refuse(format!("inputs: \"{scheme}\" has no list of module names")))?;
+                inputs.extend(modules.into_iter().map(|module| (module, parsed)));
+            }
+        }
+        let attention = match value.get("attention") {
+            None | Some(Value::Null) => None,
+            Some(value) => match AttentionConfig::parse(value) {
+                Some(Ok(attention)) => Some(attention),
+                Some(Err(error)) => return Err(refuse(format!("attention: {error}"))),
+                None => {
+                    return Err(refuse("attention: expected operands, weights and a list of blocks".into()));
+                }
+            },
+        };
+        Ok(Self { codes: QuantizationConfig::parse(codes)?, real, inputs, attention })
+    }
+
+    /// Whether compressed-tensors says all of it.
+    pub fn is_common(&self) -> bool {
+        self.real.is_empty() && self.inputs.is_empty() && self.attention.is_none()
     }
 
     /// The object for `config.json`.
     pub fn to_json(&self) -> Value {
-        match self.real.is_empty() {
-            true => self.codes.to_json(),
-            false => json!({
-                "quant_method": "trimtab",
-                "codes": self.codes.to_json(),
-                "real_zeros": self.real,
-            }),
+        if self.is_common() {
+            return self.codes.to_json();
         }
+        let mut whole = json!({
+            "quant_method": "trimtab",
+            "codes": self.codes.to_json(),
+            "real_zeros": self.real,
+        });
+        if !self.inputs.is_empty() {
+            let mut schemes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+            for (module, scheme) in &self.inputs {
+                schemes.entry(scheme.to_string()).or_default().push(module);
+            }
+            whole["inputs"] = json!(schemes);
+        }
+        if let Some(attention) = &self.attention {
+            whole["attention"] = attention.to_json();
+        }
+        whole
+    }
+
+    /// Whether nothing of a checkpoint is quantized by it.
+    pub fn is_empty(&self) -> bool {
+        self.codes.groups().is_empty() && self.is_common()
+    }
+
+    /// How the input of `module` is quantized.
+    ///
+    /// # Errors
+    /// What [`QuantizationConfig::group_of`] and [`ActivationScheme::of_json`] refuse.
+    pub fn input(&self, module: &str) -> Result<Option<ActivationScheme>> {
+        match self.inputs.get(module) {
+            Some(scheme) => Ok(Some(*scheme)),
+            None => self.codes.input_of(module),
+        }
+    }
+
+    /// Whether activations are quantized in ways that compressed-tensors has no words for.
+    pub fn has_activations(&self) -> bool {
+        !self.inputs.is_empty() || self.attention.is_some()
+    }
+
+    /// What is quantized of the operands of attention.
+    pub fn attention(&self) -> Option<&AttentionConfig> {
+        self.attention.as_ref()
     }
 
     /// What compressed-tensors says of the codes.
@@ -223,8 +352,6 @@ impl PackedConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::bytes::Bytes;
     use crate::compressed::{AffineGroup, GroupScheme};
@@ -312,6 +439,46 @@ mod tests {
             let message = PackedConfig::parse(&change).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn quantized_inputs_stand_beside_codes_where_they_can_and_by_name_where_not() {
+        let group = |bits| {
+            let scheme = AffineScheme { bits, group_size: None, symmetric: true };
+            GroupScheme::Affine(AffineGroup { scheme, per_tensor: false, act_order: false })
+        };
+        let codes = QuantizationConfig::of_codes([("a", group(8)), ("b", group(4))], &["c".into()]).unwrap();
+        let plain = PackedConfig::new(codes, []);
+        let with =
+            |scheme: &str| plain.clone().with_inputs(scheme.parse().unwrap(), ["a", "b", "c"]).unwrap();
+        // "c" is dense: compressed-tensors has no group without weights.
+        let token = with("int8 token");
+        assert!(!token.is_common());
+        let json = token.to_json();
+        assert_eq!(json["inputs"], json!({"int8 token": ["c"]}));
+        assert_eq!(json["codes"]["config_groups"]["group_0"]["format"], "int-quantized");
+        assert_eq!(json["codes"]["config_groups"]["group_1"]["format"], "pack-quantized");
+        for config in [token, PackedConfig::parse(&json).unwrap()] {
+            for module in ["a", "b", "c"] {
+                assert_eq!(config.input(module).unwrap().unwrap().to_string(), "int8 token", "{module}");
+            }
+        }
+        let two = plain.clone().with_inputs("int8 token".parse().unwrap(), ["a", "b"]).unwrap();
+        assert_eq!(two.to_json()["quant_method"], "compressed-tensors");
+        assert_eq!(two.input("c").unwrap(), None);
+        let channel = with("int4 channel").to_json();
+        assert_eq!(channel["inputs"], json!({"int4 channel": ["a", "b", "c"]}));
+        assert_eq!(channel["codes"]["config_groups"]["group_0"]["input_activations"], Value::Null);
+        let attention = AttentionConfig {
+            operands: Some("int4 tensor".parse().unwrap()),
+            weights: Some("int4 log-sqrt2".parse().unwrap()),
+            blocks: ["x".to_string()].into(),
+        };
+        let json = plain.with_attention(attention.clone()).to_json();
+        assert_eq!(PackedConfig::parse(&json).unwrap().attention(), Some(&attention));
+        let mut bad = json;
+        bad["attention"]["weights"] = "int4 log3".into();
+        assert!(PackedConfig::parse(&bad).unwrap_err().to_string().contains("log3"));
     }
 
     #[test]

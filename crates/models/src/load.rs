@@ -1,8 +1,15 @@
 //! From tensors in a checkpoint to sites and norms.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{BranchFactors, Checkpoint, Quantization, RawTensor, transpose};
-use trimtab_nn::{Branch, Norm, Site, SiteMeta, Table, Weight};
+use trimtab_io::{
+    AttentionConfig, BranchFactors, Checkpoint, Quantization, RawTensor, read_input_steps, transpose,
+};
+use trimtab_nn::{
+    ActivationGranularity, ActivationQuantizer, AttentionQuantizer, Branch, Norm, Site, SiteKind, SiteMeta,
+    SoftmaxQuantizer, Table, Weight,
+};
 
 use crate::error::{Error, Result};
 use crate::transformer::{NormPlan, SitePlan, TablePlan};
@@ -72,6 +79,8 @@ impl<'a> Loader<'a> {
             Some(quantization) => quantization.read(self.checkpoint, &meta.name)?,
             None => None,
         };
+        let quantized = self.quantization.filter(|_| meta.kind != SiteKind::Embedding);
+        let input = quantized.map(|q| q.input(&meta.name, coded.is_some())).transpose()?.flatten();
         let weight = match coded {
             Some(coded) => Weight::coded(coded),
             None => self.dense(&meta)?,
@@ -81,7 +90,35 @@ impl<'a> Loader<'a> {
         if let Some(factors) = branch {
             site.set_branches(vec![Branch::of(&factors, self.device)])?;
         }
+        if let Some(scheme) = input {
+            let count = match scheme.granularity {
+                ActivationGranularity::Channel => site.input_channels(),
+                _ => 1,
+            };
+            let steps = read_input_steps(self.checkpoint, site.name(), scheme, count)?;
+            site.set_activation(Some(ActivationQuantizer::new(scheme, steps)?))?;
+        }
         Ok(site)
+    }
+
+    /// What rounds the operands of the attention of a block.
+    pub fn attention(&self, block: &str) -> Result<Option<Arc<AttentionQuantizer>>> {
+        let config = self.quantization.and_then(Quantization::attention);
+        let Some(config) = config.filter(|config| config.blocks.contains(block)) else { return Ok(None) };
+        let [operands, weights] = AttentionConfig::modules(block);
+        let operands = config.operands.map(|scheme| -> Result<_> {
+            let steps = read_input_steps(self.checkpoint, &operands, scheme, 3)?;
+            let one =
+                |i: usize| ActivationQuantizer::new(scheme, steps.get(i).copied().into_iter().collect());
+            Ok([one(0)?, one(1)?, one(2)?])
+        });
+        let weights = config.weights.map(|scheme| -> Result<_> {
+            let name = format!("{weights}.input_scale");
+            let scale = self.raw(&name, &[1])?.to_f32()?;
+            Ok(SoftmaxQuantizer::new(scheme, scale[0])?)
+        });
+        let quantizer = AttentionQuantizer { operands: operands.transpose()?, weights: weights.transpose()? };
+        Ok(Some(Arc::new(quantizer)))
     }
 
     fn dense(&self, meta: &SiteMeta) -> Result<Weight> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
-use trimtab_io::{BranchFactors, Checkpoint, Quantization, Tokenizer};
+use trimtab_io::{AttentionConfig, BranchFactors, Checkpoint, Quantization, Tokenizer};
 use trimtab_math::random;
 use trimtab_nn::{Flow, Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task, Wiring};
 
@@ -121,10 +121,13 @@ impl Model {
             self.stages.iter().flat_map(|stage| &stage.tensors).map(String::as_str).collect();
         let sites: BTreeSet<&str> =
             self.stages.iter().flat_map(|stage| &stage.sites).map(|site| site.name.as_str()).collect();
+        let blocks = self.quantization.as_ref().and_then(Quantization::attention).map(|c| &c.blocks);
+        let attention: BTreeSet<String> =
+            blocks.into_iter().flatten().flat_map(|block| AttentionConfig::modules(block)).collect();
         // A packed site has its codes, scales and zero points in tensors of their own.
         let packed = |name: &str| {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-            self.quantization.is_some() && sites.contains(module)
+            self.quantization.is_some() && (sites.contains(module) || attention.contains(module))
         };
         let branches: BTreeSet<String> = sites.iter().flat_map(|site| BranchFactors::names(site)).collect();
         let plans = self.blueprints();

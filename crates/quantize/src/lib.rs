@@ -14,6 +14,7 @@
 //! | [`float`] | scales of FP8, NVFP4 and MXFP4, and round-to-nearest into them |
 //! | [`gptq`] | error-compensating quantization column by column |
 //! | [`decoupleq`] | integers, steps and real zeros by turns |
+//! | [`repq`] | from a step a channel of activations to one step for all |
 //! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
 //! | [`solver`] | the solvers by name, with their settings |
 //! | [`treatment`] | the solvers as something that can be planned and applied to any site |
@@ -28,6 +29,7 @@ pub mod gptq;
 pub mod granularity;
 pub mod layer;
 pub mod range;
+pub mod repq;
 pub mod rtn;
 pub mod scheme;
 pub mod solver;

@@ -12,22 +12,24 @@ use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
-    AffineGroup, AffineScheme, BranchFactors, Bytes, Checkpoint, Coded, Dtype, GroupScheme, OutDir,
-    PackedConfig, QuantizationConfig, RawTensor, ensure_space, float_tensors, to_safetensors, to_tensors,
+    AffineGroup, AffineScheme, BranchFactors, Bytes, Checkpoint, Coded, CompressedFormat, Dtype, GroupScheme,
+    OutDir, PackedConfig, QuantizationConfig, RawTensor, ensure_space, float_tensors, int_tensors,
+    to_safetensors, to_tensors,
 };
-use trimtab_nn::StageSource;
+use trimtab_nn::{SiteKind, StageSource};
 use trimtab_plan::Plan;
 
+use crate::activations::QuantizedInputs;
 use crate::calibration::{Calibration, CalibrationSettings};
 use crate::convert::{self, REPLACED};
 use crate::error::{Error, Result};
 use crate::form::Form;
-use crate::inventory::{Inventory, TreatedSite, leftover};
+use crate::inventory::{TreatedSite, leftover};
 use crate::monitor::Monitor;
 use crate::quantizer::Quantizer;
 use crate::scheme::Scheme;
 use crate::source;
-use crate::treating::{Assignment, Job, SiteReport, StageSink, TreatedStage, treat};
+use crate::treating::{Job, SiteReport, StageSink, TreatedStage, treat};
 
 /// Largest shard, in bytes.
 pub(crate) const SHARD_BYTES: u64 = 5_000_000_000;
@@ -50,6 +52,9 @@ pub struct Manifest {
     pub calibration: Option<String>,
     /// The sites in order, each with what happened to it.
     pub sites: Vec<SiteReport>,
+    /// Blocks whose attention is quantized.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<String>,
 }
 
 /// A model that was written.
@@ -210,6 +215,7 @@ impl<'a> Writer<'a> {
             form: job.form,
             calibration,
             sites: Vec::new(),
+            attention: Vec::new(),
         };
         let manifest = match dir.get_file(MANIFEST)? {
             // It is written whole or not at all: what cannot be read was changed by somebody else.
@@ -219,7 +225,7 @@ impl<'a> Writer<'a> {
             })?,
             None => fresh,
         };
-        let config = quantization(job.assignment, job.inventory)?;
+        let config = quantization(job)?;
         Ok(Self { job, dir, manifest, config })
     }
 
@@ -246,7 +252,11 @@ impl<'a> Writer<'a> {
             }
             match weight {
                 Some((site, Treated::Coded(Coded::Affine(codes)))) => {
-                    tensors.extend(to_tensors(&site.meta.name, codes)?);
+                    let group = self.config.codes().group_of(&site.meta.name)?;
+                    tensors.extend(match group.map(|group| group.format) {
+                        Some(CompressedFormat::IntQuantized) => int_tensors(&site.meta.name, codes)?,
+                        _ => to_tensors(&site.meta.name, codes)?,
+                    });
                 }
                 Some((site, Treated::Coded(Coded::Real(codes)))) => {
                     tensors.extend(codes.to_tensors(&site.meta.name)?);
@@ -267,9 +277,16 @@ impl<'a> Writer<'a> {
                 }
                 // A GGUF file takes them from the model when it is put together.
                 None if self.job.form == Form::Gguf => {}
-                None => tensors.push((name.clone(), source::tensor(self.job.model, &info.sites, name)?)),
+                None => {
+                    let mut tensor = source::tensor(self.job.model, &info.sites, name)?;
+                    if let Some(values) = treated.quantized.vectors.get(name) {
+                        tensor = RawTensor::from_f32(tensor.shape, values, tensor.dtype)?;
+                    }
+                    tensors.push((name.clone(), tensor));
+                }
             }
         }
+        tensors.extend(treated.quantized.tensors(&info.name)?);
         Ok(tensors)
     }
 
@@ -284,7 +301,12 @@ impl<'a> Writer<'a> {
             let scheme = self.job.assignment.get(&meta.name).map(|choice| &choice.scheme);
             let branch = BranchFactors::read(&unit, &meta.name)?;
             treated.branches.extend(branch.map(|branch| (meta.name.clone(), branch)));
+            let rewritten = self.job.quantizer.activations.is_some_and(|a| a.reparameterize);
             let weight = match (self.job.form, scheme) {
+                (_, Some(Scheme::Dense)) if rewritten && site.observed => {
+                    let tensor = unit.tensor(&meta.weight_name())?;
+                    Some(Treated::Dense(source::stored_numbers(meta, &tensor)?))
+                }
                 (_, None | Some(Scheme::Dense)) => continue,
                 (Form::Packed, _) => self.config.read(&unit, &meta.name)?.map(Treated::Coded),
                 (Form::Dense, _) => {
@@ -297,6 +319,19 @@ impl<'a> Writer<'a> {
                 }
             };
             treated.weights.extend(weight.map(|weight| (meta.name.clone(), weight)));
+        }
+        if let Some(activations) = &self.job.quantizer.activations {
+            let info = &self.job.model.stages()[stage];
+            let sites = self.sites(stage).filter(|site| site.observed).map(|site| &site.meta);
+            treated.quantized = QuantizedInputs::read(&unit, &info.name, sites, activations)?;
+            if activations.reparameterize {
+                // Gains and biases as they were written: what was not changed is the same.
+                for (name, tensor) in tensors.iter().filter(|(name, _)| info.tensors.contains(name)) {
+                    if tensor.shape.len() == 1 && tensor.dtype.is_float() {
+                        treated.quantized.vectors.insert(name.clone(), tensor.to_f32()?);
+                    }
+                }
+            }
         }
         Ok(treated)
     }
@@ -396,8 +431,13 @@ impl<'a> Writer<'a> {
         if let Some(object) = config.as_mut().and_then(Value::as_object_mut) {
             object.remove("quantization_config");
         }
-        if self.job.form == Form::Packed && !self.config.codes().groups().is_empty() {
-            config.get_or_insert_with(|| json!({}))["quantization_config"] = self.config.to_json();
+        let mut quantized = self.config.clone();
+        if let Some(activations) = &self.job.quantizer.activations {
+            let blocks = self.manifest.attention.iter().cloned();
+            quantized = quantized.with_attention(activations.attention_config(blocks));
+        }
+        if self.job.form == Form::Packed && !quantized.is_empty() {
+            config.get_or_insert_with(|| json!({}))["quantization_config"] = quantized.to_json();
         }
         match config {
             Some(config) => Ok(self.dir.put_file("config.json", pretty(&config).as_bytes())?),
@@ -435,6 +475,9 @@ impl StageSink for Writer<'_> {
         let again: Vec<&String> = treated.reports.iter().map(|report| &report.site).collect();
         self.manifest.sites.retain(|known| !again.contains(&&known.site));
         self.manifest.sites.extend(treated.reports.iter().cloned());
+        let block = &self.job.model.stages()[stage].name;
+        self.manifest.attention.retain(|known| known != block);
+        self.manifest.attention.extend(treated.quantized.attention.as_ref().map(|_| block.clone()));
         self.put_manifest()?;
         let tensors = self.tensors(stage, &treated)?;
         Ok(self.dir.commit_unit(&Self::key(stage), &tensors)?)
@@ -446,7 +489,8 @@ pub(crate) fn pretty(value: &Value) -> String {
 }
 
 /// How the output is quantized, where it holds codes in tensors of their own.
-fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<PackedConfig> {
+fn quantization(job: Job<'_>) -> Result<PackedConfig> {
+    let Job { assignment, inventory, quantizer, .. } = job;
     let codes = |site: &TreatedSite| -> Option<GroupScheme> {
         match &assignment.get(&site.meta.name)?.scheme {
             Scheme::Affine(scheme) => Some(integers(*scheme)),
@@ -461,7 +505,11 @@ fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<Packed
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
     let real = inventory.sites.iter().map(|site| site.meta.name.clone());
     let real = real.filter(|name| assignment.get(name).is_some_and(|c| matches!(c.scheme, Scheme::Real(_))));
-    Ok(PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real))
+    let config = PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real);
+    let Some(activations) = quantizer.activations else { return Ok(config) };
+    let sites = inventory.sites.iter().map(|site| &site.meta);
+    let sites = sites.filter(|meta| meta.kind != SiteKind::Embedding).map(|meta| meta.name.as_str());
+    Ok(config.with_inputs(activations.inputs, sites)?)
 }
 
 fn integers(scheme: AffineScheme) -> GroupScheme {

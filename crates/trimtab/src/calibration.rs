@@ -63,8 +63,11 @@ impl Calibration {
         if settings.samples == Some(0) {
             return Err(Error::Setting { what: "--samples", message: "must be at least 1".into() });
         }
+        let images = |path: &PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
         match model.task() {
             Task::Language => Self::windows(model, settings),
+            // A transformer of images is an encoder by what it gives.
+            Task::Encoder if settings.source.as_ref().is_some_and(images) => Self::images(model, settings),
             Task::Encoder => Self::sentences(model, settings),
             Task::Images => Self::images(model, settings),
             Task::Pairs => Err(Error::Setting {

@@ -111,6 +111,12 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
         }
         (_, false) => {}
     }
+    if let Some(Quantization::Trimtab(config)) = model.quantization()
+        && config.has_activations()
+    {
+        let message = format!("{engine} has no word for how its activations are quantized");
+        breach("quantization_config", message);
+    }
     let mut fused: BTreeMap<&str, (String, &str)> = BTreeMap::new();
     for info in model.stages() {
         for site in &info.sites {

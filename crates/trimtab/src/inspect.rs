@@ -117,10 +117,14 @@ pub fn inspect(model: &Model, rank: bool, monitor: &mut dyn Monitor) -> Result<M
 /// Type of a weight in the file, or the scheme of its codes, and the ranks of the branches beside it.
 fn type_of(model: &Model, site: &Site) -> Result<String> {
     let weight = weight_type(model, site)?;
-    Ok(site.branches.iter().fold(weight, |text, Branch::LowRank(branch)| {
+    let whole = site.branches.iter().fold(weight, |text, Branch::LowRank(branch)| {
         let [rank, _] = branch.a.dims();
         format!("{text} + rank {rank}")
-    }))
+    });
+    Ok(match site.activation() {
+        Some(quantizer) => format!("{whole}, input {}", quantizer.scheme()),
+        None => whole,
+    })
 }
 
 fn weight_type(model: &Model, site: &Site) -> Result<String> {

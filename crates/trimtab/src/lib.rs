@@ -4,6 +4,7 @@
 //! This crate is the facade over the floors below: the pipeline that the command line drives, and the names that a
 //! program needs who wants it as a library.
 
+pub mod activations;
 pub mod apply;
 pub mod bench;
 pub mod calibration;

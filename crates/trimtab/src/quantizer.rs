@@ -15,6 +15,7 @@ use trimtab_quantize::scheme::WeightScheme;
 use trimtab_quantize::solver::Solver;
 use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment};
 
+use crate::activations::Activations;
 use crate::scheme::Scheme;
 
 /// Methods that choose codes.
@@ -58,6 +59,9 @@ pub struct Quantizer {
     /// Which tokens count for how much in the second moments (RSQ); without it, all alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance: Option<Importance>,
+    /// What is quantized of activations; `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activations: Option<Activations>,
     /// How scales, and real zero points, are trained block by block once all codes of a block are chosen; `None`: not at all.
     pub tuning: Option<ReconstructSettings>,
 }
@@ -71,6 +75,7 @@ impl Default for Quantizer {
             act_order: false,
             branches: Variant::Eora,
             importance: None,
+            activations: None,
             tuning: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trimtab_io::{BranchFactors, Coded, Dtype, RawTensor, transpose};
+use trimtab_io::{ActivationScheme, BranchFactors, Coded, Dtype, RawTensor, transpose};
 use trimtab_models::Model;
 use trimtab_nn::SiteMeta;
 
@@ -19,6 +19,14 @@ pub(crate) fn coded(model: &Model, site: &SiteMeta) -> Result<Option<Coded>> {
 /// The branch beside the weight of a site.
 pub(crate) fn branch(model: &Model, site: &SiteMeta) -> Result<Option<BranchFactors>> {
     Ok(BranchFactors::read(model.checkpoint(), &site.name)?)
+}
+
+/// How the input of a site is quantized while running, in words.
+pub(crate) fn quantized_input(model: &Model, site: &SiteMeta) -> Result<Option<ActivationScheme>> {
+    match model.quantization() {
+        Some(quantization) => Ok(quantization.input(&site.name, is_coded(model, site))?),
+        None => Ok(None),
+    }
 }
 
 /// The site that a weight belongs to.

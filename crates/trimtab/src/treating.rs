@@ -21,6 +21,7 @@ use trimtab_models::Model;
 use trimtab_nn::{Branch, Flow, Role, Site, SiteMeta, StageSource};
 use trimtab_quantize::damage::output_error;
 
+use crate::activations::{QuantizedInputs, no_free_norm};
 use crate::calibration::Calibration;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
@@ -63,6 +64,8 @@ pub struct TreatedStage {
     pub weights: BTreeMap<String, Treated>,
     /// Branches beside them, by site.
     pub branches: BTreeMap<String, BranchFactors>,
+    /// What rounds activations, and what was rewritten for that.
+    pub quantized: QuantizedInputs,
     /// What happened.
     pub reports: Vec<SiteReport>,
     /// Mean squared error of the block's output on held-out samples, before and after its scales were trained.
@@ -151,10 +154,22 @@ pub fn treat(
 ) -> Result<()> {
     let Job { model, inventory, quantizer, .. } = run;
     // Round-to-nearest without branches sees no data: then nothing has to flow.
+    let ranges = quantizer.activations.is_some_and(|activations| activations.needs_data());
     let batches = match quantizer.method {
-        Method::Rtn if !run.has_branches() => &[],
+        Method::Rtn if !run.has_branches() && !ranges => &[],
         Method::Rtn | Method::Gptq | Method::Decoupleq => calibration.map_or(&[][..], |c| &c.batches[..]),
     };
+    if let Some(activations) = &quantizer.activations {
+        activations.check(run.form, &inventory.sites)?;
+        let why = activations.reparameterize.then(|| no_free_norm(&model.wiring())).flatten();
+        if let Some(message) = why {
+            return Err(Error::Setting { what: "--scale-reparameterization", message });
+        }
+        if ranges && batches.is_empty() {
+            let message = "ranges are found on data\nhint: pass --calibration".into();
+            return Err(Error::Setting { what: "--activations", message });
+        }
+    }
     warn_of_unseen(model, inventory, batches, monitor);
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
     monitor.begin("treating", blocks.len());
@@ -352,8 +367,20 @@ impl<'a> Job<'a> {
         }
         let sites: BTreeMap<&str, &TreatedSite> =
             self.sites(block.index()).map(|s| (s.meta.name.as_str(), s)).collect();
-        for group in reading_groups(self.sites(block.index()).map(|site| &site.meta)) {
-            let moments = if observe { block.second_moments(&group)? } else { BTreeMap::new() };
+        let activations = self.quantizer.activations.as_ref();
+        let wiring = activations.filter(|a| a.reparameterize).map(|_| self.model.wiring());
+        let groups = reading_groups(self.sites(block.index()).map(|site| &site.meta));
+        for (i, group) in groups.iter().enumerate() {
+            if let Some(activations) = activations {
+                // Queries, keys and values come from the first group: what is behind them sees them as they will be.
+                if i == 1 && activations.has_attention() {
+                    out.quantized.quantize_attention(block, activations)?;
+                }
+                let dtype = |tensor: &str| Ok(self.model.checkpoint().require(tensor)?.dtype);
+                out.quantized.quantize(block, group, activations, wiring.as_ref(), &dtype)?;
+            }
+            let group = group.as_slice();
+            let moments = if observe { block.second_moments(group)? } else { BTreeMap::new() };
             let originals: Vec<(&str, &Site)> = group
                 .iter()
                 .map(|meta| Ok((meta.name.as_str(), block.site(&meta.name)?)))
@@ -365,7 +392,12 @@ impl<'a> Job<'a> {
                     self.one(sites[name], &original.to_f32(), evidence)
                 })
                 .collect::<Result<Vec<_>>>()?;
-            for (meta, one) in group.iter().zip(treated) {
+            let rewritten = wiring.is_some();
+            for (meta, mut one) in group.iter().zip(treated) {
+                // A weight that stays dense is no longer that of the model.
+                if one.treated.is_none() && rewritten {
+                    one.treated = Some(Treated::Dense(block.site(&meta.name)?.to_f32()));
+                }
                 if let (true, Some(treated)) = (observe, &one.treated) {
                     let (treated, branch) =
                         self.shaped(sites[meta.name.as_str()], treated, one.branch.as_ref())?;
@@ -373,6 +405,9 @@ impl<'a> Job<'a> {
                 }
                 out.take(&meta.name, one);
             }
+        }
+        if let (Some(activations), [_]) = (activations.filter(|a| a.has_attention()), &groups[..]) {
+            out.quantized.quantize_attention(block, activations)?;
         }
         let tuned = observe && self.quantizer.method != Method::Rtn;
         if let Some(settings) = self.quantizer.tuning.filter(|_| tuned) {
@@ -431,7 +466,7 @@ impl<'a> Job<'a> {
             let site = block.site_mut(name)?;
             of_site(&site.meta().clone(), treated.clone(), stage.branches.get(name))?.into_site(site)?;
         }
-        Ok(())
+        stage.quantized.put(block)
     }
 }
 
@@ -674,7 +709,8 @@ mod tests {
         let helped =
             packed.iter().find(|(_, stage)| stage.tuned.is_some_and(|[before, after]| after < before));
         let first = helped.unwrap().0;
-        let in_order = inventory.sites.iter().find(|site| packed[first].weights.contains_key(&site.meta.name));
+        let in_order =
+            inventory.sites.iter().find(|site| packed[first].weights.contains_key(&site.meta.name));
         let reads = &in_order.unwrap().meta.reads;
         let (mut changed, mut compared) = (0, 0);
         for (name, treated) in &packed[first].weights {

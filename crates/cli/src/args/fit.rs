@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use trimtab::floors::calibrate::ReconstructSettings;
 
-use super::{EngineName, Format, ModelArg};
+use super::{ActivationArgs, EngineName, Format, ModelArg};
 
 /// What to calibrate on.
 #[derive(Clone, Debug, Args)]
@@ -252,6 +252,9 @@ pub struct Apply {
     /// Quantizer.
     #[command(flatten)]
     pub quantizer: QuantizerArgs,
+    /// Activations.
+    #[command(flatten)]
+    pub activations: ActivationArgs,
     /// Output.
     #[command(flatten)]
     pub out: OutputArgs,
@@ -362,6 +365,9 @@ pub struct Fit {
     /// Quantizer.
     #[command(flatten)]
     pub quantizer: QuantizerArgs,
+    /// Activations.
+    #[command(flatten)]
+    pub activations: ActivationArgs,
     /// Output.
     #[command(flatten)]
     pub out: OutputArgs,

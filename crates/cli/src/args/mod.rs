@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod activations;
 mod fit;
 mod models;
 mod tools;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use activations::{ActivationArgs, RangeName};
 pub use fit::{
     Apply, CalibrationArgs, EffortName, Fit, ImportanceArgs, ImportanceName, Method, Metric, Plan,
     PlanningArgs, QuantizerArgs, Range, ReportArgs,

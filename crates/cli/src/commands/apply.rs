@@ -11,7 +11,7 @@ use trimtab::floors::plan::{Plan, Selection};
 use trimtab::form::Form;
 use trimtab::inventory::{Inventory, TreatedSite};
 use trimtab::planning::{assignment_of, read_plan};
-use trimtab::quantizer::Method;
+use trimtab::quantizer::{Method, Quantizer};
 use trimtab::report::{Recorder, Report, Verb};
 use trimtab::scheme::Scheme;
 use trimtab::treating::{Assignment, Job};
@@ -38,7 +38,12 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         None if real => Method::Decoupleq,
         None => Method::Gptq,
     };
+    let activations = settings::activations(&args.activations)?;
+    if let Some(activations) = &activations {
+        activations.check(form, &inventory.sites)?;
+    }
     let quantizer = settings::quantizer(&args.quantizer, method, &args.importance, global.seed)?;
+    let quantizer = Quantizer { activations, ..quantizer };
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -50,8 +55,10 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
-    // Round-to-nearest needs no data, its branches do.
-    let observe = method != Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
+    // Round-to-nearest needs no data; its branches do, and ranges of activations.
+    let observe = method != Method::Rtn
+        || assignment.values().any(|choice| choice.rank > 0)
+        || activations.is_some_and(|activations| activations.needs_data());
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
@@ -84,6 +91,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     ];
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &quantizer);
+    report::note_activations(&mut report, &args.activations);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

@@ -8,6 +8,7 @@ use trimtab::floors::models::Model;
 use trimtab::judge::Judge;
 use trimtab::planning::{PlanningSettings, Prepared, prepare};
 use trimtab::quality::Target;
+use trimtab::quantizer::Quantizer;
 
 use super::{report, settings};
 use crate::Status;
@@ -19,11 +20,15 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let composition =
         settings::composition(&args.planning, &args.quantizer, &args.importance, model.task(), global.seed)?;
     let quantizer = settings::composed(&args.quantizer, &composition);
+    let quantizer = Quantizer { activations: settings::activations(&args.activations)?, ..quantizer };
     let calibration = settings::calibration(&args.calibration, global);
     let target: Option<Target> = args.quality.as_deref().map(str::parse).transpose()?;
     let budget = args.budget.as_deref().or(target.is_none().then_some("3.0bpw"));
     let planning =
         settings::planning(budget, &args.planning, &composition, calibration, quantizer, args.out.format)?;
+    if let Some(activations) = &quantizer.activations {
+        activations.check(planning.choices.form, &prepare(&model, &planning)?.inventory.sites)?;
+    }
     if args.out.dry_run {
         let prepared = prepare(&model, &planning)?;
         let text = outlook(&model, &prepared, &planning);
@@ -55,6 +60,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     report::note_inputs(&mut report, &read)?;
     report::note_planning(&mut report, &args.planning, &composition);
     report::note_quantizer(&mut report, &quantizer);
+    report::note_activations(&mut report, &args.activations);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

@@ -11,7 +11,7 @@ use trimtab::quantizer::{Method, Quantizer};
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
 use crate::Status;
-use crate::args::{Format, Global, PlanningArgs, Report, ReportArgs};
+use crate::args::{ActivationArgs, Format, Global, PlanningArgs, Report, ReportArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -119,6 +119,21 @@ pub fn note_quantizer(report: &mut Document, quantizer: &Quantizer) {
 fn word(value: &impl serde::Serialize) -> String {
     let json = serde_json::to_value(value).unwrap_or_default();
     json.as_str().unwrap_or_default().replace('_', "-")
+}
+
+/// Adds what is quantized of activations.
+pub fn note_activations(report: &mut Document, args: &ActivationArgs) {
+    let Some(activations) = &args.activations else { return };
+    report.set("activations", activations.as_str());
+    report.set("activation-range", name(&args.activation_range));
+    for (flag, scheme) in [("attention-operands", &args.attention_operands), ("softmax", &args.softmax)] {
+        if let Some(scheme) = scheme {
+            report.set(flag, scheme.as_str());
+        }
+    }
+    if args.scale_reparameterization {
+        report.set("scale-reparameterization", "yes");
+    }
 }
 
 /// Adds what every verb has.

@@ -1,10 +1,11 @@
 //! From what was typed to what the pipeline takes.
 
 use anyhow::Context;
+use trimtab::activations::Activations;
 use trimtab::calibration::CalibrationSettings;
 use trimtab::effort::{Composition, Effort};
 use trimtab::engine::Engine;
-use trimtab::floors::calibrate::{Importance, ReconstructSettings, Strategy};
+use trimtab::floors::calibrate::{Importance, RangeRule, ReconstructSettings, Strategy};
 use trimtab::floors::nn::Task;
 use trimtab::floors::plan::Selection;
 use trimtab::form::Form;
@@ -14,8 +15,8 @@ use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::{Choices, Scheme};
 
 use crate::args::{
-    self, CalibrationArgs, EffortName, Format, Global, ImportanceArgs, ImportanceName, PlanningArgs,
-    QuantizerArgs,
+    self, ActivationArgs, CalibrationArgs, EffortName, Format, Global, ImportanceArgs, ImportanceName,
+    PlanningArgs, QuantizerArgs, RangeName,
 };
 
 pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettings {
@@ -47,6 +48,26 @@ fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
         Some(problem) => anyhow::bail!("--importance: {problem}"),
         None => Ok(Some(importance)),
     }
+}
+
+pub fn activations(args: &ActivationArgs) -> anyhow::Result<Option<Activations>> {
+    let Some(inputs) = &args.activations else { return Ok(None) };
+    let inputs = inputs.parse().context("--activations")?;
+    Ok(Some(Activations {
+        inputs,
+        range: match args.activation_range {
+            RangeName::MinMax => RangeRule::MinMax,
+            RangeName::Percentile => RangeRule::Percentile,
+        },
+        operands: args
+            .attention_operands
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .context("--attention-operands")?,
+        softmax: args.softmax.as_deref().map(str::parse).transpose().context("--softmax")?,
+        reparameterize: args.scale_reparameterization,
+    }))
 }
 
 pub fn method(method: args::Method) -> Method {

@@ -8,6 +8,7 @@ use super::float_scheme;
 use super::format::CompressedFormat;
 use super::group::{AffineGroup, ConfigGroup, GroupScheme};
 use super::target::Target;
+use crate::activation::ActivationScheme;
 use crate::affine::{AffineScheme, AffineTensor};
 use crate::error::Result;
 
@@ -86,6 +87,29 @@ impl QuantizationConfig {
             group.input_activations = input_activations.cloned();
         }
         self
+    }
+
+    /// The same modules with inputs that are quantized, where this has words for them, beside integers. Codes of 8 bits are written
+    /// a byte each then, which is what engines multiply.
+    pub fn with_inputs(mut self, scheme: &ActivationScheme) -> Self {
+        let Some(json) = scheme.to_json() else { return self };
+        for group in &mut self.groups {
+            let GroupScheme::Affine(codes) = group.scheme else { continue };
+            group.input_activations = Some(json.clone());
+            if codes.scheme.bits == 8 {
+                group.format = CompressedFormat::IntQuantized;
+            }
+        }
+        self
+    }
+
+    /// How the input of `module` is quantized beside its codes; `None` for floats.
+    ///
+    /// # Errors
+    /// What [`Self::group_of`] and [`ActivationScheme::of_json`] refuse.
+    pub fn input_of(&self, module: &str) -> Result<Option<ActivationScheme>> {
+        let inputs = self.group_of(module)?.and_then(|group| group.input_activations.as_ref());
+        Ok(inputs.map(ActivationScheme::of_json).transpose()?.flatten())
     }
 
     /// The object for `config.json`.

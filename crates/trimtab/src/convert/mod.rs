@@ -27,7 +27,7 @@ use crate::form::Form;
 use crate::inventory::leftover;
 use crate::monitor::Monitor;
 use crate::scheme::scale_dtype;
-use crate::source::{branch, coded, dense_dtype, dense_tensor, numbers, site_of};
+use crate::source::{branch, coded, dense_dtype, dense_tensor, numbers, quantized_input, site_of};
 use adapter::Branches;
 pub use adapter::WrittenAdapter;
 
@@ -174,6 +174,13 @@ pub fn convert(
         Target::Gguf(ty) => gguf::write(model, ty, output, apart, monitor),
         _ => to_directory(model, target, (output, force, apart), monitor),
     }?;
+    let sites = model.stages().iter().flat_map(|info| &info.sites);
+    let inputs: Vec<_> = sites.map(|site| quantized_input(model, site)).collect::<Result<_>>()?;
+    if let Some(scheme) = inputs.into_iter().flatten().next() {
+        report.notes.push(format!(
+            "the inputs of maps were quantized while running ({scheme}): the result takes them as they are"
+        ));
+    }
     if let (Some(path), Some(branches)) = (adapter, branches) {
         report.adapter = Some(branches.write(model, output, path, force)?);
     }

@@ -1,0 +1,38 @@
+//! Activations in few bits.
+
+use clap::{Args, ValueEnum};
+
+/// What is quantized of activations.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Activations")]
+pub struct ActivationArgs {
+    /// Quantize what the treated maps read: 'int8 token' (a range for each row, found as it comes), 'int8 tensor dynamic' (one for
+    /// all rows of a call), 'int8 tensor' (one for all, found on calibration data), 'int8 channel' (one a channel); 4 to 8 bits,
+    /// `sym` without zero points [default: not at all].
+    #[arg(long, value_name = "SCHEME")]
+    pub activations: Option<String>,
+    /// How ranges are found on calibration data.
+    #[arg(long, value_enum, value_name = "BY", default_value_t = RangeName::Percentile, requires = "activations")]
+    pub activation_range: RangeName,
+    /// Quantize queries, keys and values as well: 'int4 tensor'. Only this program runs the result.
+    #[arg(long, value_name = "SCHEME", requires = "activations")]
+    pub attention_operands: Option<String>,
+    /// Quantize what the softmax of the attention gives: 'int4 log-sqrt2', 'int4 log2' or 'int8 uniform'. Only this program runs the
+    /// result.
+    #[arg(long, value_name = "CODE", requires = "activations")]
+    pub softmax: Option<String>,
+    /// Rewrite norms and the maps behind them so that one range for all channels does what a range a channel would (RepQ-ViT); for
+    /// --activations 'int4 tensor' and the like.
+    #[arg(long, requires = "activations")]
+    pub scale_reparameterization: bool,
+}
+
+/// How ranges are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RangeName {
+    /// From the least to the largest.
+    MinMax,
+    /// Between the best of three quantiles.
+    #[default]
+    Percentile,
+}

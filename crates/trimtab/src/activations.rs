@@ -1,0 +1,388 @@
+//! Activations in few bits: what is quantized, and how its steps are found in a block of the stream.
+//!
+//! Steps that are found beforehand come from the inputs that the treated sites before really produce, as codes of weights do; codes
+//! of weights are then chosen for the quantized inputs. With a reparameterization of scales (RepQ-ViT), a norm and the maps behind it
+//! are rewritten first, so that one step for all channels rounds as a step a channel would.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::module::Param;
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use trimtab_calibrate::{ActivationRanges, BlockRun, Histogram, RangeRule};
+use trimtab_io::{
+    ActivationGranularity, ActivationScheme, AttentionConfig, Checkpoint, Dtype, RawTensor, SoftmaxScheme,
+    input_tensors, read_input_steps, round_floats,
+};
+use trimtab_nn::{
+    ActivationQuantizer, AttentionQuantizer, LayerMut, Norm, NormEdge, Operand, SiteKind, SiteMeta,
+    SoftmaxQuantizer, Stage, Weight, Wiring, host,
+};
+use trimtab_quantize::repq::Layerwise;
+
+use crate::error::{Error, Result};
+use crate::form::Form;
+use crate::inventory::TreatedSite;
+
+/// What is quantized of the activations of the treated sites, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activations {
+    /// The inputs of the sites.
+    pub inputs: ActivationScheme,
+    /// How their ranges are found.
+    pub range: RangeRule,
+    /// Queries, keys and values, before they are multiplied.
+    pub operands: Option<ActivationScheme>,
+    /// What the softmax of the attention gives.
+    pub softmax: Option<SoftmaxScheme>,
+    /// Whether norms and the maps behind them are rewritten so that one step for all channels does what a step a channel would.
+    pub reparameterize: bool,
+}
+
+impl Activations {
+    /// The inputs of sites alone.
+    pub fn of(inputs: ActivationScheme) -> Self {
+        Self { inputs, range: RangeRule::default(), operands: None, softmax: None, reparameterize: false }
+    }
+
+    /// Checks that the parts fit together, and that a file of this form can hold them.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::Format`]: why not.
+    pub fn check(&self, form: Form, sites: &[TreatedSite]) -> Result<()> {
+        let wrong = |message: String| Err(Error::Setting { what: "--activations", message });
+        self.inputs.check()?;
+        if self.reparameterize && self.inputs.granularity != ActivationGranularity::Tensor {
+            return wrong(format!(
+                "a reparameterization leads from a step a channel to one for all of them, which {} is not\nhint: 'int{} tensor'",
+                self.inputs, self.inputs.bits
+            ));
+        }
+        if let Some(operands) = self.operands.filter(|o| o.granularity == ActivationGranularity::Channel) {
+            return wrong(format!(
+                "{operands} for queries, keys and values: their channels are summed over\nhint: 'int{} tensor'",
+                operands.bits
+            ));
+        }
+        if form != Form::Packed {
+            let what = format!("inputs as {}: it has no place for their steps", self.inputs);
+            return Err(Error::Format {
+                format: form.format(),
+                what,
+                hint: "write --format compressed-tensors",
+            });
+        }
+        let blind = |site: &&TreatedSite| !site.observed && !self.inputs.is_dynamic();
+        if let Some(site) = sites.iter().find(blind) {
+            return wrong(format!(
+                "\"{}\": no data reaches it that could tell the range of its input\nhint: leave it out, or take 'int{} token'",
+                site.meta.name, self.inputs.bits
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether steps, of anything, are found on data.
+    pub fn needs_data(&self) -> bool {
+        let dynamic = self.operands.is_none_or(|operands| operands.is_dynamic());
+        !self.inputs.is_dynamic() || !dynamic || self.softmax.is_some()
+    }
+
+    /// Whether operands of attention are quantized.
+    pub fn has_attention(&self) -> bool {
+        self.operands.is_some() || self.softmax.is_some()
+    }
+
+    /// What a configuration says of the attention of these blocks.
+    pub fn attention_config(&self, blocks: impl IntoIterator<Item = String>) -> AttentionConfig {
+        let blocks = blocks.into_iter().collect();
+        AttentionConfig { operands: self.operands, weights: self.softmax, blocks }
+    }
+}
+
+/// What was found for a block.
+#[derive(Clone, Debug, Default)]
+pub struct QuantizedInputs {
+    /// What rounds the inputs, by site.
+    pub inputs: BTreeMap<String, ActivationQuantizer>,
+    /// What rounds the operands of the attention.
+    pub attention: Option<Arc<AttentionQuantizer>>,
+    /// New numbers of vectors, by tensor: gains and biases of norms, biases of maps.
+    pub vectors: BTreeMap<String, Vec<f32>>,
+    /// Norms whose maps were rewritten, with the ratio of the loudest channel's step to the mean.
+    pub rewritten: Vec<(String, f64)>,
+}
+
+impl QuantizedInputs {
+    /// Finds and puts in place what rounds the rows that all sites of `group` read; before that, rewrites the norm that gives
+    /// them where that is asked for and `wiring` allows it.
+    pub fn quantize(
+        &mut self,
+        block: &mut BlockRun<'_>,
+        group: &[&SiteMeta],
+        settings: &Activations,
+        wiring: Option<&Wiring>,
+        dtypes: &dyn Fn(&str) -> Result<Dtype>,
+    ) -> Result<()> {
+        let edge = wiring.and_then(|wiring| edge_of(wiring, group));
+        let scheme = match &edge {
+            Some(_) => ActivationScheme { granularity: ActivationGranularity::Channel, ..settings.inputs },
+            None => settings.inputs,
+        };
+        let [first, ..] = group else { return Ok(()) };
+        let mut quantizer = found(block, first, scheme, settings.range)?;
+        if let Some(edge) = edge {
+            let layerwise = Layerwise::of(quantizer.steps());
+            self.rewrite(block, edge, group, &layerwise, dtypes)?;
+            self.rewritten.push((edge.name.clone(), layerwise.largest_ratio()));
+            quantizer = ActivationQuantizer::new(settings.inputs, vec![layerwise.step])?;
+        }
+        for meta in group {
+            block.site_mut(&meta.name)?.set_activation(Some(quantizer.clone()))?;
+            self.inputs.insert(meta.name.clone(), quantizer.clone());
+        }
+        Ok(())
+    }
+
+    /// Norm and maps for one step of all channels.
+    fn rewrite(
+        &mut self,
+        block: &mut BlockRun<'_>,
+        edge: &NormEdge,
+        group: &[&SiteMeta],
+        layerwise: &Layerwise,
+        dtypes: &dyn Fn(&str) -> Result<Dtype>,
+    ) -> Result<()> {
+        let needs_bias = |what: &str| {
+            let message = format!(
+                "has no bias, which zeros of its channels that differ would need{what}\nhint: take zeros that are fixed: 'int8 tensor sym'"
+            );
+            Error::Site { site: edge.name.clone(), message }
+        };
+        if layerwise.needs_bias() && edge.bias.is_none() {
+            return Err(needs_bias(""));
+        }
+        let (name, offset) = (edge.name.clone(), edge.offset);
+        let norm = norm_of(block.stage_mut(), &name)
+            .ok_or_else(|| Error::Site { site: name.clone(), message: "is no norm of this block".into() })?;
+        let gain: Vec<f64> = host(norm.effective_gain()).into_iter().map(f64::from).collect();
+        let bias = norm.bias.as_ref().map(|bias| host(bias.val()));
+        let old: Vec<f64> = match &bias {
+            Some(bias) => bias.iter().map(|&b| f64::from(b)).collect(),
+            None => vec![0.0; gain.len()],
+        };
+        let (gain, new) = layerwise.norm(&gain, &old);
+        let stored = |tensor: &str, values: Vec<f64>| -> Result<Vec<f32>> {
+            let mut values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+            round_floats(&mut values, dtypes(tensor)?)?;
+            Ok(values)
+        };
+        let gain = stored(&edge.gain, gain.into_iter().map(|gain| gain - offset).collect())?;
+        self.vectors.insert(edge.gain.clone(), gain);
+        if let Some(tensor) = edge.bias.as_ref().filter(|_| layerwise.needs_bias() || bias.is_some()) {
+            self.vectors.insert(tensor.clone(), stored(tensor, new)?);
+        }
+        for meta in group {
+            let site = block.site_mut(&meta.name)?;
+            let (weight, lost) = layerwise.map(&site.to_f32());
+            let tensor = format!("{}.bias", meta.name);
+            if layerwise.needs_bias() {
+                let bias = site.bias.as_ref().map(|bias| host(bias.val()));
+                let bias = bias.ok_or_else(|| needs_bias(&format!(" in \"{}\"", meta.name)))?;
+                let bias = bias.into_iter().zip(lost).map(|(bias, lost)| f64::from(bias) - lost);
+                self.vectors.insert(tensor.clone(), stored(&tensor, bias.collect())?);
+            }
+            site.set_branches(Vec::new())?;
+            site.set_weight(Weight::stored(RawTensor::from_f32(
+                vec![meta.rows, meta.cols],
+                &weight,
+                Dtype::F32,
+            )?))?;
+        }
+        self.put_vectors(block.stage_mut());
+        Ok(())
+    }
+
+    /// Finds and puts in place what rounds the operands of the attention of the block.
+    pub fn quantize_attention(&mut self, block: &mut BlockRun<'_>, settings: &Activations) -> Result<()> {
+        if !block.stage_mut().set_attention(None) {
+            return Ok(());
+        }
+        let mut seen: BTreeMap<Operand, Histogram> = BTreeMap::new();
+        block.each_operand(|operand, values| {
+            let histogram = seen.entry(operand).or_insert_with(Histogram::of_tensor);
+            let add = histogram.add(values.iter().copied());
+            add.map_err(|message| trimtab_calibrate::Error::Treatment { site: "attention".into(), message })
+        })?;
+        let empty = Histogram::of_tensor();
+        let of = |operand: Operand| seen.get(&operand).unwrap_or(&empty);
+        let one = |scheme: ActivationScheme, operand: Operand| {
+            let steps = match scheme.is_dynamic() {
+                true => Vec::new(),
+                false => vec![of(operand).step(scheme, settings.range)],
+            };
+            ActivationQuantizer::new(scheme, steps)
+        };
+        let operands = settings.operands.map(|scheme| -> Result<_> {
+            Ok([one(scheme, Operand::Queries)?, one(scheme, Operand::Keys)?, one(scheme, Operand::Values)?])
+        });
+        let weights = settings.softmax.map(|scheme| of(Operand::Weights).softmax(scheme)).transpose()?;
+        let quantizer = Arc::new(AttentionQuantizer { operands: operands.transpose()?, weights });
+        block.stage_mut().set_attention(Some(Arc::clone(&quantizer)));
+        self.attention = Some(quantizer);
+        Ok(())
+    }
+
+    /// Puts all in place, as it was found.
+    pub fn put(&self, block: &mut BlockRun<'_>) -> Result<()> {
+        for (name, quantizer) in &self.inputs {
+            block.site_mut(name)?.set_activation(Some(quantizer.clone()))?;
+        }
+        if let Some(attention) = &self.attention {
+            block.stage_mut().set_attention(Some(Arc::clone(attention)));
+        }
+        self.put_vectors(block.stage_mut());
+        Ok(())
+    }
+
+    fn put_vectors(&self, stage: &mut dyn Stage) {
+        for layer in stage.layers_mut() {
+            for (name, held) in layer.held() {
+                if let (Some(values), trimtab_nn::HeldMut::Vector(param)) = (self.vectors.get(&name), held) {
+                    let device = param.val().device();
+                    let data = TensorData::new(values.clone(), [values.len()]);
+                    *param = Param::from_tensor(Tensor::from_data(data, &device));
+                }
+            }
+        }
+    }
+
+    /// The tensors that hold the steps, as they go into a file; `block` is its name.
+    pub fn tensors(&self, block: &str) -> Result<Vec<(String, RawTensor)>> {
+        let mut tensors = Vec::new();
+        for (site, quantizer) in &self.inputs {
+            tensors.extend(input_tensors(site, quantizer.scheme(), quantizer.steps())?);
+        }
+        let [of_operands, of_weights] = AttentionConfig::modules(block);
+        let Some(attention) = &self.attention else { return Ok(tensors) };
+        if let Some(operands) = &attention.operands {
+            let steps: Vec<_> = operands.iter().flat_map(|one| one.steps().iter().copied()).collect();
+            tensors.extend(input_tensors(&of_operands, operands[0].scheme(), &steps)?);
+        }
+        if let Some(weights) = &attention.weights {
+            let scale = RawTensor::from_f32(vec![1], &[weights.scale], Dtype::F32)?;
+            tensors.push((format!("{of_weights}.input_scale"), scale));
+        }
+        Ok(tensors)
+    }
+
+    /// What was found for the sites of a block, from the file of its unit.
+    pub fn read<'m>(
+        unit: &Checkpoint,
+        block: &str,
+        sites: impl Iterator<Item = &'m SiteMeta>,
+        settings: &Activations,
+    ) -> Result<Self> {
+        let mut all = Self::default();
+        for meta in sites {
+            let count = match settings.inputs.granularity {
+                ActivationGranularity::Channel => channels(meta),
+                _ => 1,
+            };
+            let steps = read_input_steps(unit, &meta.name, settings.inputs, count)?;
+            all.inputs.insert(meta.name.clone(), ActivationQuantizer::new(settings.inputs, steps)?);
+        }
+        let [of_operands, of_weights] = AttentionConfig::modules(block);
+        let scale = format!("{of_weights}.input_scale");
+        let (has_operands, has_weights) =
+            (unit.contains(&format!("{of_operands}.input_scale")), unit.contains(&scale));
+        if has_operands || has_weights {
+            let operands = settings.operands.map(|scheme| -> Result<_> {
+                let steps = read_input_steps(unit, &of_operands, scheme, 3)?;
+                let one =
+                    |i: usize| ActivationQuantizer::new(scheme, steps.get(i).copied().into_iter().collect());
+                Ok([one(0)?, one(1)?, one(2)?])
+            });
+            let weights = settings.softmax.filter(|_| has_weights).map(|scheme| -> Result<_> {
+                let scale = unit.tensor(&scale)?.to_f32()?;
+                Ok(SoftmaxQuantizer::new(scheme, scale.first().copied().unwrap_or(f32::NAN))?)
+            });
+            let quantizer =
+                AttentionQuantizer { operands: operands.transpose()?, weights: weights.transpose()? };
+            all.attention = Some(Arc::new(quantizer));
+        }
+        Ok(all)
+    }
+}
+
+/// What rounds the rows that `site` reads of the block as it now is.
+fn found(
+    block: &mut BlockRun<'_>,
+    site: &SiteMeta,
+    scheme: ActivationScheme,
+    range: RangeRule,
+) -> Result<ActivationQuantizer> {
+    let fail = |message: String| Error::Site { site: site.name.clone(), message };
+    let mut ranges = ActivationRanges::new(site, scheme, range).map_err(fail)?;
+    if !scheme.is_dynamic() {
+        let mut seen = Ok(());
+        block.each_input(&[&site.name], |_, rows, weights| {
+            if seen.is_ok() {
+                seen = ranges.see(rows, site.cols, weights);
+            }
+        })?;
+        seen.map_err(fail)?;
+        if ranges.parts().iter().all(|part| part.count() == 0) {
+            let message = "no row of the calibration data reached it that could tell the range of its input\nhint: give more data, or take steps that are found as activations come: 'int8 token'";
+            return Err(fail(message.into()));
+        }
+    }
+    Ok(ranges.quantizer()?)
+}
+
+/// The norm that gives what the sites of `group` read, if maps of this group read it and nothing else does.
+fn edge_of<'w>(wiring: &'w Wiring, group: &[&SiteMeta]) -> Option<&'w NormEdge> {
+    let names: Vec<String> = group.iter().map(|site| site.weight_name()).collect();
+    let linear = group.iter().all(|site| site.kind == SiteKind::Linear);
+    wiring.free_norms().find(|edge| {
+        let whole = |part: &trimtab_nn::MatrixPart| {
+            names.contains(&part.tensor) && part.rows == (0..part.dims[0]) && part.cols == (0..part.dims[1])
+        };
+        linear
+            && edge.readers.iter().all(whole)
+            && names.iter().all(|n| edge.readers.iter().any(|r| r.tensor == *n))
+    })
+}
+
+/// Why a network has no norm to rewrite; `None` where it has one.
+pub fn no_free_norm(wiring: &Wiring) -> Option<String> {
+    if wiring.free_norms().next().is_some() {
+        return None;
+    }
+    let mut blocked = wiring.norms.iter().filter_map(|norm| Some((&norm.name, norm.obstacle.as_ref()?)));
+    Some(match blocked.next() {
+        Some((name, obstacle)) => format!("no norm is read by linear maps alone; \"{name}\": {obstacle}"),
+        None => "the model has no norm that linear maps read".into(),
+    })
+}
+
+fn norm_of<'s>(stage: &'s mut dyn Stage, name: &str) -> Option<&'s mut Norm> {
+    stage.layers_mut().into_iter().find_map(|layer| match layer {
+        LayerMut::Norm(norm) if norm.name() == name => Some(norm),
+        _ => None,
+    })
+}
+
+fn channels(meta: &SiteMeta) -> usize {
+    match &meta.kind {
+        SiteKind::Conv(conv) | SiteKind::Conv1d(conv) => {
+            meta.cols / (conv.kernel[0] * conv.kernel[1]) * conv.groups
+        }
+        SiteKind::Linear | SiteKind::Embedding => meta.cols,
+    }
+}
+
+#[cfg(test)]
+mod tests;
