@@ -5,7 +5,7 @@
 //! compressed-tensors packs symmetric ones, `weight_zero` beside them, and `config.json` names a method of its own, so that a
 //! program that does not know it refuses the model instead of leaving the zero points out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::module::ModuleTensors;
+use crate::normal_float::{NormalFloatScheme, NormalFloatTensor};
 use crate::tensor::{RawTensor, round_floats};
 
 /// Suffix of the zero points.
@@ -143,17 +144,28 @@ impl RealTensor {
 }
 
 /// The object `quantization_config` of what this program writes: that of compressed-tensors where it says all, else a method of
-/// its own that holds it together with the names of the modules that have real zero points.
+/// its own that holds it together with the names of the modules that have real zero points or NormalFloat codes.
 #[derive(Clone, Debug)]
 pub struct PackedConfig {
     codes: QuantizationConfig,
     real: BTreeSet<String>,
+    normal: BTreeMap<String, NormalFloatScheme>,
 }
 
 impl PackedConfig {
     /// The configuration of a checkpoint whose codes are described by `codes`; those of the modules `real` as symmetric ones.
     pub fn new(codes: QuantizationConfig, real: impl IntoIterator<Item = String>) -> Self {
-        Self { codes, real: real.into_iter().collect() }
+        Self { codes, real: real.into_iter().collect(), normal: BTreeMap::new() }
+    }
+
+    /// The same with modules of NormalFloat codes.
+    pub fn with_normal_floats(self, modules: impl IntoIterator<Item = (String, NormalFloatScheme)>) -> Self {
+        Self { normal: modules.into_iter().collect(), ..self }
+    }
+
+    /// Whether no module has codes.
+    pub fn is_empty(&self) -> bool {
+        self.codes.groups().is_empty() && self.normal.is_empty()
     }
 
     /// Parses the object whose `quant_method` is `trimtab`.
@@ -167,7 +179,7 @@ impl PackedConfig {
         };
         Fields::new("quantization_config", value)?;
         let mut object = value.as_object().into_iter().flatten();
-        let known = ["quant_method", "codes", "real_zeros"];
+        let known = ["quant_method", "codes", "real_zeros", "normal_floats"];
         if let Some((key, _)) = object.find(|(key, _)| !known.contains(&key.as_str())) {
             return Err(refuse(format!("quant_method \"trimtab\": unknown key \"{key}\"")));
         }
@@ -177,19 +189,35 @@ impl PackedConfig {
         let names =
             names.and_then(|names| names.iter().map(|name| name.as_str().map(String::from)).collect());
         let real = names.ok_or_else(|| refuse("real_zeros is no list of module names".into()))?;
-        Ok(Self { codes: QuantizationConfig::parse(codes)?, real })
+        let normal = match value.get("normal_floats") {
+            None => BTreeMap::new(),
+            Some(Value::Object(modules)) => {
+                let scheme = |(name, label): (&String, &Value)| {
+                    let label = label.as_str().unwrap_or_default();
+                    label.parse().map(|scheme| (name.clone(), scheme)).map_err(|e: Error| refuse(e.to_string()))
+                };
+                modules.iter().map(scheme).collect::<Result<_>>()?
+            }
+            Some(_) => return Err(refuse("normal_floats is no object of schemes by module".into())),
+        };
+        Ok(Self { codes: QuantizationConfig::parse(codes)?, real, normal })
     }
 
     /// The object for `config.json`.
     pub fn to_json(&self) -> Value {
-        match self.real.is_empty() {
-            true => self.codes.to_json(),
-            false => json!({
-                "quant_method": "trimtab",
-                "codes": self.codes.to_json(),
-                "real_zeros": self.real,
-            }),
+        if self.real.is_empty() && self.normal.is_empty() {
+            return self.codes.to_json();
         }
+        let mut value = json!({
+            "quant_method": "trimtab",
+            "codes": self.codes.to_json(),
+            "real_zeros": self.real,
+        });
+        if !self.normal.is_empty() {
+            let labels = self.normal.iter().map(|(name, scheme)| (name.clone(), Value::from(scheme.to_string())));
+            value["normal_floats"] = labels.collect::<serde_json::Map<_, _>>().into();
+        }
+        value
     }
 
     /// What compressed-tensors says of the codes.
@@ -202,6 +230,9 @@ impl PackedConfig {
     /// # Errors
     /// As [`read_compressed`]; [`Error::Tensor`] if zero points are missing, of another type than the scales, or not finite.
     pub fn read(&self, checkpoint: &Checkpoint, module: &str) -> Result<Option<Coded>> {
+        if let Some(scheme) = self.normal.get(module) {
+            return Ok(Some(Coded::NormalFloat(NormalFloatTensor::read(checkpoint, module, *scheme)?)));
+        }
         let found = read_compressed(checkpoint, module, &self.codes)?;
         if !self.real.contains(module) {
             return Ok(found);

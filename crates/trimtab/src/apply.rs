@@ -251,6 +251,9 @@ impl<'a> Writer<'a> {
                 Some((site, Treated::Coded(Coded::Real(codes)))) => {
                     tensors.extend(codes.to_tensors(&site.meta.name)?);
                 }
+                Some((site, Treated::Coded(Coded::NormalFloat(codes)))) => {
+                    tensors.extend(codes.to_tensors(&site.meta.name)?);
+                }
                 Some((site, Treated::Coded(Coded::Float(codes)))) => {
                     tensors.extend(float_tensors(&site.meta.name, codes)?);
                 }
@@ -396,7 +399,7 @@ impl<'a> Writer<'a> {
         if let Some(object) = config.as_mut().and_then(Value::as_object_mut) {
             object.remove("quantization_config");
         }
-        if self.job.form == Form::Packed && !self.config.codes().groups().is_empty() {
+        if self.job.form == Form::Packed && !self.config.is_empty() {
             config.get_or_insert_with(|| json!({}))["quantization_config"] = self.config.to_json();
         }
         match config {
@@ -452,16 +455,21 @@ fn quantization(assignment: &Assignment, inventory: &Inventory) -> Result<Packed
             Scheme::Affine(scheme) => Some(integers(*scheme)),
             Scheme::Real(scheme) => Some(integers(scheme.codes())),
             Scheme::Float(scheme) => Some((*scheme).into()),
-            Scheme::Blocks(_) | Scheme::Dense => None,
+            Scheme::NormalFloat(_) | Scheme::Blocks(_) | Scheme::Dense => None,
         }
     };
+    let scheme = |name: &String| assignment.get(name).map(|choice| choice.scheme);
     let packed = inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), codes(site)?)));
     let dense =
         inventory.sites.iter().filter(|site| codes(site).is_none()).map(|site| site.meta.name.clone());
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
-    let real = inventory.sites.iter().map(|site| site.meta.name.clone());
-    let real = real.filter(|name| assignment.get(name).is_some_and(|c| matches!(c.scheme, Scheme::Real(_))));
-    Ok(PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real))
+    let names = || inventory.sites.iter().map(|site| site.meta.name.clone());
+    let real = names().filter(|name| matches!(scheme(name), Some(Scheme::Real(_))));
+    let normal = names().filter_map(|name| match scheme(&name) {
+        Some(Scheme::NormalFloat(scheme)) => Some((name, scheme)),
+        _ => None,
+    });
+    Ok(PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real).with_normal_floats(normal))
 }
 
 fn integers(scheme: AffineScheme) -> GroupScheme {

@@ -13,7 +13,7 @@ use trimtab_quantize::range::RangeFinder;
 use trimtab_quantize::rtn::RtnSettings;
 use trimtab_quantize::scheme::WeightScheme;
 use trimtab_quantize::solver::Solver;
-use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment};
+use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment, NormalFloatTreatment};
 
 use crate::scheme::Scheme;
 
@@ -101,6 +101,7 @@ impl Quantizer {
             Scheme::Dense => return None,
             Scheme::Affine(scheme) => Box::new(self.integers(scheme, false, dense, weighted)),
             Scheme::Real(scheme) => Box::new(self.integers(scheme.codes(), true, dense, weighted)),
+            Scheme::NormalFloat(scheme) => Box::new(NormalFloatTreatment { scheme }),
             Scheme::Float(scheme) => Box::new(FloatTreatment {
                 scheme,
                 finder,
