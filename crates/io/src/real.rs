@@ -194,7 +194,10 @@ impl PackedConfig {
             Some(Value::Object(modules)) => {
                 let scheme = |(name, label): (&String, &Value)| {
                     let label = label.as_str().unwrap_or_default();
-                    label.parse().map(|scheme| (name.clone(), scheme)).map_err(|e: Error| refuse(e.to_string()))
+                    label
+                        .parse()
+                        .map(|scheme| (name.clone(), scheme))
+                        .map_err(|e: Error| refuse(e.to_string()))
                 };
                 modules.iter().map(scheme).collect::<Result<_>>()?
             }
@@ -214,7 +217,8 @@ impl PackedConfig {
             "real_zeros": self.real,
         });
         if !self.normal.is_empty() {
-            let labels = self.normal.iter().map(|(name, scheme)| (name.clone(), Value::from(scheme.to_string())));
+            let labels =
+                self.normal.iter().map(|(name, scheme)| (name.clone(), Value::from(scheme.to_string())));
             value["normal_floats"] = labels.collect::<serde_json::Map<_, _>>().into();
         }
         value

@@ -231,7 +231,7 @@ mod tests {
         let (rows, cols) = (8, 256);
         let (weight, h) = problem(rows, cols);
         for treatment in all(FloatScheme::NVFP4, GgufType::Q3_K) {
-            let evidence = SiteEvidence { second_moment: Some(&h) };
+            let evidence = SiteEvidence { second_moment: Some(&h), ..SiteEvidence::default() };
             let outcome = treatment.treat(&site(rows, cols), &weight, evidence).unwrap();
             let Treated::Coded(matrix) = &outcome.treated else { panic!("codes") };
             let measured = output_error(&weight, &matrix.dequantize(), &h).unwrap();

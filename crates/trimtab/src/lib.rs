@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod bench;
+pub mod branching;
 pub mod calibration;
 pub mod choice;
 pub mod convert;

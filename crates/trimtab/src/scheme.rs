@@ -110,8 +110,10 @@ impl Scheme {
         let wrong = |message: String| Error::Setting { what: "plan", message };
         if let Some(value) = settings.get("type") {
             let scheme = value.as_str().and_then(|name| name.parse().ok());
-            let named = scheme.filter(|scheme| matches!(scheme, Self::NormalFloat(_) | Self::Float(_) | Self::Blocks(_)));
-            return named.ok_or_else(|| wrong(format!("{value} is no type of floats, NormalFloats or blocks")));
+            let named = scheme
+                .filter(|scheme| matches!(scheme, Self::NormalFloat(_) | Self::Float(_) | Self::Blocks(_)));
+            return named
+                .ok_or_else(|| wrong(format!("{value} is no type of floats, NormalFloats or blocks")));
         }
         let Some(bits) = settings.get("bits") else { return Ok(Self::Dense) };
         let number = |value: &toml::Value, limit: i64| {

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use fit::{
-    Apply, CalibrationArgs, Fit, ImportanceArgs, ImportanceName, Method, Metric, Plan, PlanningArgs,
-    QuantizerArgs, Range, ReportArgs,
+    Apply, BranchArgs, BranchName, CalibrationArgs, Fit, ImportanceArgs, ImportanceName, Method, Metric,
+    Plan, PlanningArgs, QuantizerArgs, Range, ReportArgs,
 };
 pub use models::{
     Convert, DtypeName, EngineName, Eval, Format, Generate, Inspect, Rewrite, RotationName, Verify,

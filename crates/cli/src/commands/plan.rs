@@ -48,7 +48,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let defaults = QuantizerArgs::default();
     let importance = settings::importance(&args.importance)?;
     let quantizer = settings::quantizer(&defaults, args.planning.method, global.seed);
-    let quantizer = Quantizer { importance, ..quantizer };
+    let quantizer = settings::with_branches(Quantizer { importance, ..quantizer }, &args.planning.branch);
     let calibration = settings::calibration(&args.calibration, global);
     let asked = settings::planning(budget, &args.planning, calibration, quantizer, args.format)?;
     let prepared = prepare(&model, &asked)?;

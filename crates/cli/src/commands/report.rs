@@ -9,7 +9,10 @@ use trimtab::monitor::Monitor;
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
 use crate::Status;
-use crate::args::{Format, Global, ImportanceArgs, Method, PlanningArgs, QuantizerArgs, Report, ReportArgs};
+use crate::args::{
+    BranchArgs, BranchName, Format, Global, ImportanceArgs, Method, PlanningArgs, QuantizerArgs, Report,
+    ReportArgs,
+};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -76,6 +79,10 @@ pub fn note_planning(report: &mut Document, args: &PlanningArgs) {
             args.eora_ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         );
     }
+    if !args.types.is_empty() {
+        report.set("types", args.types.join(", "));
+    }
+    note_branches(report, &args.branch);
     for (flag, set) in [("symmetric", args.symmetric), ("fused", args.fused)] {
         if set {
             report.set(flag, "yes");
@@ -104,6 +111,13 @@ pub fn note_quantizer(report: &mut Document, args: &QuantizerArgs, method: Metho
     }
     if method == Method::Gptq {
         report.set("act-order", if args.act_order { "yes" } else { "no" });
+    }
+}
+
+/// Adds how branches are found, where it is not the usual way.
+pub fn note_branches(report: &mut Document, args: &BranchArgs) {
+    if args.branches != BranchName::Eora {
+        report.set("branches", name(&args.branches));
     }
 }
 

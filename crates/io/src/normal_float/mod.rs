@@ -62,7 +62,10 @@ impl NormalFloatScheme {
                 })
             })
         };
-        [2, 3, 4, 8].into_iter().flat_map(|bits| [2, 3, 4, 8].map(|scale_bits| (bits, scale_bits))).flat_map(of)
+        [2, 3, 4, 8]
+            .into_iter()
+            .flat_map(|bits| [2, 3, 4, 8].map(|scale_bits| (bits, scale_bits)))
+            .flat_map(of)
     }
 
     /// Checks that there can be such a matrix.
@@ -71,11 +74,15 @@ impl NormalFloatScheme {
     /// [`Error::Invalid`].
     pub fn validate(&self) -> Result<()> {
         let problem = match self {
-            Self { bits, .. } if ![2, 3, 4, 8].contains(bits) => format!("codes have 2, 3, 4 or 8 bits, not {bits}"),
+            Self { bits, .. } if ![2, 3, 4, 8].contains(bits) => {
+                format!("codes have 2, 3, 4 or 8 bits, not {bits}")
+            }
             Self { scale_bits, .. } if !(2..=8).contains(scale_bits) => {
                 format!("scales have 2 to 8 bits, not {scale_bits}")
             }
-            Self { block: 0, .. } | Self { group: 0, .. } => "blocks and groups have at least one number".into(),
+            Self { block: 0, .. } | Self { group: 0, .. } => {
+                "blocks and groups have at least one number".into()
+            }
             Self { range_dtype, .. } if ![Dtype::F32, Dtype::F16, Dtype::BF16].contains(range_dtype) => {
                 format!("ranges of scales are F32, F16 or BF16, not {range_dtype}")
             }
@@ -112,7 +119,9 @@ impl NormalFloatScheme {
     /// Bits of a number in a large matrix, `b + b0/B0 + b1/(B0 B1)`.
     pub fn bits_per_weight(&self) -> f64 {
         let (block, group) = (self.block as f64, self.group as f64);
-        f64::from(self.bits) + f64::from(self.scale_bits) / block + 8.0 * self.range_dtype.size() as f64 / (block * group)
+        f64::from(self.bits)
+            + f64::from(self.scale_bits) / block
+            + 8.0 * self.range_dtype.size() as f64 / (block * group)
     }
 }
 
@@ -143,7 +152,8 @@ impl FromStr for NormalFloatScheme {
             // Each once at most, in the order in which they are written.
             let mut last = 0;
             for word in words {
-                let number = |prefix: char| word.strip_prefix(prefix)?.parse::<u32>().ok().map(|n| n as usize);
+                let number =
+                    |prefix: char| word.strip_prefix(prefix)?.parse::<u32>().ok().map(|n| n as usize);
                 let place = if let Some(block) = number('b') {
                     scheme.block = block;
                     1
@@ -155,7 +165,8 @@ impl FromStr for NormalFloatScheme {
                     3
                 } else {
                     let types = [Dtype::F32, Dtype::F16, Dtype::BF16];
-                    scheme.range_dtype = types.into_iter().find(|ty| ty.to_string().to_lowercase() == word)?;
+                    scheme.range_dtype =
+                        types.into_iter().find(|ty| ty.to_string().to_lowercase() == word)?;
                     4
                 };
                 if place <= last {
@@ -166,7 +177,8 @@ impl FromStr for NormalFloatScheme {
             scheme.validate().ok().map(|()| scheme)
         };
         let expected = "expected for example \"nf3 b64\" or \"nf2 b32 s4 c16 bf16\"";
-        parsed().ok_or_else(|| Error::invalid("NormalFloat scheme", format!("\"{text}\" is none; {expected}")))
+        parsed()
+            .ok_or_else(|| Error::invalid("NormalFloat scheme", format!("\"{text}\" is none; {expected}")))
     }
 }
 
@@ -200,8 +212,10 @@ impl NormalFloatTensor {
         if let Some(i) = weight.iter().position(|w| !w.is_finite()) {
             return Err(Error::invalid(WHAT, format!("{} at index {i} is not finite", weight[i])));
         }
-        let largest: Vec<f32> =
-            weight.chunks(scheme.block).map(|block| block.iter().fold(0.0f32, |m, w| m.max(w.abs()))).collect();
+        let largest: Vec<f32> = weight
+            .chunks(scheme.block)
+            .map(|block| block.iter().fold(0.0f32, |m, w| m.max(w.abs())))
+            .collect();
         let least = largest.iter().copied().fold(f32::INFINITY, f32::min);
         let mut ranges: Vec<f32> = largest
             .chunks(scheme.group)
@@ -231,7 +245,7 @@ impl NormalFloatTensor {
         Ok(Self { codes: Bytes::from(packed), ..coded })
     }
 
-    /// A matrix over packed codes of numbers and of scales, both as one stream of bits .
+    /// A matrix over packed codes of numbers and of scales, both as one stream of bits.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a scheme that is none, a length that does not follow from the shape, ranges or a least scale that are
@@ -267,7 +281,10 @@ impl NormalFloatTensor {
         let sound = |x: f32| x.is_finite() && x >= 0.0;
         if let Some(i) = (0..ranges.len()).find(|&i| !sound(ranges[i]) || ranges[i] != rounded[i]) {
             let dtype = scheme.range_dtype;
-            return refuse(format!("range {} of group {i} is no number from 0 on of type {dtype}", ranges[i]));
+            return refuse(format!(
+                "range {} of group {i} is no number from 0 on of type {dtype}",
+                ranges[i]
+            ));
         }
         if !sound(least) {
             return refuse(format!("the least scale is {least}"));

@@ -70,7 +70,8 @@ fn by_hand(weight: &[f32], scheme: NormalFloatScheme) -> Vec<f32> {
         let mut m = [group.iter().map(|a| a - offset).fold(0.0, f32::max)];
         round_floats(&mut m, scheme.range_dtype).unwrap();
         for a in group {
-            let c = if m[0] < 2f32.powi(-24) { 0.0 } else { ((a - offset) * levels / m[0]).round_ties_even() };
+            let c =
+                if m[0] < 2f32.powi(-24) { 0.0 } else { ((a - offset) * levels / m[0]).round_ties_even() };
             scales.push(c.min(levels) * (m[0] / levels) + offset);
         }
     }
@@ -93,7 +94,8 @@ fn coding_is_the_equations_of_the_paper_also_for_short_blocks() {
             let mut row = vec![0.0; cols];
             matrix.dequantize_row(rows - 1, &mut row);
             assert_eq!(row, values[(rows - 1) * cols..], "{scheme}");
-            let written: u64 = matrix.to_tensors("m").unwrap().iter().map(|(_, t)| t.bytes.len() as u64).sum();
+            let written: u64 =
+                matrix.to_tensors("m").unwrap().iter().map(|(_, t)| t.bytes.len() as u64).sum();
             assert_eq!((written, scheme.bytes(rows, cols)), (matrix.bytes(), written));
         }
     }

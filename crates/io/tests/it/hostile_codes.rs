@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use trimtab_hostile::{Draws, INPUTS, mutate, storm};
 use trimtab_io::{
-    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat, NormalFloatTensor,
-    PackedConfig, Quantization, QuantizationConfig, RawTensor, RealTensor, awq_tensors, gptq_tensors, int_tensors,
-    to_tensors,
+    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat,
+    NormalFloatTensor, PackedConfig, Quantization, QuantizationConfig, RawTensor, RealTensor, awq_tensors,
+    gptq_tensors, int_tensors, to_tensors,
 };
 
 use super::affine::shaped;
