@@ -225,3 +225,68 @@ fn normal_floats_are_split_by_turns_without_data_and_kept_by_our_own_files() {
     json(&["apply", "nf3 b64", "@pico", "-o", text(&uniform)]);
     assert!(kl(&made) < kl(&uniform));
 }
+
+#[test]
+fn branches_are_trained_towards_the_original_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let [bare, eora, out, on, lora, base] = ["bare", "eora", "out", "on", "lora", "base"].map(at);
+    let few = ["--samples", "16"];
+    json(&[&["apply", "int2 g64", "@pico", "-o", text(&bare)], &few[..]].concat());
+    json(&[&["apply", "int2 g64 + rank 4", "@pico", "-o", text(&eora)], &few[..]].concat());
+    let kl =
+        |model: &str| json(&["eval", model, "--against", "@pico", "--limit", "8"])["kl"].as_f64().unwrap();
+    let short = ["--steps", "40", "--rate", "3e-3", "--window", "64", "--windows", "120"];
+    let train = |from: &Path, to: &Path, more: &[&str]| {
+        json(&[&["correct", text(from), "--like", "@pico", "-o", text(to)], &short[..], more].concat())
+    };
+    let found = train(&bare, &out, &["--rank", "4"]);
+    assert!(found["heldout_after"].as_f64() < found["heldout_before"].as_f64(), "{found}");
+    let again = train(&eora, &on, &[]);
+    assert_eq!(again["rank"], 4, "branches that are there go on");
+    let [none, closed, trained, both] =
+        [text(&bare), text(&eora), text(&out), text(&on)].map(|model| kl(model));
+    assert!(trained < 0.8 * none && both < closed, "{none} {closed} {trained} {both}");
+    // Codes are the same bytes; factors are beside them, and count.
+    let [before, after] = [&bare, &out].map(|model| Checkpoint::open(model).unwrap());
+    for name in before.names() {
+        assert_eq!(before.tensor(name).unwrap().bytes[..], after.tensor(name).unwrap().bytes[..], "{name}");
+    }
+    let factors = after.names().filter(|name| name.contains(".lora_"));
+    let bytes: u64 = factors.map(|name| after.info(name).unwrap().bytes).sum();
+    assert_eq!(found["branch_bytes"].as_u64(), Some(bytes));
+    // The same bytes again, at another number of threads.
+    let twin = at("twin");
+    train(&bare, &twin, &["--rank", "4", "--threads", "1"]);
+    assert_eq!(contents(&out), contents(&twin));
+    // For PEFT.
+    json(&["convert", text(&out), "--to", "gptq", "-o", text(&base), "--adapter", text(&lora)]);
+    assert!((kl(&format!("{}+{}", text(&base), text(&lora))) / trained - 1.0).abs() < 0.1);
+    // A checkpoint of another format and branch goes the same way; what does not belong together says so.
+    let gptq = at("gptq");
+    json(&[
+        "correct",
+        text(&base),
+        "--like",
+        "@pico",
+        "-o",
+        text(&gptq),
+        "--rank",
+        "2",
+        "--steps",
+        "2",
+        "--window",
+        "64",
+        "--windows",
+        "20",
+    ]);
+    assert!(read(&gptq.join("config.json"))["quantization_config"]["quant_method"] == "gptq");
+    let spare = at("spare");
+    refused(&["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--rank", "0"], &["branch"]);
+    refused(&["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--top-k", "0"], &["top_k"]);
+    refused(
+        &["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--steps", "0"],
+        &["positive length"],
+    );
+    refused(&["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--windows", "1"], &["token"]);
+}
