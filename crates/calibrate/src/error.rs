@@ -40,6 +40,14 @@ pub enum Error {
         /// What was found, and what was expected.
         message: String,
     },
+    /// No gradient reaches a site.
+    #[error(
+        "site \"{site}\": no gradient of the loss reaches it, so that it has no Fisher information\nhint: leave it out"
+    )]
+    Fisher {
+        /// Name of the site.
+        site: String,
+    },
     /// Hidden states could not be kept on disk.
     #[error("hidden states do not fit into memory, and spilling them to {path} failed: {source}")]
     Spill {

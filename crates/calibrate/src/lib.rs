@@ -2,11 +2,12 @@
 //!
 //! [`stream`] runs calibration batches through one block at a time and holds nothing else; [`moment`] is the tap that
 //! folds what a site sees into a second moment; [`mod@reconstruct`] trains numbers of a block until it gives what the original gives,
-//! [`steps`] are such numbers: those of frozen codes; [`treatment`] is what a method has to be so that it can be planned
+//! [`steps`] are such numbers: those of frozen codes; [`fisher`] is what single samples say of single weights; [`treatment`] is what a method has to be so that it can be planned
 //! and applied to any site of any model.
 
 pub mod batch;
 pub mod error;
+pub mod fisher;
 pub mod importance;
 pub mod memory;
 pub mod moment;
@@ -19,6 +20,7 @@ pub mod treatment;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
+pub use fisher::{Fisher, empirical_fisher};
 pub use importance::{Control, Importance, Strategy};
 pub use memory::MemoryPrediction;
 pub use moment::SecondMoment;

@@ -236,7 +236,7 @@ fn host_data(x: Tensor<2>, width: usize) -> burn::tensor::TensorData {
     burn::tensor::TensorData::new(values, [rows, width])
 }
 
-fn items(flow: &Flow) -> usize {
+pub(crate) fn items(flow: &Flow) -> usize {
     match flow {
         Flow::Tokens(x) => x.dims()[0],
         Flow::Hidden(x) => x.dims()[0],
@@ -246,7 +246,7 @@ fn items(flow: &Flow) -> usize {
     }
 }
 
-fn part_of(flow: &Flow, rows: &Range<usize>) -> Flow {
+pub(crate) fn part_of(flow: &Flow, rows: &Range<usize>) -> Flow {
     match flow {
         Flow::Tokens(x) => Flow::Tokens(x.clone().slice([rows.clone()])),
         Flow::Hidden(x) => Flow::Hidden(x.clone().slice([rows.clone()])),
@@ -256,7 +256,7 @@ fn part_of(flow: &Flow, rows: &Range<usize>) -> Flow {
     }
 }
 
-fn tracked(flow: Flow, device: &Device) -> Flow {
+pub(crate) fn tracked(flow: Flow, device: &Device) -> Flow {
     match flow {
         Flow::Tokens(x) => Flow::Tokens(Tensor::<2, Int>::from_data(x.into_data(), device)),
         Flow::Hidden(x) => Flow::Hidden(x.autodiff()),

@@ -9,6 +9,8 @@ use trimtab_nn::{SiteMeta, Weight};
 pub struct SiteEvidence<'a> {
     /// `H = sum w x x^T / sum w` of the site's input rows, `[in, in]`; absent in a run without data.
     pub second_moment: Option<&'a Square>,
+    /// Empirical Fisher information of each number of the weight, `[out, in]`; absent where nobody asked for it.
+    pub fisher: Option<&'a [f32]>,
 }
 
 /// A weight after a treatment.

@@ -4,6 +4,7 @@ use crate::affine::AffineTensor;
 use crate::bitsandbytes::CodebookTensor;
 use crate::float::FloatTensor;
 use crate::gguf::GgufTensor;
+use crate::normal_float::NormalFloatTensor;
 use crate::real::RealTensor;
 
 /// A quantized matrix `[rows, cols]`, in the code of its file.
@@ -15,6 +16,8 @@ pub enum Coded {
     Affine(AffineTensor),
     /// Integer codes with scales and real zero points.
     Real(RealTensor),
+    /// Indices into quantiles of the normal distribution, scales that are codes too.
+    NormalFloat(NormalFloatTensor),
     /// Indices into a table of sixteen numbers.
     Codebook(CodebookTensor),
     /// Floats of 8 or 4 bits with scales.
@@ -53,6 +56,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => [matrix.rows, matrix.cols],
             Self::Real(matrix) => [matrix.codes().rows, matrix.codes().cols],
+            Self::NormalFloat(matrix) => matrix.dims(),
             Self::Codebook(matrix) => matrix.dims(),
             Self::Float(matrix) => [matrix.rows, matrix.cols],
             Self::Blocks(matrix) => [matrix.rows, matrix.cols],
@@ -67,6 +71,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => matrix.dequantize_row(row, out),
             Self::Real(matrix) => matrix.dequantize_row(row, out),
+            Self::NormalFloat(matrix) => matrix.dequantize_row(row, out),
             Self::Codebook(matrix) => matrix.dequantize_row(row, out),
             Self::Float(matrix) => matrix.dequantize_row(row, out),
             Self::Blocks(matrix) => matrix.dequantize_row(row, out),
@@ -78,6 +83,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => matrix.dequantize(),
             Self::Real(matrix) => matrix.dequantize(),
+            Self::NormalFloat(matrix) => matrix.dequantize(),
             Self::Codebook(matrix) => matrix.dequantize(),
             Self::Float(matrix) => matrix.dequantize(),
             Self::Blocks(matrix) => matrix.dequantize(),
@@ -89,6 +95,7 @@ impl Coded {
         match self {
             Self::Affine(matrix) => matrix.bytes(),
             Self::Real(matrix) => matrix.bytes(),
+            Self::NormalFloat(matrix) => matrix.bytes(),
             Self::Codebook(matrix) => matrix.bytes(),
             Self::Float(matrix) => matrix.bytes(),
             Self::Blocks(matrix) => matrix.bytes(),

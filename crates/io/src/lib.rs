@@ -10,6 +10,7 @@
 //! | [`RawTensor`], [`Bytes`], [`Dtype`] | one tensor as it lies in its file |
 //! | [`AffineTensor`], [`bits`] | integer codes with scales and zero points, packed as compressed-tensors packs them |
 //! | [`RealTensor`], [`RealScheme`], [`PackedConfig`] | the same codes with real zero points, in files of our own method |
+//! | [`NormalFloatTensor`], [`NormalFloatScheme`] | indices into quantiles of the normal distribution with coded scales, in the same files |
 //! | [`FloatTensor`], [`FloatScheme`] | FP8, NVFP4, MXFP4: codes of 8 and 4 bit floats with scales |
 //! | [`Quantization`], [`Coded`] | a quantized weight by the method that its checkpoint names |
 //! | [`QuantizationConfig`], [`read_compressed`], [`to_tensors`], [`int_tensors`], [`float_tensors`] | the compressed-tensors format |
@@ -53,6 +54,7 @@ mod header;
 mod lost_pages;
 mod module;
 mod nearest;
+mod normal_float;
 mod quantization;
 mod real;
 mod tensor;
@@ -92,6 +94,7 @@ pub use float::{
 };
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
 pub use lost_pages::report_lost_pages;
+pub use normal_float::{NormalFloatScheme, NormalFloatTensor};
 pub use quantization::Quantization;
 pub use real::{AttentionConfig, PackedConfig, RealScheme, RealTensor};
 pub use tensor::{RawTensor, round_floats};

@@ -19,6 +19,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::module::ModuleTensors;
+use crate::normal_float::{NormalFloatScheme, NormalFloatTensor};
 use crate::tensor::{RawTensor, round_floats};
 
 /// Suffix of the zero points.
@@ -144,12 +145,13 @@ impl RealTensor {
 }
 
 /// The object `quantization_config` of what this program writes: that of compressed-tensors where it says all, else a method of
-/// its own that holds it together with the names of the modules that have real zero points, and with what is quantized of
-/// activations beyond what compressed-tensors has words for.
+/// its own that holds it together with the names of the modules that have real zero points or NormalFloat codes, and with what is
+/// quantized of activations beyond what compressed-tensors has words for.
 #[derive(Clone, Debug)]
 pub struct PackedConfig {
     codes: QuantizationConfig,
     real: BTreeSet<String>,
+    normal: BTreeMap<String, NormalFloatScheme>,
     inputs: BTreeMap<String, ActivationScheme>,
     attention: Option<AttentionConfig>,
 }
@@ -196,7 +198,13 @@ impl AttentionConfig {
 impl PackedConfig {
     /// The configuration of a checkpoint whose codes are described by `codes`; those of the modules `real` as symmetric ones.
     pub fn new(codes: QuantizationConfig, real: impl IntoIterator<Item = String>) -> Self {
-        Self { codes, real: real.into_iter().collect(), inputs: BTreeMap::new(), attention: None }
+        Self {
+            codes,
+            real: real.into_iter().collect(),
+            normal: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            attention: None,
+        }
     }
 
     /// With inputs of `modules` that are quantized: beside codes where compressed-tensors has words for them, else by name.
@@ -220,6 +228,11 @@ impl PackedConfig {
         Self { attention: Some(attention).filter(|attention| !attention.blocks.is_empty()), ..self }
     }
 
+    /// The same with modules of NormalFloat codes.
+    pub fn with_normal_floats(self, modules: impl IntoIterator<Item = (String, NormalFloatScheme)>) -> Self {
+        Self { normal: modules.into_iter().collect(), ..self }
+    }
+
     /// Parses the object whose `quant_method` is `trimtab`.
     ///
     /// # Errors
@@ -231,7 +244,7 @@ impl PackedConfig {
         };
         Fields::new("quantization_config", value)?;
         let mut object = value.as_object().into_iter().flatten();
-        let known = ["quant_method", "codes", "real_zeros", "inputs", "attention"];
+        let known = ["quant_method", "codes", "real_zeros", "normal_floats", "inputs", "attention"];
         if let Some((key, _)) = object.find(|(key, _)| !known.contains(&key.as_str())) {
             return Err(refuse(format!("quant_method \"trimtab\": unknown key \"{key}\"")));
         }
@@ -264,12 +277,26 @@ impl PackedConfig {
                 }
             },
         };
-        Ok(Self { codes: QuantizationConfig::parse(codes)?, real, inputs, attention })
+        let normal = match value.get("normal_floats") {
+            None => BTreeMap::new(),
+            Some(Value::Object(modules)) => {
+                let scheme = |(name, label): (&String, &Value)| {
+                    let label = label.as_str().unwrap_or_default();
+                    label
+                        .parse()
+                        .map(|scheme| (name.clone(), scheme))
+                        .map_err(|e: Error| refuse(e.to_string()))
+                };
+                modules.iter().map(scheme).collect::<Result<_>>()?
+            }
+            Some(_) => return Err(refuse("normal_floats is no object of schemes by module".into())),
+        };
+        Ok(Self { codes: QuantizationConfig::parse(codes)?, real, normal, inputs, attention })
     }
 
     /// Whether compressed-tensors says all of it.
     pub fn is_common(&self) -> bool {
-        self.real.is_empty() && self.inputs.is_empty() && self.attention.is_none()
+        self.real.is_empty() && self.normal.is_empty() && self.inputs.is_empty() && self.attention.is_none()
     }
 
     /// The object for `config.json`.
@@ -282,6 +309,11 @@ impl PackedConfig {
             "codes": self.codes.to_json(),
             "real_zeros": self.real,
         });
+        if !self.normal.is_empty() {
+            let labels =
+                self.normal.iter().map(|(name, scheme)| (name.clone(), Value::from(scheme.to_string())));
+            whole["normal_floats"] = labels.collect::<serde_json::Map<_, _>>().into();
+        }
         if !self.inputs.is_empty() {
             let mut schemes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
             for (module, scheme) in &self.inputs {
@@ -331,6 +363,9 @@ impl PackedConfig {
     /// # Errors
     /// As [`read_compressed`]; [`Error::Tensor`] if zero points are missing, of another type than the scales, or not finite.
     pub fn read(&self, checkpoint: &Checkpoint, module: &str) -> Result<Option<Coded>> {
+        if let Some(scheme) = self.normal.get(module) {
+            return Ok(Some(Coded::NormalFloat(NormalFloatTensor::read(checkpoint, module, *scheme)?)));
+        }
         let found = read_compressed(checkpoint, module, &self.codes)?;
         if !self.real.contains(module) {
             return Ok(found);

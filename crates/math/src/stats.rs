@@ -137,6 +137,96 @@ fn check_count(what: &'static str, needed: usize, found: usize) -> Result<()> {
     if found >= needed { Ok(()) } else { Err(Error::TooFew { what, needed, found }) }
 }
 
+/// The number below which a standard normal variable lies with probability `p`: Wichura's AS 241 (Applied Statistics 37, 1988),
+/// to sixteen digits. `-inf` at 0, `inf` at 1, NaN outside of `[0, 1]`.
+pub fn normal_quantile(p: f64) -> f64 {
+    // Numerator and denominator, lowest power first.
+    const CENTRE: [[f64; 8]; 2] = [
+        [
+            3.387_132_872_796_366_5,
+            133.141_667_891_784_38,
+            1_971.590_950_306_551_3,
+            13_731.693_765_509_46,
+            45_921.953_931_549_87,
+            67_265.770_927_008_7,
+            33_430.575_583_588_13,
+            2_509.080_928_730_122_7,
+        ],
+        [
+            1.0,
+            42.313_330_701_600_91,
+            687.187_007_492_057_9,
+            5_394.196_021_424_751,
+            21_213.794_301_586_597,
+            39_307.895_800_092_71,
+            28_729.085_735_721_943,
+            5_226.495_278_852_854,
+        ],
+    ];
+    const MIDDLE: [[f64; 8]; 2] = [
+        [
+            1.423_437_110_749_683_5,
+            4.630_337_846_156_546,
+            5.769_497_221_460_691,
+            3.647_848_324_763_204_5,
+            1.270_458_252_452_368_4,
+            0.241_780_725_177_450_6,
+            0.022_723_844_989_269_184,
+            7.745_450_142_783_414e-4,
+        ],
+        [
+            1.0,
+            2.053_191_626_637_759,
+            1.676_384_830_183_803_8,
+            0.689_767_334_985_1,
+            0.148_103_976_427_480_08,
+            0.015_198_666_563_616_457,
+            5.475_938_084_995_345e-4,
+            1.050_750_071_644_416_9e-9,
+        ],
+    ];
+    const FAR: [[f64; 8]; 2] = [
+        [
+            6.657_904_643_501_103,
+            5.463_784_911_164_114,
+            1.784_826_539_917_291_3,
+            0.296_560_571_828_504_87,
+            0.026_532_189_526_576_124,
+            0.001_242_660_947_388_078_4,
+            2.711_555_568_743_487_6e-5,
+            2.010_334_399_292_288_1e-7,
+        ],
+        [
+            1.0,
+            0.599_832_206_555_888,
+            0.136_929_880_922_735_8,
+            0.014_875_361_290_850_615,
+            7.868_691_311_456_133e-4,
+            1.846_318_317_510_054_8e-5,
+            1.421_511_758_316_446e-7,
+            2.044_263_103_389_939_8e-15,
+        ],
+    ];
+    let ratio = |[above, below]: [[f64; 8]; 2], x: f64| {
+        let sum = |c: [f64; 8]| c.iter().rev().fold(0.0, |sum, c| sum * x + c);
+        sum(above) / sum(below)
+    };
+    let q = p - 0.5;
+    if !(0.0..=1.0).contains(&p) {
+        return f64::NAN;
+    }
+    if q.abs() <= 0.425 {
+        return q * ratio(CENTRE, 0.180_625 - q * q);
+    }
+    let r = (-p.min(1.0 - p).ln()).sqrt();
+    let magnitude = match r {
+        _ if r.is_infinite() => r,
+        _ if r <= 5.0 => ratio(MIDDLE, r - 1.6),
+        _ => ratio(FAR, r - 5.0),
+    };
+    magnitude.copysign(q)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,5 +299,30 @@ mod tests {
         assert_eq!(argmax(&[f32::NAN, -1.0]), Some(1));
         assert_eq!(argmax(&[f64::NEG_INFINITY; 2]), Some(0));
         assert_eq!(argmax::<f64>(&[]), None);
+    }
+
+    #[test]
+    fn a_quantile_inverts_the_integral_of_the_density() {
+        // Simpson's rule over 1000 pieces.
+        let below = |x: f64| {
+            let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            let h = x / 2000.0;
+            let sum: f64 = (0..=2000)
+                .map(|i| {
+                    let weight = if i == 0 || i == 2000 { 1.0 } else { f64::from(2 + 2 * (i % 2)) };
+                    weight * density(f64::from(i) * h)
+                })
+                .sum();
+            0.5 + sum * h / 3.0
+        };
+        for p in [1e-9, 1e-4, 0.0322917, 0.074, 0.076, 0.3, 0.5, 0.6, 0.9677083, 0.9999, 1.0 - 1e-9] {
+            let x = normal_quantile(p);
+            assert!((below(x) - p).abs() < 1e-12, "{p}: {x} {}", below(x));
+            assert!((normal_quantile(1.0 - p) + x).abs() < 1e-7 * (1.0 + x.abs()), "{p}: symmetric");
+        }
+        assert!((normal_quantile(0.975) - 1.959_963_984_540_054).abs() < 1e-15);
+        assert_eq!(normal_quantile(0.5), 0.0);
+        assert_eq!((normal_quantile(0.0), normal_quantile(1.0)), (f64::NEG_INFINITY, f64::INFINITY));
+        assert!(normal_quantile(1.1).is_nan() && normal_quantile(f64::NAN).is_nan());
     }
 }

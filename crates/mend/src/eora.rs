@@ -13,32 +13,12 @@
 
 use serde::{Deserialize, Serialize};
 use trimtab_io::{BranchFactors, Dtype};
-use trimtab_math::linalg::{Metric, Path, Square, low_rank};
+use trimtab_math::linalg::Path;
 
-use crate::error::{Error, Result};
-
-/// What of the inputs is taken into account.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Variant {
-    /// Nothing: the plain decomposition of the error.
-    Svd,
-    /// How strong each input is.
-    ActScale,
-    /// All of the second moment: EoRA.
-    #[default]
-    Eora,
-}
-
-impl Variant {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Svd => "svd",
-            Self::ActScale => "act_scale",
-            Self::Eora => "eora",
-        }
-    }
-}
+use crate::error::Result;
+use crate::lq::difference;
+use crate::measure::Measure;
+pub use crate::measure::{Evidence, Variant};
 
 /// Settings of [`eora`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,40 +63,34 @@ impl Branch {
 
 /// The branch of rank `rank` for a weight `original` that became `changed`, both `[rows, columns]`.
 ///
-/// `second_moment` is the mean of `x xᵀ` over the inputs that the changed weight will see; [`Variant::Svd`] does without.
+/// `seen` is the mean of `x xᵀ` over the inputs that the changed weight will see; [`Variant::Svd`] does without.
 ///
 /// # Errors
-/// Lengths that do not fit, numbers that are not finite, [`Error::NoEvidence`].
-pub fn eora(
+/// Lengths that do not fit, numbers that are not finite, [`Error::NoEvidence`](crate::Error::NoEvidence).
+pub fn eora<'a>(
     original: &[f32],
     changed: &[f32],
     rows: usize,
-    second_moment: Option<&Square>,
+    seen: impl Into<Evidence<'a>>,
     rank: usize,
     settings: &EoraSettings,
 ) -> Result<Branch> {
-    if original.len() != changed.len() {
-        let (expected, found) = (original.len(), changed.len());
-        return Err(Error::Length { what: "eora: changed weight", expected, found });
+    let error = difference(original, changed)?;
+    Measure::of(settings.variant, seen.into(), rows)?
+        .branch(&error, rows, rank, settings.path)
+        .map(Branch::from)
+}
+
+impl From<trimtab_math::linalg::LowRank> for Branch {
+    fn from(found: trimtab_math::linalg::LowRank) -> Self {
+        Self { found }
     }
-    let error: Vec<f64> = original.iter().zip(changed).map(|(&w, &q)| f64::from(w) - f64::from(q)).collect();
-    let seen = || second_moment.ok_or(Error::NoEvidence { variant: settings.variant.name() });
-    let power;
-    let metric = match settings.variant {
-        Variant::Svd => Metric::Identity,
-        Variant::ActScale => {
-            power = seen()?.diagonal();
-            Metric::Diagonal(&power)
-        }
-        Variant::Eora => Metric::Full(seen()?),
-    };
-    Ok(Branch { found: low_rank(&error, rows, None, metric, rank, settings.path)? })
 }
 
 #[cfg(test)]
 mod tests {
     use trimtab_math::gram::GramAccumulator;
-    use trimtab_math::linalg::metric_norm;
+    use trimtab_math::linalg::{Metric, Square, metric_norm};
     use trimtab_math::random::Stream;
 
     use super::*;

@@ -18,10 +18,12 @@ pub enum Error {
         found: usize,
     },
     /// The variant needs input statistics that were not given.
-    #[error("{variant}: needs the second moment of the inputs, found none\nhint: give calibration data")]
+    #[error("{variant}: needs {needs}, found none\nhint: give calibration data")]
     NoEvidence {
         /// The variant.
         variant: &'static str,
+        /// What it needs.
+        needs: &'static str,
     },
     /// From the decomposition.
     #[error(transparent)]

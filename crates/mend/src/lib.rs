@@ -6,9 +6,12 @@
 //! | module | paper |
 //! |---|---|
 //! | [`eora`] | EoRA, arXiv 2410.21271: a low-rank branch that takes most off the output error |
+//! | [`lq`] | LQ-LoRA, arXiv 2311.12023: codes and branch found by turns |
 
 mod error;
+mod measure;
 
 pub mod eora;
+pub mod lq;
 
 pub use error::{Error, Result};

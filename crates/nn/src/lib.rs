@@ -12,6 +12,7 @@ pub mod conv;
 pub mod ctx;
 mod differentiable;
 pub mod error;
+mod frozen;
 pub mod kernels;
 pub mod layer;
 pub mod network;

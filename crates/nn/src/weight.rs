@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use trimtab_io::{AffineTensor, Coded, Dtype, RawTensor, RealTensor};
+use trimtab_io::{AffineTensor, Coded, RawTensor};
 
-use crate::kernels::{self, DenseView, PackedView};
+use crate::differentiable;
+use crate::frozen::Frozen;
 
 /// The matrix of a site, `[out, in]`; a convolution's columns are `in/groups * kh * kw`, in that order.
 ///
@@ -128,27 +129,27 @@ impl Weight {
         if let Self::Dense(param) = self {
             return x.matmul(param.val().transpose());
         }
-        if !on_host(&device) {
+        if device != Device::flex() {
             return x.matmul(self.to_tensor(&device).transpose());
         }
-        let [n, _] = x.dims();
-        let [out, _] = self.dims();
-        let rows = host(x);
-        let mut y = vec![0.0f32; n * out];
-        match self {
-            Self::Packed(packed) if packed.tensor.g_idx.is_none() => {
-                kernels::matmul_packed(&view(&packed.tensor), &rows, n, &mut y)
-            }
-            Self::Stored(stored) if stored.view().is_some() => {
-                kernels::matmul_dense(&stored.view().expect("checked by the guard"), &rows, n, &mut y)
-            }
-            _ => match self.as_coded() {
-                Some(Coded::Real(matrix)) => multiply_real(matrix, &rows, n, &mut y),
-                _ => kernels::matmul_dense(&self.decoded().view(), &rows, n, &mut y),
-            },
+        let matrix = self.frozen().expect("dense weights are multiplied by the framework");
+        if device.is_autodiff() {
+            return differentiable::frozen(x, matrix);
         }
-        .expect("the shapes of a site agree since it was built");
+        let ([n, _], [out, _]) = (x.dims(), self.dims());
+        let mut y = vec![0.0f32; n * out];
+        matrix.multiply(&host(x), n, &mut y);
         Tensor::from_data(TensorData::new(y, [n, out]), &device)
+    }
+
+    /// The matrix without the framework; `None` where it is a tensor of it.
+    fn frozen(&self) -> Option<Frozen> {
+        Some(match self {
+            Self::Dense(_) => return None,
+            Self::Stored(stored) => Frozen::Stored(Arc::clone(&stored.tensor)),
+            Self::Packed(packed) => Frozen::Packed(Arc::clone(&packed.tensor)),
+            Self::Coded(codes) => Frozen::Coded(Arc::clone(&codes.matrix)),
+        })
     }
 
     /// Rows of the matrix by index: `[B, T] -> [B, T, in]`.
@@ -167,82 +168,13 @@ impl Weight {
     }
 
     fn read_row(&self, index: usize, row: &mut [f32]) {
-        match self {
-            Self::Packed(packed) => packed.tensor.dequantize_row(index, row),
-            Self::Coded(codes) => codes.matrix.dequantize_row(index, row),
-            Self::Stored(stored) => stored.read_row(index, row),
-            Self::Dense(_) => unreachable!("dense weights are looked up by the framework"),
-        }
-    }
-
-    fn decoded(&self) -> Decoded {
-        Decoded { values: self.to_f32(), dims: self.dims() }
+        self.frozen().expect("dense weights are looked up by the framework").read_row(index, row);
     }
 }
 
 impl Stored {
     fn floats(&self) -> Cow<'_, [f32]> {
         self.tensor.as_f32_cow().expect("the type of a stored weight was checked when it was loaded")
-    }
-
-    /// What the dense kernels can read without a conversion.
-    fn view(&self) -> Option<DenseView<'_>> {
-        let [rows, cols] = [self.tensor.shape[0], self.tensor.shape[1]];
-        match self.tensor.dtype {
-            Dtype::F32 => self.tensor.bytes.as_f32().map(|w| DenseView::f32(rows, cols, w)),
-            Dtype::BF16 => self.tensor.bytes.as_bf16().map(|w| DenseView::bf16(rows, cols, w)),
-            _ => None,
-        }
-    }
-
-    fn read_row(&self, index: usize, row: &mut [f32]) {
-        let width = row.len();
-        match self.view() {
-            Some(view) => view.read_row(index, row).expect("token ids were checked against the vocabulary"),
-            None => row.copy_from_slice(&self.floats()[index * width..(index + 1) * width]),
-        }
-    }
-}
-
-fn view(t: &AffineTensor) -> PackedView<'_> {
-    PackedView {
-        rows: t.rows,
-        cols: t.cols,
-        bits: t.scheme.bits,
-        group_size: t.scheme.group_size.unwrap_or(t.cols),
-        codes: &t.codes,
-        scales: &t.scales,
-        zeros: t.zeros.as_deref(),
-    }
-}
-
-/// `y = sum_g s_g (sum_{i in g} v_i x_i) + z_g (sum_{i in g} x_i)`: the product with the codes, and one of a column a group
-/// with the sums of the inputs.
-fn multiply_real(matrix: &RealTensor, x: &[f32], n: usize, y: &mut [f32]) -> kernels::Result<()> {
-    let codes = matrix.codes();
-    let (width, groups) =
-        (codes.scheme.group_size.unwrap_or(codes.cols).max(1), codes.scheme.n_groups(codes.cols));
-    kernels::matmul_packed(&view(codes), x, n, y)?;
-    let sums: Vec<f32> = x
-        .chunks(codes.cols.max(1))
-        .flat_map(|row| {
-            row.chunks(width).map(|group| group.iter().map(|&x| f64::from(x)).sum::<f64>() as f32)
-        })
-        .collect();
-    let mut shift = vec![0.0; y.len()];
-    kernels::matmul_dense(&DenseView::f32(codes.rows, groups, matrix.zeros()), &sums, n, &mut shift)?;
-    y.iter_mut().zip(&shift).for_each(|(y, shift)| *y += shift);
-    Ok(())
-}
-
-struct Decoded {
-    values: Vec<f32>,
-    dims: [usize; 2],
-}
-
-impl Decoded {
-    fn view(&self) -> DenseView<'_> {
-        DenseView::f32(self.dims[0], self.dims[1], &self.values)
     }
 }
 
@@ -262,7 +194,7 @@ pub fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use trimtab_io::AffineScheme;
+    use trimtab_io::{AffineScheme, Dtype, RealTensor};
 
     use super::*;
 

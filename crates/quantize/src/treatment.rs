@@ -2,7 +2,7 @@
 
 use trimtab_calibrate::{Outcome, SiteEvidence, Treated, Treatment};
 use trimtab_io::gguf::{GgufTensor, GgufType};
-use trimtab_io::{Coded, FloatScheme};
+use trimtab_io::{Coded, FloatScheme, NormalFloatScheme, NormalFloatTensor};
 use trimtab_nn::SiteMeta;
 
 use crate::damage::output_error;
@@ -41,6 +41,28 @@ pub struct BlockTreatment {
     /// Whether errors are weighted with the power of their input (the diagonal of `H`), as engines do it with an
     /// importance matrix.
     pub weighted: bool,
+}
+
+/// NormalFloat codes, each block by its largest magnitude: no data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormalFloatTreatment {
+    /// What the codes mean.
+    pub scheme: NormalFloatScheme,
+}
+
+impl Treatment for NormalFloatTreatment {
+    fn needs_second_moment(&self) -> bool {
+        false
+    }
+
+    fn treat(&self, site: &SiteMeta, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<Outcome, String> {
+        let run = || -> crate::Result<_> {
+            let layer = Layer::new(weight, site.rows, site.cols, evidence.second_moment)?;
+            let matrix = NormalFloatTensor::encode(weight, site.rows, site.cols, self.scheme)?;
+            outcome(&layer, Coded::NormalFloat(matrix), &LayerReport::default(), || Ok(None))
+        };
+        run().map_err(|error| error.to_string())
+    }
 }
 
 impl Treatment for AffineTreatment {
@@ -209,7 +231,7 @@ mod tests {
         let (rows, cols) = (8, 256);
         let (weight, h) = problem(rows, cols);
         for treatment in all(FloatScheme::NVFP4, GgufType::Q3_K) {
-            let evidence = SiteEvidence { second_moment: Some(&h) };
+            let evidence = SiteEvidence { second_moment: Some(&h), ..SiteEvidence::default() };
             let outcome = treatment.treat(&site(rows, cols), &weight, evidence).unwrap();
             let Treated::Coded(matrix) = &outcome.treated else { panic!("codes") };
             let measured = output_error(&weight, &matrix.dequantize(), &h).unwrap();

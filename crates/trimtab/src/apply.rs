@@ -261,6 +261,9 @@ impl<'a> Writer<'a> {
                 Some((site, Treated::Coded(Coded::Real(codes)))) => {
                     tensors.extend(codes.to_tensors(&site.meta.name)?);
                 }
+                Some((site, Treated::Coded(Coded::NormalFloat(codes)))) => {
+                    tensors.extend(codes.to_tensors(&site.meta.name)?);
+                }
                 Some((site, Treated::Coded(Coded::Float(codes)))) => {
                     tensors.extend(float_tensors(&site.meta.name, codes)?);
                 }
@@ -496,16 +499,22 @@ fn quantization(job: Job<'_>) -> Result<PackedConfig> {
             Scheme::Affine(scheme) => Some(integers(*scheme)),
             Scheme::Real(scheme) => Some(integers(scheme.codes())),
             Scheme::Float(scheme) => Some((*scheme).into()),
-            Scheme::Blocks(_) | Scheme::Dense => None,
+            Scheme::NormalFloat(_) | Scheme::Blocks(_) | Scheme::Dense => None,
         }
     };
+    let scheme = |name: &String| assignment.get(name).map(|choice| choice.scheme);
     let packed = inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), codes(site)?)));
     let dense =
         inventory.sites.iter().filter(|site| codes(site).is_none()).map(|site| site.meta.name.clone());
     let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
-    let real = inventory.sites.iter().map(|site| site.meta.name.clone());
-    let real = real.filter(|name| assignment.get(name).is_some_and(|c| matches!(c.scheme, Scheme::Real(_))));
-    let config = PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real);
+    let names = || inventory.sites.iter().map(|site| site.meta.name.clone());
+    let real = names().filter(|name| matches!(scheme(name), Some(Scheme::Real(_))));
+    let normal = names().filter_map(|name| match scheme(&name) {
+        Some(Scheme::NormalFloat(scheme)) => Some((name, scheme)),
+        _ => None,
+    });
+    let config =
+        PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real).with_normal_floats(normal);
     let Some(activations) = quantizer.activations else { return Ok(config) };
     let sites = inventory.sites.iter().map(|site| &site.meta);
     let sites = sites.filter(|meta| meta.kind != SiteKind::Embedding).map(|meta| meta.name.as_str());

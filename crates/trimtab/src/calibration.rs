@@ -12,6 +12,7 @@ use trimtab_math::random::Stream;
 use trimtab_models::{Model, Normalization, pico};
 use trimtab_nn::{Flow, Task};
 
+use crate::branching::FisherCell;
 use crate::error::{Error, Result};
 use crate::judge::{ENCODER_WINDOW, Judge};
 
@@ -55,6 +56,8 @@ pub struct Calibration {
     pub description: String,
     /// What was not calibrated on, to prove the result with; absent where nothing is left.
     pub rest: Option<Judge>,
+    /// What single windows say of single weights, once somebody asked ([`Calibration::fisher`]).
+    pub fisher: FisherCell,
 }
 
 impl Calibration {
@@ -127,6 +130,7 @@ impl Calibration {
                 n => format!("{} windows of {window} tokens of {name}, each rolled {n} times", chosen.len()),
             },
             rest,
+            fisher: FisherCell::default(),
         })
     }
 
@@ -155,6 +159,7 @@ impl Calibration {
             rows: ids.iter().map(Vec::len).sum(),
             description: format!("{} texts of {name}", ids.len()),
             rest: None,
+            fisher: FisherCell::default(),
         })
     }
 
@@ -178,6 +183,7 @@ impl Calibration {
             rows: chosen.len(),
             description: format!("{} images of {}", chosen.len(), path.display()),
             rest: None,
+            fisher: FisherCell::default(),
         })
     }
 }

@@ -65,6 +65,9 @@ impl Engine {
             (Self::Vllm, Scheme::Float(scheme)) => vllm_floats(*scheme),
             (Self::Vllm | Self::Transformers, Scheme::Blocks(_)) => Err("runs no GGUF blocks".into()),
             (_, Scheme::Real(_)) => Err("reads integer zero points only, and these are real numbers".into()),
+            (_, Scheme::NormalFloat(_)) => {
+                Err("reads no NormalFloat codes as they are stored here; --format safetensors writes what they stand for".into())
+            }
             (Self::LlamaCpp, Scheme::Float(_)) => Err("runs none of these floats".into()),
             _ => Ok(()),
         }

@@ -13,8 +13,8 @@ use crate::scheme::Scheme;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// Integer and float codes in a Hugging Face directory, as compressed-tensors stores them; codes with real zero points, which
-    /// it cannot hold, make it a directory that only this program reads.
+    /// Integer and float codes in a Hugging Face directory, as compressed-tensors stores them; codes with real zero points and
+    /// NormalFloat codes, which it cannot hold, make it a directory that only this program reads.
     #[default]
     Packed,
     /// Numbers in the type of the original in a Hugging Face directory.
@@ -55,7 +55,7 @@ impl Form {
             (Self::Packed, Scheme::Float(float)) if CompressedFormat::of_floats(float).is_none() => {
                 Err("it has no such floats".into())
             }
-            (Self::Gguf, Scheme::Affine(_) | Scheme::Real(_) | Scheme::Float(_)) => {
+            (Self::Gguf, Scheme::Affine(_) | Scheme::Real(_) | Scheme::NormalFloat(_) | Scheme::Float(_)) => {
                 Err("it has no such codes, only blocks such as q4_k".into())
             }
             (Self::Gguf, Scheme::Blocks(_)) if site.single => {

@@ -7,6 +7,7 @@
 pub mod activations;
 pub mod apply;
 pub mod bench;
+pub mod branching;
 pub mod calibration;
 pub mod choice;
 pub mod convert;

@@ -144,13 +144,23 @@ pub fn plan(
         monitor.warn(&caution);
     }
     let options = (&settings.choices, &settings.quantizer);
+    if settings.metric == Metric::Fisher {
+        calibration.fisher(model, &prepared.inventory, monitor)?;
+    }
     let found = pricing::observe(model, &prepared.inventory, calibration, options, monitor)?;
     let mut prices = prepared.prices.clone();
     match settings.metric {
-        Metric::OutputError => {
-            pricing::by_output_error(&mut prices, &found)?;
+        Metric::OutputError | Metric::Fisher => {
+            match settings.metric {
+                Metric::Fisher => pricing::by_fisher(&mut prices, &found)?,
+                _ => pricing::by_output_error(&mut prices, &found)?,
+            }
             let allocation = solve(&prices, &prepared.limits, &SolveOptions::default())?;
-            let halves = compare_halves(&prices, &found, None, &allocation.choice, &prepared.limits)?;
+            // The halves compare output errors, which are on another scale.
+            let halves = match settings.metric {
+                Metric::Fisher => None,
+                _ => compare_halves(&prices, &found, None, &allocation.choice, &prepared.limits)?,
+            };
             let plan = Plan::new(header(model, prepared, calibration, settings), prices, &allocation)?;
             let record = PlanningRecord { evidence: evidence_of(found), halves, ..PlanningRecord::default() };
             Ok(Planned { plan, record })

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Inputs, Moments, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab_calibrate::{Fisher, Inputs, Moments, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_mend::eora::{EoraSettings, Variant, eora};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Site, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
 
+use crate::branching::{self, evidence_of};
 use crate::calibration::Calibration;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
@@ -35,6 +36,9 @@ pub enum Metric {
     Kl,
     /// `tr((W - Q) H (W - Q)^T)`: no forward passes beyond those that observe.
     OutputError,
+    /// Half of the squared error, weighted with the empirical Fisher information: one backward pass a window, then all sites are
+    /// on one scale.
+    Fisher,
 }
 
 impl Metric {
@@ -43,6 +47,7 @@ impl Metric {
         match self {
             Self::Kl => "kl",
             Self::OutputError => "output-error",
+            Self::Fisher => "fisher",
         }
     }
 }
@@ -52,6 +57,7 @@ impl Metric {
 #[derive(Clone, Debug, Default)]
 pub struct Priced {
     errors: BTreeMap<Choice, f64>,
+    divergences: BTreeMap<Choice, f64>,
     probes: Vec<(f64, Treated)>,
     /// What else was seen of it, for the report.
     pub evidence: Evidence,
@@ -61,6 +67,11 @@ impl Priced {
     /// Output error of an option.
     pub fn error(&self, choice: &Choice) -> Option<f64> {
         self.errors.get(choice).copied()
+    }
+
+    /// What the Fisher information says of an option, nats a token; `None` where it was not asked for.
+    pub fn divergence(&self, choice: &Choice) -> Option<f64> {
+        self.divergences.get(choice).copied()
     }
 }
 
@@ -75,7 +86,7 @@ pub fn skeleton(inventory: &Inventory, choices: &Choices, fused: bool, metric: M
             params: choice.settings(),
             costs: Costs::bytes(choice.bytes(&site.meta, site.dtype)),
             damage: 0.0,
-            source: if metric == Metric::Kl { Source::Estimated } else { Source::Measured },
+            source: if metric == Metric::OutputError { Source::Measured } else { Source::Estimated },
         };
         let options = choices.of(site)?.into_iter().map(option).collect();
         let mut prices = SitePrices::new(&site.meta.name, site.meta.numel() as u64, options);
@@ -93,12 +104,16 @@ pub fn observe(
     options: (&Choices, &Quantizer),
     monitor: &mut dyn Monitor,
 ) -> Result<Observations> {
+    if options.1.needs_fisher() && options.0.with_branches() {
+        calibration.fisher(model, inventory, monitor)?;
+    }
+    let fisher = calibration.fisher.get();
     let mut found = Observations::new();
     for site in inventory.sites.iter().filter(|site| !site.observed) {
         let stage = model.load(site.stage)?;
         let weight = stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(Site::to_f32);
         let weight = weight.ok_or_else(|| no_site(&site.meta.name))?;
-        found.insert(site.meta.name.clone(), price_site(site, &weight, None, options)?);
+        found.insert(site.meta.name.clone(), price_site(site, &weight, (None, None), options)?);
     }
     let blocks = inventory.sites.iter().map(|site| site.stage).max().unwrap_or(0);
     monitor.begin("pricing", blocks);
@@ -118,7 +133,7 @@ pub fn observe(
             for site in &sites {
                 let weight = block.site(&site.meta.name)?.to_f32();
                 let moments = moments.get(&site.meta.name);
-                found.insert(site.meta.name.clone(), price_site(site, &weight, moments, options)?);
+                found.insert(site.meta.name.clone(), price_site(site, &weight, (moments, fisher), options)?);
             }
             monitor.advance(index, &format!("{}: {} sites priced", block.info().name, sites.len()));
             Ok(())
@@ -131,14 +146,16 @@ fn no_site(name: &str) -> Error {
     Error::Site { site: name.into(), message: "the model has no such site".into() }
 }
 
+/// An option of a site: its output error, and what the Fisher information says of it.
+type Figures = (usize, f64, Option<f64>);
+
 /// Prices the options of one site, in parallel.
 fn price_site(
     site: &TreatedSite,
     weight: &[f32],
-    moments: Option<&Moments>,
+    (moments, fisher): (Option<&Moments>, Option<&Fisher>),
     (choices, quantizer): (&Choices, &Quantizer),
 ) -> Result<Priced> {
-    // Of every scheme all its ranks are priced from one treatment and one decomposition.
     let mut ranks: BTreeMap<Scheme, Vec<usize>> = BTreeMap::new();
     for Choice { scheme, rank } in choices.of(site)? {
         ranks.entry(scheme).or_default().push(rank);
@@ -146,18 +163,38 @@ fn price_site(
     let schemes: Vec<(Scheme, Vec<usize>)> = ranks.into_iter().collect();
     let probes = probe_schemes(&schemes.iter().map(|(scheme, _)| *scheme).collect::<Vec<_>>(), site);
     let failed = |message: String| Error::Site { site: site.meta.name.clone(), message };
-    let seen = SiteEvidence { second_moment: moments.map(|m| m.whole.as_ref()) };
-    type Found = (Scheme, Vec<(usize, f64)>, f64, Option<[f64; 2]>, Option<Treated>);
+    let seen = evidence_of(&site.meta, moments.map(|m| m.whole.as_ref()), fisher);
+    type Found = (Scheme, Vec<Figures>, f64, Option<[f64; 2]>, Option<Treated>);
     let price = |(scheme, ranks): &(Scheme, Vec<usize>)| -> Result<Found> {
         let observed = seen.second_moment.is_some();
         let Some(method) = quantizer.treatment(*scheme, site.dtype, observed) else {
             let halves = moments.and_then(|moments| moments.first.as_ref()).map(|_| [0.0; 2]);
-            return Ok((*scheme, ranks.iter().map(|&rank| (rank, 0.0)).collect(), 0.0, halves, None));
+            let nothing = ranks.iter().map(|&rank| (rank, 0.0, Some(0.0))).collect();
+            return Ok((*scheme, nothing, 0.0, halves, None));
         };
         let outcome = method.treat(&site.meta, weight, seen).map_err(failed)?;
         let halves = evidence::by_halves(site, weight, &outcome, moments)?;
+        let divergence =
+            |values: &[f32]| seen.fisher.map(|fisher| branching::divergence(weight, values, fisher));
+        // Of EoRA all ranks are priced from one decomposition; what is found by turns, or weighed otherwise, is found rank by rank.
+        let apart = seen.fisher.is_some() || quantizer.turns(seen).is_some();
         let errors = match ranks.iter().copied().max().unwrap_or(0) {
-            0 => ranks.iter().map(|&rank| (rank, outcome.damage)).collect(),
+            0 => {
+                let divergence = divergence(&branching::numbers(&outcome.treated));
+                ranks.iter().map(|&rank| (rank, outcome.damage, divergence)).collect()
+            }
+            _ if apart => {
+                let of = |&rank: &usize| -> Result<Figures> {
+                    let plain = outcome.treated.clone();
+                    if rank == 0 {
+                        return Ok((0, outcome.damage, divergence(&branching::numbers(&plain))));
+                    }
+                    let found = branching::mend(quantizer, &*method, (site, rank), weight, seen, plain)?;
+                    let damage = branching::damage(weight, &found.values, seen)?;
+                    Ok((rank, damage, divergence(&found.values)))
+                };
+                ranks.iter().map(of).collect::<Result<_>>()?
+            }
             most => {
                 by_rank((weight, site.meta.rows), &outcome, seen, (ranks, most), quantizer).map_err(failed)?
             }
@@ -169,9 +206,10 @@ fn price_site(
     for (scheme, errors, bare, halves, treated) in
         schemes.par_iter().map(price).collect::<Result<Vec<_>>>()?
     {
-        for (rank, error) in errors {
+        for (rank, error, divergence) in errors {
             let choice = Choice { scheme, rank };
             priced.errors.insert(choice, error);
+            priced.divergences.extend(divergence.map(|divergence| (choice, divergence)));
             // What the halves of the data say of a branch is not asked: it would take a decomposition for each.
             priced.evidence.add(choice.to_string(), error, halves.filter(|_| rank == 0));
         }
@@ -188,23 +226,29 @@ fn by_rank(
     seen: SiteEvidence<'_>,
     (ranks, most): (&[usize], usize),
     quantizer: &Quantizer,
-) -> std::result::Result<Vec<(usize, f64)>, String> {
-    let values = match &outcome.treated {
-        Treated::Coded(matrix) => matrix.dequantize(),
-        Treated::Dense(values) => values.clone(),
-    };
+) -> std::result::Result<Vec<Figures>, String> {
+    let values = branching::numbers(&outcome.treated);
     // Prices are of EoRA: only there the singular values are those of the output error. Where nothing was observed, that is
     // the error of the weight.
     let variant = if seen.second_moment.is_some() { Variant::Eora } else { Variant::Svd };
-    let settings = EoraSettings { variant, ..quantizer.branch_settings(true) };
+    let settings = EoraSettings { variant, ..quantizer.branch_settings(seen) };
     let branch =
         eora(weight, &values, rows, seen.second_moment, most, &settings).map_err(|e| e.to_string())?;
-    Ok(ranks.iter().map(|&rank| (rank, branch.residual(outcome.damage, rank))).collect())
+    Ok(ranks.iter().map(|&rank| (rank, branch.residual(outcome.damage, rank), None)).collect())
 }
 
 /// Writes damages into a price list: the output errors themselves.
 pub fn by_output_error(list: &mut PriceList, found: &Observations) -> Result<()> {
     set_damages(list, |site, choice| found.get(site)?.error(choice))
+}
+
+/// Writes damages into a price list: what the Fisher information says. Sites that no gradient reaches have none.
+pub fn by_fisher(list: &mut PriceList, found: &Observations) -> Result<()> {
+    set_damages(list, |site, choice| {
+        let priced = found.get(site)?;
+        // Without data there is nothing to say of a site: as with output errors, its own error stands in.
+        priced.divergence(choice).or_else(|| priced.error(choice))
+    })
 }
 
 /// One measured point of a site: its output error there, and what the model's output did.

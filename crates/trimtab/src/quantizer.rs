@@ -1,10 +1,11 @@
 //! How codes are chosen, for all sites alike.
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Importance, ReconstructSettings, Treatment};
+use trimtab_calibrate::{Importance, ReconstructSettings, SiteEvidence, Treatment};
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_mend::eora::{EoraSettings, Variant};
+use trimtab_mend::lq::LqSettings;
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
 use trimtab_quantize::decoupleq::DecoupleqSettings;
 use trimtab_quantize::float::ScaleFinder;
@@ -13,7 +14,7 @@ use trimtab_quantize::range::RangeFinder;
 use trimtab_quantize::rtn::RtnSettings;
 use trimtab_quantize::scheme::WeightScheme;
 use trimtab_quantize::solver::Solver;
-use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment};
+use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment, NormalFloatTreatment};
 
 use crate::activations::Activations;
 use crate::scheme::Scheme;
@@ -56,6 +57,9 @@ pub struct Quantizer {
     pub act_order: bool,
     /// What of the inputs the branches beside codes are fitted to.
     pub branches: Variant,
+    /// Rounds at most in which codes and branch are found by turns (LQ-LoRA); `None`: the branch is found to the codes of the weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turns: Option<usize>,
     /// Which tokens count for how much in the second moments (RSQ); without it, all alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance: Option<Importance>,
@@ -74,6 +78,7 @@ impl Default for Quantizer {
             damping: 0.01,
             act_order: false,
             branches: Variant::Eora,
+            turns: None,
             importance: None,
             activations: None,
             tuning: None,
@@ -88,9 +93,28 @@ impl Quantizer {
     }
 
     /// How the branch of a site is found; without observations only from its weight.
-    pub fn branch_settings(&self, observed: bool) -> EoraSettings {
-        let variant = if observed { self.branches } else { Variant::Svd };
-        EoraSettings { variant, ..EoraSettings::default() }
+    pub fn branch_settings(&self, seen: SiteEvidence<'_>) -> EoraSettings {
+        EoraSettings { variant: self.variant(seen), ..EoraSettings::default() }
+    }
+
+    /// How codes and branch are found by turns; `None` where the branch comes after the codes.
+    pub fn turns(&self, seen: SiteEvidence<'_>) -> Option<LqSettings> {
+        let variant = self.variant(seen);
+        self.turns.map(|rounds| LqSettings { variant, rounds, ..LqSettings::default() })
+    }
+
+    /// Whether branches are fitted to the Fisher information.
+    pub fn needs_fisher(&self) -> bool {
+        self.branches == Variant::Fisher
+    }
+
+    fn variant(&self, seen: SiteEvidence<'_>) -> Variant {
+        let there = match self.branches {
+            Variant::Svd => true,
+            Variant::Fisher => seen.fisher.is_some(),
+            Variant::ActScale | Variant::Eora => seen.second_moment.is_some(),
+        };
+        if there { self.branches } else { Variant::Svd }
     }
 
     /// The treatment for one site; `None` where it stays as it is. Without observations, codes are chosen by rounding to
@@ -106,6 +130,7 @@ impl Quantizer {
             Scheme::Dense => return None,
             Scheme::Affine(scheme) => Box::new(self.integers(scheme, false, dense, weighted)),
             Scheme::Real(scheme) => Box::new(self.integers(scheme.codes(), true, dense, weighted)),
+            Scheme::NormalFloat(scheme) => Box::new(NormalFloatTreatment { scheme }),
             Scheme::Float(scheme) => Box::new(FloatTreatment {
                 scheme,
                 finder,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use trimtab_io::gguf::GgufType;
-use trimtab_io::{AffineScheme, Coded, Dtype, FloatElement, FloatScheme, RealScheme};
+use trimtab_io::{AffineScheme, Coded, Dtype, FloatElement, FloatScheme, NormalFloatScheme, RealScheme};
 use trimtab_nn::SiteMeta;
 use trimtab_plan::Settings;
 
@@ -21,6 +21,8 @@ pub enum Scheme {
     Affine(AffineScheme),
     /// Integer codes with real zero points.
     Real(RealScheme),
+    /// NormalFloat codes whose scales are codes too.
+    NormalFloat(NormalFloatScheme),
     /// Floats of 8 or 4 bits.
     Float(FloatScheme),
     /// Blocks of a GGUF file.
@@ -35,6 +37,7 @@ impl Scheme {
         match matrix {
             Coded::Affine(matrix) => Some(Self::Affine(matrix.scheme)),
             Coded::Real(matrix) => Some(Self::Real(matrix.scheme())),
+            Coded::NormalFloat(matrix) => Some(Self::NormalFloat(matrix.scheme())),
             Coded::Float(matrix) => Some(Self::Float(matrix.scheme)),
             Coded::Blocks(matrix) => Some(Self::Blocks(matrix.ty)),
             Coded::Codebook(_) => None,
@@ -46,6 +49,7 @@ impl Scheme {
         match self {
             Self::Affine(scheme) => scheme.bytes(site.rows, site.cols, scale_dtype(dense)),
             Self::Real(scheme) => scheme.bytes(site.rows, site.cols, scale_dtype(dense)),
+            Self::NormalFloat(scheme) => scheme.bytes(site.rows, site.cols),
             Self::Float(scheme) => scheme.bytes(site.rows, site.cols),
             Self::Blocks(ty) => site.numel() as u64 / ty.block_len() as u64 * ty.block_bytes() as u64,
             Self::Dense => (site.numel() * dense.size()) as u64,
@@ -57,6 +61,7 @@ impl Scheme {
         Some(match self {
             Self::Affine(scheme) => scheme.bits,
             Self::Real(scheme) => scheme.bits,
+            Self::NormalFloat(scheme) => scheme.bits,
             Self::Float(scheme) => match scheme.element {
                 FloatElement::E2M1 => 4,
                 FloatElement::E4M3 | FloatElement::E5M2 => 8,
@@ -92,7 +97,9 @@ impl Scheme {
                 }
                 settings.insert("zero".into(), "real".into());
             }
-            Self::Float(_) | Self::Blocks(_) => drop(settings.insert("type".into(), self.to_string().into())),
+            Self::NormalFloat(_) | Self::Float(_) | Self::Blocks(_) => {
+                settings.insert("type".into(), self.to_string().into());
+            }
             Self::Dense => {}
         }
         settings
@@ -103,8 +110,10 @@ impl Scheme {
         let wrong = |message: String| Error::Setting { what: "plan", message };
         if let Some(value) = settings.get("type") {
             let scheme = value.as_str().and_then(|name| name.parse().ok());
-            let named = scheme.filter(|scheme| matches!(scheme, Self::Float(_) | Self::Blocks(_)));
-            return named.ok_or_else(|| wrong(format!("{value} is no type of floats or blocks")));
+            let named = scheme
+                .filter(|scheme| matches!(scheme, Self::NormalFloat(_) | Self::Float(_) | Self::Blocks(_)));
+            return named
+                .ok_or_else(|| wrong(format!("{value} is no type of floats, NormalFloats or blocks")));
         }
         let Some(bits) = settings.get("bits") else { return Ok(Self::Dense) };
         let number = |value: &toml::Value, limit: i64| {
@@ -139,6 +148,7 @@ impl fmt::Display for Scheme {
         match self {
             Self::Affine(scheme) => scheme.fmt(f),
             Self::Real(scheme) => scheme.fmt(f),
+            Self::NormalFloat(scheme) => scheme.fmt(f),
             Self::Float(scheme) => scheme.fmt(f),
             Self::Blocks(ty) => f.pad(&ty.to_string().to_lowercase()),
             Self::Dense => f.pad("dense"),
@@ -153,7 +163,7 @@ impl FromStr for Scheme {
         let fail = || Error::Setting {
             what: "scheme",
             message: format!(
-                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\", \"int2 row real\", \"nvfp4\", \"fp8\", \"q4_k\" or \"dense\""
+                "\"{text}\" is none; expected for example \"int4 g128\", \"int3 row sym\", \"int2 row real\", \"nf3 b64\", \"nvfp4\", \"fp8\", \"q4_k\" or \"dense\""
             ),
         };
         if text.trim() == "dense" {
@@ -161,6 +171,9 @@ impl FromStr for Scheme {
         }
         if let Ok(scheme) = text.parse() {
             return Ok(Self::Float(scheme));
+        }
+        if let Ok(scheme) = text.parse() {
+            return Ok(Self::NormalFloat(scheme));
         }
         let blocks = GgufType::from_name(&text.trim().to_uppercase());
         if let Some(ty) = blocks.filter(|ty| ty.is_blocks()) {
@@ -343,6 +356,8 @@ mod tests {
             "int2 g32 sym",
             "int2 row real",
             "int4 g64 real",
+            "nf3 b64",
+            "nf2 b32 s4 c16 bf16",
             "dense",
             "nvfp4",
             "fp8 bf16",
@@ -363,6 +378,8 @@ mod tests {
             "int4 g8 sym x",
             "int4 g8 real sym",
             "float8",
+            "nf5 b64",
+            "nf4 b0",
             "f16",
             "q9_k",
         ] {
@@ -378,6 +395,7 @@ mod tests {
             "int3 row sym",
             "int8 g32 asym",
             "int2 row real",
+            "nf3 b16 s4 c64 f16",
             "dense",
             "nvfp4",
             "fp8 block128 bf16",

@@ -11,17 +11,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::stream::reading_groups;
 use trimtab_calibrate::{
-    Batch, BlockRun, Inputs, Outcome, Part, ReconstructSettings, SiteEvidence, Steps, Stream, StreamSettings,
-    Treated,
+    Batch, BlockRun, Fisher, Inputs, Outcome, Part, ReconstructSettings, SiteEvidence, Steps, Stream,
+    StreamSettings, Treated,
 };
 use trimtab_io::BranchFactors;
-use trimtab_math::linalg::Square;
-use trimtab_mend::eora::eora;
 use trimtab_models::Model;
 use trimtab_nn::{Branch, Flow, Role, Site, SiteMeta, StageSource};
-use trimtab_quantize::damage::output_error;
 
 use crate::activations::{QuantizedInputs, no_free_norm};
+use crate::branching::{self, evidence_of, mend, numbers};
 use crate::calibration::Calibration;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
@@ -30,7 +28,6 @@ use crate::inventory::{Inventory, TreatedSite};
 use crate::measure::Put;
 use crate::monitor::Monitor;
 use crate::quantizer::{Method, Quantizer};
-use crate::scheme::scale_dtype;
 
 /// What becomes of each treated site.
 pub type Assignment = BTreeMap<String, Choice>;
@@ -118,14 +115,6 @@ fn of_site(meta: &SiteMeta, treated: Treated, branch: Option<&BranchFactors>) ->
     Ok(Put { weight: treated.into_weight(meta)?, branches: branches.into_iter().collect() })
 }
 
-/// The numbers of a treated weight, its branch aside.
-fn numbers(treated: &Treated) -> Vec<f32> {
-    match treated {
-        Treated::Coded(matrix) => matrix.dequantize(),
-        Treated::Dense(values) => values.clone(),
-    }
-}
-
 fn missing(site: &str) -> Error {
     Error::Site { site: site.into(), message: "the plan says nothing about it".into() }
 }
@@ -171,6 +160,10 @@ pub fn treat(
         }
     }
     warn_of_unseen(model, inventory, batches, monitor);
+    let fisher = match calibration.filter(|_| quantizer.needs_fisher() && run.has_branches()) {
+        Some(calibration) => Some(calibration.fisher(model, inventory, monitor)?),
+        None => None,
+    };
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
     monitor.begin("treating", blocks.len());
     let mut done = 0;
@@ -189,7 +182,7 @@ pub fn treat(
             return run.restore(block, &stage);
         }
         let begun = Instant::now();
-        let stage = run.block(block, !batches.is_empty())?;
+        let stage = run.block(block, !batches.is_empty(), fisher)?;
         if !stage.reports.is_empty() {
             done += 1;
             monitor.advance(done, &summary(&block.info().name, &stage, begun.elapsed()));
@@ -289,40 +282,13 @@ impl<'a> Job<'a> {
         let Outcome { treated, damage, baseline_damage, fell_back, damping } =
             outcome.map_err(|message| Error::Site { site: name.clone(), message })?;
         report = SiteReport { damage, rtn_damage: baseline_damage, fell_back, damping, ..report };
-        let mut branch = None;
-        if choice.rank > 0 {
-            let found = self.branch(site, weight, &treated, evidence.second_moment, choice.rank)?;
-            (branch, report.damage) = found;
-            report.bare_damage = Some(damage);
+        if choice.rank == 0 {
+            return Ok(One { report, treated: Some(treated), branch: None });
         }
-        Ok(One { report, treated: Some(treated), branch })
-    }
-
-    /// The branch beside a treated weight, and the output error of the two together.
-    ///
-    /// A site that no data reached (an expert that no token was sent to) gets the branch of the plain decomposition.
-    fn branch(
-        &self,
-        site: &TreatedSite,
-        weight: &[f32],
-        treated: &Treated,
-        second_moment: Option<&Square>,
-        rank: usize,
-    ) -> Result<(Option<BranchFactors>, f64)> {
-        let mut mended = numbers(treated);
-        let settings = self.quantizer.branch_settings(second_moment.is_some());
-        let found = eora(weight, &mended, site.meta.rows, second_moment, rank, &settings)
-            .and_then(|branch| branch.factors(scale_dtype(site.dtype)));
-        let factors =
-            found.map_err(|e| Error::Site { site: site.meta.name.clone(), message: e.to_string() })?;
-        if let Some(factors) = &factors {
-            factors.merge_into(&mut mended)?;
-        }
-        let damage = match second_moment {
-            Some(h) => output_error(weight, &mended, h)?,
-            None => weight.iter().zip(&mended).map(|(&w, &q)| f64::from(w - q).powi(2)).sum(),
-        };
-        Ok((factors, damage))
+        let found = mend(self.quantizer, &*method, (site, choice.rank), weight, evidence, treated)?;
+        report.bare_damage = Some(damage);
+        report.damage = branching::damage(weight, &found.values, evidence)?;
+        Ok(One { report, treated: Some(found.treated), branch: found.branch })
     }
 
     /// A weight and its branch as the file holds them: dense numbers have the branch in them.
@@ -360,7 +326,12 @@ impl<'a> Job<'a> {
     }
 
     /// The sites of a block, group by group.
-    fn block(&self, block: &mut BlockRun<'_>, observe: bool) -> Result<TreatedStage> {
+    fn block(
+        &self,
+        block: &mut BlockRun<'_>,
+        observe: bool,
+        fisher: Option<&Fisher>,
+    ) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
         if let Some(importance) = self.quantizer.importance.filter(|_| observe) {
             block.weigh(&importance)?;
@@ -388,7 +359,8 @@ impl<'a> Job<'a> {
             let treated = originals
                 .par_iter()
                 .map(|(name, original)| {
-                    let evidence = SiteEvidence { second_moment: moments.get(*name).map(|h| h.as_ref()) };
+                    let moment = moments.get(*name).map(|h| h.as_ref());
+                    let evidence = evidence_of(&sites[name].meta, moment, fisher);
                     self.one(sites[name], &original.to_f32(), evidence)
                 })
                 .collect::<Result<Vec<_>>>()?;
@@ -537,8 +509,14 @@ mod tests {
         let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
         // One token reaches two of the four experts of a block.
         let batches = vec![trimtab_calibrate::Batch::windows(&[&[7u32][..]], &device)];
-        let calibration =
-            Calibration { batches, samples: 1, rows: 1, description: "one token".into(), rest: None };
+        let calibration = Calibration {
+            batches,
+            samples: 1,
+            rows: 1,
+            description: "one token".into(),
+            rest: None,
+            fisher: Default::default(),
+        };
         let scheme: Choice = "int4 g8".parse().unwrap();
         let assignment: Assignment =
             inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
@@ -605,7 +583,14 @@ mod tests {
             let (inventory, assignment, quantizer) = (&inventory, &assignment, &quantizer);
             let job = Job { model: &model, inventory, assignment, quantizer, form: Form::Packed };
             let description = "one text".to_string();
-            let data = Calibration { batches: vec![batch], samples: 1, rows: 6, description, rest: None };
+            let data = Calibration {
+                batches: vec![batch],
+                samples: 1,
+                rows: 6,
+                description,
+                rest: None,
+                fisher: Default::default(),
+            };
             let (mut treated, mut heard) = (Collected::default(), crate::monitor::Quiet::default());
             treat(job, Some(&data), &mut treated, &mut heard).unwrap();
             let reports = treated.0.into_values().flat_map(|stage| stage.reports);

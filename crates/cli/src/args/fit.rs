@@ -67,6 +67,34 @@ pub enum ImportanceName {
     FirstAndLast,
 }
 
+/// How the branches beside codes are found.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BranchArgs {
+    /// How the branch beside codes is found: after them, for least output error (eora) or otherwise, or by turns with them
+    /// (LQ-LoRA).
+    #[arg(long, value_enum, default_value_t = BranchName::Eora, value_name = "HOW")]
+    pub branches: BranchName,
+}
+
+/// Ways to find a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BranchName {
+    /// After the codes, by all of the second moment of the inputs (EoRA).
+    Eora,
+    /// After the codes, by the error of the weight alone.
+    Svd,
+    /// After the codes, by the strength of the inputs.
+    ActScale,
+    /// After the codes, by the Fisher information of the weights (language models).
+    Fisher,
+    /// By turns with the codes, for least error of the weight: no data (LQ-LoRA).
+    Lq,
+    /// By turns with the codes, for least output error.
+    LqEora,
+    /// By turns with the codes, by the Fisher information (LQ-LoRA's weighted variant; language models).
+    LqFisher,
+}
+
 /// What the planner may choose from, and by which damage.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Planning")]
@@ -87,7 +115,8 @@ pub struct PlanningArgs {
     #[arg(long, value_delimiter = ',', default_value = "32,64,128,row")]
     pub groups: Vec<String>,
     /// Which damage to price: `kl` measures the change of the output on calibration data, site by site;
-    /// `output-error` takes the squared error of each site's output, weighted by its inputs (no forward passes)
+    /// `output-error` takes the squared error of each site's output, weighted by its inputs (no forward passes);
+    /// `fisher` the squared error of the weights, weighted by the Fisher information (a backward pass a window; language models)
     /// [default: what --effort says].
     #[arg(long, value_enum)]
     pub metric: Option<Metric>,
@@ -109,13 +138,17 @@ pub struct PlanningArgs {
     /// Symmetric grids: no zero points.
     #[arg(long)]
     pub symmetric: bool,
-    /// Floats to choose from beside the integers (fp8, mxfp8, nvfp4, mxfp4), or with --format gguf the types of blocks
+    /// Floats to choose from beside the integers (fp8, mxfp8, nvfp4, mxfp4, 'nf3 b64'; nf2, nf3, nf4 and nf8 with blocks of 64;
+    /// nf: all 432 configurations of LQ-LoRA), or with --format gguf the types of blocks
     /// [default there: q2_k to q6_k and q8_0; q4_0, q4_1, q5_0, q5_1 and q8_0 for rows that those do not fit].
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
     pub types: Vec<String>,
     /// Ranks of a low-rank branch beside codes to choose from (EoRA), 0 for none: 0,8,16. Its bytes count [default: what --effort says].
     #[arg(long, alias = "eora-rank", value_name = "R", value_delimiter = ',')]
     pub eora_ranks: Option<Vec<usize>>,
+    /// Branches.
+    #[command(flatten)]
+    pub branch: BranchArgs,
     /// The engine that is to run the result: only what it runs is planned.
     #[arg(long = "for", value_enum, value_name = "ENGINE")]
     pub engine: Option<EngineName>,
@@ -139,6 +172,8 @@ pub enum Metric {
     Kl,
     /// Second-moment-weighted output error.
     OutputError,
+    /// Error of the weights, weighted by the Fisher information.
+    Fisher,
 }
 
 /// Where and how to write.
@@ -220,6 +255,7 @@ trimtab apply 'int4 g128' model/ -o out/ --method rtn      (one scheme for all s
 trimtab apply 'int2 row real' model/ -o out/ --calibration notes.txt\n  \
 trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
 trimtab apply 'int2 g64' model/ -o out/ --calibration notes.txt --eora-rank 16\n  \
+trimtab apply 'nf3 b64 + rank 16' model/ -o out/ --branches lq      (no data)\n  \
 trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n\n\
 A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.")]
 pub struct Apply {
@@ -243,6 +279,9 @@ pub struct Apply {
     /// Rank of a low-rank branch beside the codes of every site (EoRA), where one scheme is given for all.
     #[arg(long, value_name = "R")]
     pub eora_rank: Option<usize>,
+    /// Branches.
+    #[command(flatten)]
+    pub branch: BranchArgs,
     /// Calibration.
     #[command(flatten)]
     pub calibration: CalibrationArgs,

@@ -12,14 +12,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use activations::{ActivationArgs, RangeName};
 pub use fit::{
-    Apply, CalibrationArgs, EffortName, Fit, ImportanceArgs, ImportanceName, Method, Metric, Plan,
-    PlanningArgs, QuantizerArgs, Range, ReportArgs,
+    Apply, BranchArgs, BranchName, CalibrationArgs, EffortName, Fit, ImportanceArgs, ImportanceName, Method,
+    Metric, Plan, PlanningArgs, QuantizerArgs, Range, ReportArgs,
 };
 pub use models::{
     Convert, DtypeName, EngineName, Eval, Format, Generate, Inspect, Rewrite, RotationName, Verify,
 };
 pub use tools::{Bench, Completions, Man, Report};
-pub use train::{Distil, Reproduce, Train};
+pub use train::{Correct, CorrectionLossName, Distil, Reproduce, Train};
 
 /// Fits a neural network to a budget: measures what each layer can bear, plans, quantizes, proves what that cost.
 #[derive(Debug, Parser)]
@@ -108,6 +108,8 @@ pub enum Verb {
     Generate(Generate),
     /// Train a model by a recipe.
     Train(Train),
+    /// Train branches beside the codes of a model until it answers as the original does.
+    Correct(Correct),
     /// Make a small data set from a trained classifier of images.
     Distil(Distil),
     /// Show the experiments on the papers whose methods are built in.

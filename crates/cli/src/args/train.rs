@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::ModelArg;
 
@@ -24,6 +24,74 @@ pub struct Train {
     /// Replace an existing output.
     #[arg(long)]
     pub force: bool,
+}
+
+/// `trimtab correct`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  trimtab correct int2/ --like model/ --text notes.txt --rank 16 -o int2-corrected/\n  \
+    trimtab correct gptq/ --like model/ --text notes.txt --steps 1000 -o corrected/\n  \
+    trimtab convert corrected/ --to gptq --adapter lora/ -o base/      (for PEFT)\n\n\
+    Every step is a line in OUT.metrics.jsonl, beside the output.\n\
+    A run that was interrupted goes on where it stopped when the same command is given again."
+)]
+pub struct Correct {
+    /// The quantized model, with branches or without.
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The model before it was quantized.
+    #[arg(long, value_name = "MODEL")]
+    pub like: String,
+    /// A text to train on, any text. Without it, stories of the built-in grammar.
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Where the model goes.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Rank of the branch of a site that has none yet.
+    #[arg(long, default_value_t = 8)]
+    pub rank: usize,
+    /// Steps.
+    #[arg(long, default_value_t = 300)]
+    pub steps: usize,
+    /// Windows of a step.
+    #[arg(long, default_value_t = 4)]
+    pub batch: usize,
+    /// Peak of the rate, which falls to 0 by half a cosine.
+    #[arg(long, default_value_t = 1e-3)]
+    pub rate: f64,
+    /// What is followed.
+    #[arg(long, value_enum, default_value_t = CorrectionLossName::Kl)]
+    pub loss: CorrectionLossName,
+    /// Tokens of the original's answers that are kept; all others share one probability.
+    #[arg(long, default_value_t = 64, value_name = "K")]
+    pub top_k: usize,
+    /// Tokens of a window [default: 256, or what the model can take].
+    #[arg(long, value_name = "N")]
+    pub window: Option<usize>,
+    /// Windows of the text at most, from its front [default: all].
+    #[arg(long, value_name = "N")]
+    pub windows: Option<usize>,
+    /// Sites whose branches are trained (globs on site names) [default: all linear maps of the blocks].
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Sites to leave as they are.
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Replace an existing output.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// What a corrected model follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CorrectionLossName {
+    /// The answers of the original.
+    Kl,
+    /// The answers of the original, and half as much the text.
+    KlCe,
+    /// The text alone.
+    Ce,
 }
 
 /// `trimtab distil`.

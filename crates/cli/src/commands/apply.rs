@@ -6,6 +6,7 @@ use anyhow::bail;
 use trimtab::apply::{OutputSettings, apply};
 use trimtab::calibration::Calibration;
 use trimtab::choice::Choice;
+use trimtab::floors::mend::eora::Variant;
 use trimtab::floors::models::Model;
 use trimtab::floors::plan::{Plan, Selection};
 use trimtab::form::Form;
@@ -44,6 +45,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     }
     let quantizer = settings::quantizer(&args.quantizer, method, &args.importance, global.seed)?;
     let quantizer = Quantizer { activations, ..quantizer };
+    let quantizer = settings::with_branches(quantizer, &args.branch);
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -55,10 +57,13 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
-    // Round-to-nearest needs no data; its branches do, and ranges of activations.
-    let observe = method != Method::Rtn
-        || assignment.values().any(|choice| choice.rank > 0)
-        || activations.is_some_and(|activations| activations.needs_data());
+    // Round-to-nearest and NormalFloat codes need no data; most branches do, and ranges of activations.
+    let needs = |choice: &Choice| {
+        let codes = !matches!(choice.scheme, Scheme::NormalFloat(_)) && method != Method::Rtn;
+        codes || (choice.rank > 0 && quantizer.branches != Variant::Svd)
+    };
+    let observe =
+        assignment.values().any(needs) || activations.is_some_and(|activations| activations.needs_data());
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
@@ -92,6 +97,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &quantizer);
     report::note_activations(&mut report, &args.activations);
+    report::note_branches(&mut report, &args.branch);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

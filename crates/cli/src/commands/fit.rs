@@ -21,6 +21,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
         settings::composition(&args.planning, &args.quantizer, &args.importance, model.task(), global.seed)?;
     let quantizer = settings::composed(&args.quantizer, &composition);
     let quantizer = Quantizer { activations: settings::activations(&args.activations)?, ..quantizer };
+    let quantizer = settings::with_branches(quantizer, &args.planning.branch);
     let calibration = settings::calibration(&args.calibration, global);
     let target: Option<Target> = args.quality.as_deref().map(str::parse).transpose()?;
     let budget = args.budget.as_deref().or(target.is_none().then_some("3.0bpw"));

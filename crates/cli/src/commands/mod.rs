@@ -3,6 +3,7 @@
 mod apply;
 mod bench;
 mod convert;
+mod correct;
 mod distil;
 mod eval;
 mod fit;
@@ -42,6 +43,7 @@ pub fn run(cli: &Cli, ui: &mut Ui) -> anyhow::Result<Status> {
         Verb::Convert(args) => convert::run(args, global, ui),
         Verb::Verify(args) => verify::run(args, global, ui),
         Verb::Generate(args) => generate::run(args, global, ui),
+        Verb::Correct(args) => correct::run(args, global, ui),
         Verb::Distil(args) => distil::run(args, global, ui),
         Verb::Train(args) => train::run(args, global, ui),
         Verb::Reproduce(args) => reproduce::run(args, ui),

@@ -48,6 +48,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let composition =
         settings::composition(&args.planning, &defaults, &args.importance, model.task(), global.seed)?;
     let quantizer = settings::composed(&defaults, &composition);
+    let quantizer = settings::with_branches(quantizer, &args.planning.branch);
     let calibration = settings::calibration(&args.calibration, global);
     let asked =
         settings::planning(Some(budget), &args.planning, &composition, calibration, quantizer, args.format)?;

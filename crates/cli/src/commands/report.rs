@@ -11,7 +11,7 @@ use trimtab::quantizer::{Method, Quantizer};
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
 use crate::Status;
-use crate::args::{ActivationArgs, Format, Global, PlanningArgs, Report, ReportArgs};
+use crate::args::{ActivationArgs, BranchArgs, BranchName, Format, Global, PlanningArgs, Report, ReportArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -79,6 +79,10 @@ pub fn note_planning(report: &mut Document, args: &PlanningArgs, composition: &C
             composition.ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         );
     }
+    if !args.types.is_empty() {
+        report.set("types", args.types.join(", "));
+    }
+    note_branches(report, &args.branch);
     for (flag, set) in [("symmetric", args.symmetric), ("fused", args.fused)] {
         if set {
             report.set(flag, "yes");
@@ -112,6 +116,13 @@ pub fn note_quantizer(report: &mut Document, quantizer: &Quantizer) {
         report.set("importance", word(&importance.strategy));
         report.set("r-min", importance.r_min);
         report.set("importance-power", importance.power);
+    }
+}
+
+/// Adds how branches are found, where it is not the usual way.
+pub fn note_branches(report: &mut Document, args: &BranchArgs) {
+    if args.branches != BranchName::Eora {
+        report.set("branches", name(&args.branches));
     }
 }
 

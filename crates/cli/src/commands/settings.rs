@@ -6,6 +6,9 @@ use trimtab::calibration::CalibrationSettings;
 use trimtab::effort::{Composition, Effort};
 use trimtab::engine::Engine;
 use trimtab::floors::calibrate::{Importance, RangeRule, ReconstructSettings, Strategy};
+use trimtab::floors::io::NormalFloatScheme;
+use trimtab::floors::mend::eora::Variant;
+use trimtab::floors::mend::lq::LqSettings;
 use trimtab::floors::nn::Task;
 use trimtab::floors::plan::Selection;
 use trimtab::form::Form;
@@ -15,8 +18,8 @@ use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::{Choices, Scheme};
 
 use crate::args::{
-    self, ActivationArgs, CalibrationArgs, EffortName, Format, Global, ImportanceArgs, ImportanceName,
-    PlanningArgs, QuantizerArgs, RangeName,
+    self, ActivationArgs, BranchArgs, BranchName, CalibrationArgs, EffortName, Format, Global,
+    ImportanceArgs, ImportanceName, PlanningArgs, QuantizerArgs, RangeName,
 };
 
 pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettings {
@@ -95,6 +98,7 @@ pub fn composition(
     let metric = planning.metric.map(|metric| match metric {
         args::Metric::Kl => Metric::Kl,
         args::Metric::OutputError => Metric::OutputError,
+        args::Metric::Fisher => Metric::Fisher,
     });
     Ok(Composition {
         method: planning.method.map_or(says.method, method),
@@ -154,6 +158,32 @@ pub fn composed(args: &QuantizerArgs, composition: &Composition) -> Quantizer {
     }
 }
 
+/// The quantizer with branches found as asked.
+pub fn with_branches(quantizer: Quantizer, args: &BranchArgs) -> Quantizer {
+    let by_turns = Some(LqSettings::default().rounds);
+    let (branches, turns) = match args.branches {
+        BranchName::Eora => (Variant::Eora, None),
+        BranchName::Svd => (Variant::Svd, None),
+        BranchName::ActScale => (Variant::ActScale, None),
+        BranchName::Fisher => (Variant::Fisher, None),
+        BranchName::Lq => (Variant::Svd, by_turns),
+        BranchName::LqEora => (Variant::Eora, by_turns),
+        BranchName::LqFisher => (Variant::Fisher, by_turns),
+    };
+    Quantizer { branches, turns, ..quantizer }
+}
+
+/// Schemes by their names; `nf` stands for all configurations of NormalFloat codes.
+fn types(names: &[String]) -> anyhow::Result<Vec<Scheme>> {
+    let of = |name: &String| -> anyhow::Result<Vec<Scheme>> {
+        Ok(match name.as_str() {
+            "nf" => NormalFloatScheme::all().map(Scheme::NormalFloat).collect(),
+            name => vec![name.parse()?],
+        })
+    };
+    Ok(names.iter().map(of).collect::<anyhow::Result<Vec<_>>>()?.concat())
+}
+
 /// The form of the output: what was asked for, else what the engine or the scheme needs.
 pub fn form(format: Option<Format>, engine: Option<Engine>, scheme: Option<Scheme>) -> Form {
     match format {
@@ -184,7 +214,7 @@ pub fn planning(
         }
     });
     let engine = args.engine.map(super::verify::engine);
-    let types: Vec<Scheme> = args.types.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    let types = types(&args.types)?;
     let pins = args.pin.iter().map(|pin| pin.parse()).collect::<Result<_, _>>()?;
     Ok(PlanningSettings {
         budget: budget.map(str::parse).transpose()?,

@@ -147,3 +147,146 @@ fn same_bytes_at_any_number_of_threads() {
     };
     assert!(written("1") == written("2"));
 }
+
+#[test]
+fn normal_floats_are_split_by_turns_without_data_and_kept_by_our_own_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let [out, bare, after, other] = ["out", "bare", "after", "other"].map(at);
+    let by_turns = ["--branches", "lq", "-o", text(&out)];
+    let applied = json(&[&["apply", "nf3 b64 + rank 8", "@pico"], &by_turns[..]].concat());
+    assert!(applied["calibration"].is_null(), "no data were needed: {}", applied["calibration"]);
+    let bits = |report: &Value| {
+        [&report["bits_per_weight"], &report["bits_without_branches"]]
+            .map(|bits| bits.as_f64().unwrap_or(0.0))
+    };
+    let [all, codes] = bits(&applied);
+    assert!((3.1..3.3).contains(&codes) && all > codes + 0.5, "{all} {codes}");
+    // Bytes in the report are bytes in the file, and the file says what it is.
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    for site in applied["sites"].as_array().unwrap() {
+        let name = site["site"].as_str().unwrap();
+        let stored = checkpoint
+            .names()
+            .filter(|t| t.starts_with(&format!("{name}.weight_")) || t.starts_with(&format!("{name}.lora_")));
+        let stored: u64 = stored.map(|tensor| checkpoint.info(tensor).unwrap().bytes).sum();
+        assert_eq!(site["bytes"].as_u64().unwrap(), stored, "{name}");
+    }
+    let config = read(&out.join("config.json"));
+    assert_eq!(config["quantization_config"]["quant_method"], "trimtab");
+    assert!(
+        config["quantization_config"]["normal_floats"]
+            .as_object()
+            .unwrap()
+            .values()
+            .all(|label| label == "nf3 b64")
+    );
+    json(&["apply", "nf3 b64", "@pico", "-o", text(&bare)]);
+    let svd = ["--branches", "svd", "-o", text(&after)];
+    json(&[&["apply", "nf3 b64 + rank 8", "@pico"], &svd[..]].concat());
+    let kl = |model: &Path| {
+        json(&["eval", text(model), "--against", "@pico", "--limit", "8"])["kl"].as_f64().unwrap()
+    };
+    let [turns, once, none] = [&out, &after, &bare].map(|model| kl(model));
+    assert!(turns < once && once < none, "{turns} {once} {none}");
+    // The same numbers as plain floats; the branch apart, for other programs.
+    let lora = at("lora");
+    json(&["convert", text(&out), "--to", "safetensors", "-o", text(&other), "--adapter", text(&lora)]);
+    assert!((kl(Path::new(&format!("{}+{}", text(&other), text(&lora)))) / turns - 1.0).abs() < 0.05);
+    let spare = at("spare");
+    refused(&["apply", "nf3 b64", "@pico", "-o", text(&spare), "--format", "gguf"], &["no such codes"]);
+    refused(
+        &["apply", "nf5 b64", "@pico", "-o", text(&spare)],
+        &["neither a plan file nor a scheme", "nf3 b64"],
+    );
+    for engine in ["vllm", "llama.cpp", "transformers"] {
+        let verified = run(&["verify", text(&bare), "--for", engine]);
+        assert_eq!(verified.code, Some(1), "{engine}: {}", verified.stdout);
+    }
+    // Configuration and rank of each matrix by one budget, priced by the Fisher information.
+    let plan = at("plan.toml");
+    let asked = [
+        "--types",
+        "nf2 b64,nf3 b64,nf4 b32",
+        "--bits",
+        "16",
+        "--eora-ranks",
+        "0,4",
+        "--branches",
+        "lq-fisher",
+    ];
+    let fast = ["--metric", "fisher", "--samples", "8", "-o", text(&plan)];
+    let planned = json(&[&["plan", "@pico", "--budget", "3.4bpw"], &asked[..], &fast[..]].concat());
+    let [all, codes] = bits(&planned);
+    assert!(all <= 3.4 && codes <= all, "{all} {codes}");
+    let made = at("planned");
+    json(&["apply", text(&plan), "@pico", "-o", text(&made), "--samples", "8", "--branches", "lq-fisher"]);
+    let uniform = at("uniform");
+    json(&["apply", "nf3 b64", "@pico", "-o", text(&uniform)]);
+    assert!(kl(&made) < kl(&uniform));
+}
+
+#[test]
+fn branches_are_trained_towards_the_original_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let [bare, eora, out, on, lora, base] = ["bare", "eora", "out", "on", "lora", "base"].map(at);
+    let few = ["--samples", "16"];
+    json(&[&["apply", "int2 g64", "@pico", "-o", text(&bare)], &few[..]].concat());
+    json(&[&["apply", "int2 g64 + rank 4", "@pico", "-o", text(&eora)], &few[..]].concat());
+    let kl =
+        |model: &str| json(&["eval", model, "--against", "@pico", "--limit", "8"])["kl"].as_f64().unwrap();
+    let short = ["--steps", "40", "--rate", "3e-3", "--window", "64", "--windows", "120"];
+    let train = |from: &Path, to: &Path, more: &[&str]| {
+        json(&[&["correct", text(from), "--like", "@pico", "-o", text(to)], &short[..], more].concat())
+    };
+    let found = train(&bare, &out, &["--rank", "4"]);
+    assert!(found["heldout_after"].as_f64() < found["heldout_before"].as_f64(), "{found}");
+    let again = train(&eora, &on, &[]);
+    assert_eq!(again["rank"], 4, "branches that are there go on");
+    let [none, closed, trained, both] =
+        [text(&bare), text(&eora), text(&out), text(&on)].map(|model| kl(model));
+    assert!(trained < 0.8 * none && both < closed, "{none} {closed} {trained} {both}");
+    // Codes are the same bytes; factors are beside them, and count.
+    let [before, after] = [&bare, &out].map(|model| Checkpoint::open(model).unwrap());
+    for name in before.names() {
+        assert_eq!(before.tensor(name).unwrap().bytes[..], after.tensor(name).unwrap().bytes[..], "{name}");
+    }
+    let factors = after.names().filter(|name| name.contains(".lora_"));
+    let bytes: u64 = factors.map(|name| after.info(name).unwrap().bytes).sum();
+    assert_eq!(found["branch_bytes"].as_u64(), Some(bytes));
+    // The same bytes again, at another number of threads.
+    let twin = at("twin");
+    train(&bare, &twin, &["--rank", "4", "--threads", "1"]);
+    assert_eq!(contents(&out), contents(&twin));
+    // For PEFT.
+    json(&["convert", text(&out), "--to", "gptq", "-o", text(&base), "--adapter", text(&lora)]);
+    assert!((kl(&format!("{}+{}", text(&base), text(&lora))) / trained - 1.0).abs() < 0.1);
+    // A checkpoint of another format and branch goes the same way; what does not belong together says so.
+    let gptq = at("gptq");
+    json(&[
+        "correct",
+        text(&base),
+        "--like",
+        "@pico",
+        "-o",
+        text(&gptq),
+        "--rank",
+        "2",
+        "--steps",
+        "2",
+        "--window",
+        "64",
+        "--windows",
+        "20",
+    ]);
+    assert!(read(&gptq.join("config.json"))["quantization_config"]["quant_method"] == "gptq");
+    let spare = at("spare");
+    refused(&["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--rank", "0"], &["branch"]);
+    refused(&["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--top-k", "0"], &["top_k"]);
+    refused(
+        &["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--steps", "0"],
+        &["positive length"],
+    );
+    refused(&["correct", text(&bare), "--like", "@pico", "-o", text(&spare), "--windows", "1"], &["token"]);
+}

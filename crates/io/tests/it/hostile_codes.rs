@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use trimtab_hostile::{Draws, INPUTS, mutate, storm};
 use trimtab_io::{
-    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat, PackedConfig,
-    Quantization, QuantizationConfig, RawTensor, RealTensor, awq_tensors, gptq_tensors, int_tensors,
-    to_tensors,
+    AffineScheme, AffineTensor, CompressedFormat, Dtype, FloatScheme, GptqConfig, GptqFormat,
+    NormalFloatTensor, PackedConfig, Quantization, QuantizationConfig, RawTensor, RealTensor, awq_tensors,
+    gptq_tensors, int_tensors, to_tensors,
 };
 
 use super::affine::shaped;
@@ -25,6 +25,8 @@ fn kinds() -> Vec<(Vec<(String, RawTensor)>, Value)> {
     let (plain, ordered) = (matrix(false, false), matrix(true, true));
     let symmetric = matrix(true, false);
     let real = RealTensor::new(symmetric.clone(), vec![0.25; symmetric.scales.len()]).unwrap();
+    let numbers: Vec<f32> = (0..12 * 40).map(|i| (i as f32 * 0.7).sin()).collect();
+    let normal = NormalFloatTensor::encode(&numbers, 12, 40, "nf3 b16 s4 c8 bf16".parse().unwrap()).unwrap();
     let compressed = |matrix| QuantizationConfig::of([(MODULE, matrix)], &[]);
     let gptq =
         |format, matrix| GptqConfig::of(format, [(MODULE, matrix)], &["m.other".into()]).unwrap().to_json();
@@ -72,6 +74,12 @@ fn kinds() -> Vec<(Vec<(String, RawTensor)>, Value)> {
         (
             real.to_tensors(MODULE).unwrap(),
             PackedConfig::new(compressed(&symmetric), [MODULE.to_string()]).to_json(),
+        ),
+        (
+            normal.to_tensors(MODULE).unwrap(),
+            PackedConfig::new(QuantizationConfig::of_codes([], &[MODULE.to_string()]).unwrap(), [])
+                .with_normal_floats([(MODULE.to_string(), normal.scheme())])
+                .to_json(),
         ),
         (awq_tensors(MODULE, &plain).unwrap(), json!({"quant_method": "awq", "bits": 4, "group_size": 32})),
         (

@@ -142,7 +142,9 @@ fn bitsandbytes() {
                     assert!((a - b).abs() <= 2.0 * f32::EPSILON * b.abs(), "{a} is not {b}");
                 }
             }
-            Coded::Real(_) | Coded::Float(_) | Coded::Blocks(_) => panic!("tables and integers only"),
+            Coded::Real(_) | Coded::NormalFloat(_) | Coded::Float(_) | Coded::Blocks(_) => {
+                panic!("tables and integers only")
+            }
         }
         let message = config(12 - bits).read(&checkpoint, &case).unwrap_err().to_string();
         assert!(message.contains(&format!("is of {bits} bits, but load_in_")), "{message}");

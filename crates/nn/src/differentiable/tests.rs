@@ -161,3 +161,140 @@ fn the_sign_of_the_output_decides_what_comes_back() {
     let nan = host(nan);
     assert!(nan[0].is_nan() && nan[1] == 0.0);
 }
+
+mod codes {
+    use trimtab_io::{AffineScheme, AffineTensor, Coded, Dtype, NormalFloatTensor, RawTensor, RealTensor};
+
+    use super::*;
+    use crate::ctx::Ctx;
+    use crate::site::{Branch, LowRank, Site, SiteKind, SiteMeta};
+    use crate::{Axis, Weight};
+
+    const ROWS: usize = 150;
+    const COLS: usize = 72;
+
+    fn kinds() -> Vec<(&'static str, Weight)> {
+        let affine = |bits, symmetric, ordered: bool| {
+            let scheme = AffineScheme { bits, group_size: Some(24), symmetric };
+            let codes: Vec<u8> = (0..ROWS * COLS).map(|i| (i * 37 % 251) as u8 & scheme.max_code()).collect();
+            let groups = ROWS * scheme.n_groups(COLS);
+            let scales = (0..groups).map(|i| 0.125 * (1 + i % 5) as f32).collect();
+            let zeros =
+                (!symmetric).then(|| (0..groups).map(|i| (i % 4) as u8 & scheme.max_code()).collect());
+            let order = ordered.then(|| (0..COLS).map(|j| (j * 5 % COLS / 24) as u32).collect());
+            AffineTensor::from_codes(ROWS, COLS, scheme, &codes, scales, zeros, order, Dtype::F32).unwrap()
+        };
+        let numbers: Vec<f32> = (0..ROWS * COLS).map(|i| (i as f32 * 0.37).sin()).collect();
+        let zeros = vec![0.3; ROWS * 3];
+        let normal = NormalFloatTensor::encode(&numbers, ROWS, COLS, "nf3 b32".parse().unwrap()).unwrap();
+        let stored = |dtype| Weight::stored(RawTensor::from_f32(vec![ROWS, COLS], &numbers, dtype).unwrap());
+        vec![
+            ("int3", Weight::packed(affine(3, false, false))),
+            ("int8, ordered", Weight::packed(affine(8, true, true))),
+            (
+                "int3 real",
+                Weight::coded(Coded::Real(RealTensor::new(affine(3, true, false), zeros).unwrap())),
+            ),
+            ("nf3", Weight::coded(Coded::NormalFloat(normal))),
+            ("bf16", stored(Dtype::BF16)),
+            ("f16", stored(Dtype::F16)),
+        ]
+    }
+
+    fn site(weight: Weight, device: &Device) -> Site {
+        let meta = SiteMeta {
+            name: "up".into(),
+            kind: SiteKind::Linear,
+            rows: ROWS,
+            cols: COLS,
+            transposed: false,
+            input: Axis::new("in", COLS),
+            output: Axis::new("out", ROWS),
+            reads: "x".into(),
+            fused: None,
+        };
+        let mut site = Site::new(meta, weight, None).unwrap();
+        let factor = |dims: [usize; 2], step: usize| {
+            let values: Vec<f32> =
+                (0..dims[0] * dims[1]).map(|i| ((i * step) % 13) as f32 / 30.0 - 0.2).collect();
+            burn::module::Param::from_tensor(Tensor::from_data(TensorData::new(values, dims), device))
+        };
+        let (a, b) = (factor([5, COLS], 7), factor([ROWS, 5], 11));
+        site.branches.push(Branch::LowRank(LowRank { a, b, scale: 2.0 }));
+        site
+    }
+
+    /// Output, and gradients of the input and of both factors.
+    fn gradients(weight: Weight) -> [Vec<f32>; 4] {
+        let device = Device::flex().autodiff();
+        let site = site(weight, &device);
+        let x = (whole(5, [2, 9, COLS]) * 0.31 + 0.1).require_grad();
+        let y = site.forward(x.clone(), &mut Ctx::default());
+        let grads = (y.clone() * whole(3, y.dims()) * 0.2).sum().backward();
+        let Branch::LowRank(branch) = &site.branches[0];
+        let of = |factor: &burn::module::Param<Tensor<2>>| host(factor.val().grad(&grads).unwrap());
+        [host(y), host(x.grad(&grads).unwrap()), of(&branch.a), of(&branch.b)]
+    }
+
+    fn apart(a: &[f32], b: &[f32]) -> f32 {
+        let size = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size
+    }
+
+    #[test]
+    fn codes_have_the_gradients_of_the_numbers_that_they_stand_for() {
+        for (name, weight) in kinds() {
+            let dense = Weight::dense(weight.to_tensor(&Device::flex()).autodiff());
+            let (found, expected) = (gradients(weight), gradients(dense));
+            for (what, (found, expected)) in ["y", "dx", "dA", "dB"].iter().zip(found.iter().zip(&expected)) {
+                let far = apart(found, expected);
+                assert!(far < 1e-6, "{name}, {what}: {far}");
+            }
+        }
+        // The comparison can fail: other codes have other gradients.
+        let all: Vec<[Vec<f32>; 4]> = kinds().into_iter().map(|(_, weight)| gradients(weight)).collect();
+        assert!(apart(&all[0][1], &all[3][1]) > 1e-2);
+    }
+
+    #[test]
+    fn gradients_through_codes_are_those_of_differences() {
+        for (name, weight) in kinds() {
+            let device = Device::flex();
+            let site = site(weight.clone(), &device);
+            let x: Vec<f64> =
+                host(whole::<3>(5, [2, 9, COLS]) * 0.31 + 0.1).iter().map(|&x| x.into()).collect();
+            // In double precision from the numbers, so that differences are exact enough.
+            let matrix: Vec<f64> = site.to_f32().iter().map(|&w| w.into()).collect();
+            let pull: Vec<f64> = host(whole::<3>(3, [2, 9, ROWS]) * 0.2).iter().map(|&x| x.into()).collect();
+            let loss = |x: &[f64]| -> f64 {
+                let rows = x.chunks(COLS).zip(pull.chunks(ROWS));
+                let of = |(x, pull): (&[f64], &[f64])| -> f64 {
+                    let out = matrix.chunks(COLS).zip(pull);
+                    out.map(|(w, pull)| pull * w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>()).sum()
+                };
+                rows.map(of).sum()
+            };
+            let [_, dx, ..] = gradients(weight);
+            let size = dx.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            for i in (0..x.len()).step_by(97) {
+                let at = |by: f64| {
+                    let mut moved = x.clone();
+                    moved[i] += by;
+                    loss(&moved)
+                };
+                let expected = (at(1e-3) - at(-1e-3)) / 2e-3;
+                let far = (f64::from(dx[i]) - expected).abs() / f64::from(size);
+                assert!(far < 1e-3, "{name}, {i}: {} {expected}", dx[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_no_bit_of_the_way_back() {
+        let at = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| kinds().into_iter().map(|(_, weight)| gradients(weight)).collect::<Vec<_>>())
+        };
+        assert!(at(1) == at(3));
+    }
+}

@@ -22,4 +22,5 @@ mod view;
 pub use curriculum::Curriculum;
 pub use labels::{DistilledSet, Replay, SoftLabels};
 pub use recover::{Recovery, RecoveryStep};
+pub(crate) use top_k::order as largest;
 pub use view::View;

@@ -10,10 +10,15 @@ use trimtab_io::{Bytes, Dtype, RawTensor};
 use crate::error::{Error, Result};
 
 /// Indices of the `k` largest logits, largest first, equal ones in the order of their classes; of the rest only that they are the rest.
-fn order(row: &[f32], k: usize) -> Vec<usize> {
+pub(crate) fn order(row: &[f32], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..row.len()).collect();
-    order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+    let by = |&a: &usize, &b: &usize| row[b].total_cmp(&row[a]).then(a.cmp(&b));
+    // Of a large vocabulary only those that are kept are sorted.
+    if k > 0 && k < order.len() {
+        order.select_nth_unstable_by(k - 1, by);
+    }
     order.truncate(k);
+    order.sort_unstable_by(by);
     order
 }
 

@@ -4,8 +4,10 @@ mod contrastive;
 mod decoupled_mixup;
 mod images;
 mod masked;
+mod teacher;
 
 pub use contrastive::{Contrastive, ContrastiveKind, info_nce_share};
 pub use decoupled_mixup::{DecoupledMixup, Head, Mode};
 pub use images::{Classify, ImageBatch, Imitate, MixedLabel, Targets, ViewBatch, soft_cross_entropy};
 pub use masked::log_sum_exp;
+pub use teacher::{FollowTeacher, TaughtBatch, TaughtWindows};

@@ -11,6 +11,7 @@ use trimtab_plan::{Plan, Totals, frontier};
 
 use super::{Curve, CurvePoint, REPORT_VERSION, Recorder, Report, SiteEntry, Verb};
 use crate::apply::Applied;
+use crate::choice::Choice;
 use crate::error::Result;
 use crate::inventory::{Inventory, TreatedSite};
 use crate::planning::PlanningRecord;
@@ -60,6 +61,13 @@ impl Report {
         let sites: Vec<SiteEntry> =
             inventory.sites.iter().map(|site| entry(model, site, assignment)).collect();
         let treated = sites.iter().map(|site| site.bytes).sum();
+        let bare = |site: &TreatedSite| {
+            assignment
+                .get(&site.meta.name)
+                .map_or(0, |choice| Choice::from(choice.scheme).bytes(&site.meta, site.dtype))
+        };
+        let bare: u64 = inventory.sites.iter().map(bare).sum();
+        let branches = assignment.values().any(|choice| choice.rank > 0);
         Ok(Self {
             report_version: REPORT_VERSION,
             trimtab: env!("CARGO_PKG_VERSION").into(),
@@ -84,6 +92,7 @@ impl Report {
             reached: None,
             treated_weights: totals.treated_weights,
             bits_per_weight: totals.bits_per_weight(treated).unwrap_or(0.0),
+            bits_without_branches: totals.bits_per_weight(bare).filter(|_| branches),
             rows: Vec::new(),
             metric: None,
             damage_predicted: None,

@@ -230,7 +230,13 @@ fn lead(report: &Report) -> Vec<String> {
 fn figures(report: &Report) -> Vec<Figure> {
     let mut figures = vec![
         Figure { value: bytes(report.bytes), caption: format!("from {}", bytes(report.bytes_original)) },
-        Figure { value: format!("{:.3}", report.bits_per_weight), caption: "bits per weight".into() },
+        Figure {
+            value: format!("{:.3}", report.bits_per_weight),
+            caption: match report.bits_without_branches {
+                Some(bits) => format!("bits per weight, {bits:.3} without branches"),
+                None => "bits per weight".into(),
+            },
+        },
     ];
     if let Some(plan) = report.rows.last() {
         if let Some(kl) = plan.quality.kl {

@@ -201,6 +201,9 @@ pub struct Report {
     pub treated_weights: u64,
     /// Bits per weight of the treated sites.
     pub bits_per_weight: f64,
+    /// The same without the branches beside codes, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_without_branches: Option<f64>,
     /// The original, the baselines, the result: judged on data that was not calibrated on.
     pub rows: Vec<Row>,
     /// Name of the metric of the plan, for example `kl`.
@@ -406,6 +409,7 @@ mod tests {
             reached: None,
             treated_weights: 12_288,
             bits_per_weight: 3.0,
+            bits_without_branches: None,
             rows: vec![
                 row("original", 2_624_768, 16.0, 0.0),
                 row("round-to-nearest int3 g128", 759_600, 3.153, 0.056),

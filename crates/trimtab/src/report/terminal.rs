@@ -19,7 +19,9 @@ pub(super) fn summary(report: &Report) -> String {
         }
         line(String::new());
     }
-    let figures = format!("{}, {:.3} bits per weight", bytes(report.bytes), report.bits_per_weight);
+    let bare =
+        report.bits_without_branches.map_or(String::new(), |bits| format!(" ({bits:.3} without branches)"));
+    let figures = format!("{}, {:.3} bits per weight{bare}", bytes(report.bytes), report.bits_per_weight);
     let budget = report.budget.as_ref().map_or(String::new(), |budget| match report.within_budget {
         true => format!(" (budget {budget})"),
         false => format!(" (budget {budget}: missed)"),

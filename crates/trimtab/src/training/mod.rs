@@ -1,5 +1,6 @@
 //! Training by a recipe: data, initial weights, the loop, and a checkpoint directory.
 
+pub mod correct;
 mod images;
 mod language;
 pub(crate) mod metrics;

@@ -224,7 +224,8 @@ impl Run<'_> {
                             let Some(treatment) = quantizer.treatment(scheme(bits), dtype, true) else {
                                 continue;
                             };
-                            let outcome = treatment.treat(meta, &weight, SiteEvidence { second_moment });
+                            let outcome =
+                                treatment.treat(meta, &weight, SiteEvidence { second_moment, fisher: None });
                             let failed = |message| trimtab::Error::Site { site: meta.name.clone(), message };
                             *sum += outcome.map_err(failed)?.damage;
                         }

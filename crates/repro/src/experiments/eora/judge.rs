@@ -100,6 +100,7 @@ fn name(branch: Option<(Variant, usize)>) -> String {
                 Variant::Svd => "SVD",
                 Variant::ActScale => "act-scale",
                 Variant::Eora => "EoRA",
+                Variant::Fisher => "Fisher",
             };
             format!("{variant}, rank {rank}")
         }

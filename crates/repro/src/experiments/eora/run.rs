@@ -97,10 +97,15 @@ impl Compressor {
         let quantizer = Quantizer::plain(method);
         let treatment = quantizer.treatment(Scheme::Affine(scheme), site.dtype, h.is_some());
         let treatment = treatment.ok_or("codes are a treatment")?;
-        Ok(match treatment.treat(&site.meta, weight, SiteEvidence { second_moment: h })?.treated {
-            Treated::Coded(codes) => codes.dequantize(),
-            Treated::Dense(values) => values,
-        })
+        Ok(
+            match treatment
+                .treat(&site.meta, weight, SiteEvidence { second_moment: h, fisher: None })?
+                .treated
+            {
+                Treated::Coded(codes) => codes.dequantize(),
+                Treated::Dense(values) => values,
+            },
+        )
     }
 }
 

@@ -95,7 +95,7 @@ fn doubled() -> std::result::Result<f64, Cause> {
     let codes = |h: &Square| -> std::result::Result<Vec<f32>, Cause> {
         let method = Quantizer::default().treatment(scheme, trimtab::floors::io::Dtype::F32, true);
         let method = method.ok_or("the scheme is not treated")?;
-        let evidence = trimtab::floors::calibrate::SiteEvidence { second_moment: Some(h) };
+        let evidence = trimtab::floors::calibrate::SiteEvidence { second_moment: Some(h), fisher: None };
         Ok(method.treat(&meta, &weight, evidence)?.treated.into_weight(&meta)?.to_f32())
     };
     let (a, b) = (codes(&moment(&twice, None)?)?, codes(&moment(&inputs, Some(&weights))?)?);
