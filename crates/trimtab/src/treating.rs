@@ -502,8 +502,14 @@ mod tests {
         let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
         // One token reaches two of the four experts of a block.
         let batches = vec![trimtab_calibrate::Batch::windows(&[&[7u32][..]], &device)];
-        let calibration =
-            Calibration { batches, samples: 1, rows: 1, description: "one token".into(), rest: None };
+        let calibration = Calibration {
+            batches,
+            samples: 1,
+            rows: 1,
+            description: "one token".into(),
+            rest: None,
+            rest_is: "",
+        };
         let scheme: Choice = "int4 g8".parse().unwrap();
         let assignment: Assignment =
             inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
@@ -570,7 +576,14 @@ mod tests {
             let (inventory, assignment, quantizer) = (&inventory, &assignment, &quantizer);
             let job = Job { model: &model, inventory, assignment, quantizer, form: Form::Packed };
             let description = "one text".to_string();
-            let data = Calibration { batches: vec![batch], samples: 1, rows: 6, description, rest: None };
+            let data = Calibration {
+                batches: vec![batch],
+                samples: 1,
+                rows: 6,
+                description,
+                rest: None,
+                rest_is: "",
+            };
             let (mut treated, mut heard) = (Collected::default(), crate::monitor::Quiet::default());
             treat(job, Some(&data), &mut treated, &mut heard).unwrap();
             let reports = treated.0.into_values().flat_map(|stage| stage.reports);

@@ -11,11 +11,12 @@ use super::{EngineName, Format, ModelArg};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Calibration")]
 pub struct CalibrationArgs {
-    /// Text (.txt), sentence pairs (.csv) or images (.safetensors) to calibrate on. Without it, language models take
-    /// stories that a grammar in this program tells; models of other kinds need one.
+    /// Text (.txt), sentence pairs (.csv) or images (.safetensors) to calibrate on. Without it, a language model takes a text that
+    /// it writes itself, a convolutional network images that its batch norms agree with, an encoder (and @pico) stories that a
+    /// grammar in this program tells.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
-    /// Windows (texts, images) to calibrate on [default: 128; 64 of the built-in stories].
+    /// Windows (texts, images) to calibrate on [default: 128; 64 of the built-in stories and of own text, 32 images that are made].
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// Tokens of a window [default: 256, or what the model can take].
@@ -27,6 +28,9 @@ pub struct CalibrationArgs {
     /// Take every window of a text N times, rolled by an N-th of its length each time, so that every part of it comes early once.
     #[arg(long, value_name = "N")]
     pub expansion: Option<usize>,
+    /// Side of the images that are made where there are none to calibrate on [default: what the model is made for].
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<usize>,
 }
 
 /// Which tokens count for how much (RSQ).

@@ -50,7 +50,8 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     // Round-to-nearest needs no data, its branches do.
     let observe = method != args::Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
-    let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
+    let calibration =
+        settings.as_ref().map(|settings| Calibration::load_with(&model, settings, ui)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
     let prediction = trimtab::memory::for_method(prediction, &inventory, quantizer.method);
     trimtab::memory::check(&prediction)?;

@@ -22,6 +22,7 @@ pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettin
         window: args.window,
         sequential: args.sequential,
         expansion: args.expansion,
+        image_size: args.image_size,
         seed: global.seed,
     }
 }
