@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor, TensorData};
@@ -11,6 +12,10 @@ use crate::kernels::{
     attention::{AttentionDims, ScoreShape},
 };
 use crate::weight::{host, on_host};
+
+mod quantizer;
+
+pub use self::quantizer::{AttentionQuantizer, Operand, SoftmaxCode, SoftmaxQuantizer};
 
 /// Which keys a query may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub struct Scoring {
     pub soft_cap: Option<f32>,
     /// ALiBi (Press et al., arXiv:2108.12409): one slope a head, times how far the key stands after the query.
     pub slopes: Option<Arc<[f32]>>,
+    /// What rounds queries, keys, values and the weights of values to few bits.
+    pub quantizer: Option<Arc<AttentionQuantizer>>,
 }
 
 impl Scoring {
@@ -72,6 +79,11 @@ pub fn attend_and_weigh(
     let [_, kv_heads, s, _] = k.dims();
     let device = q.device();
     let sight = Sight { causal: sight.causal && seen.is_none(), ..sight };
+    let quantizer = scoring.quantizer.clone();
+    let [q, k, v] = match quantizer.as_ref().and_then(|quantizer| quantizer.operands.as_ref()) {
+        Some([of_q, of_k, of_v]) => [of_q.heads(q), of_k.heads(k), of_v.heads(v)],
+        None => [q, k, v],
+    };
     // Only the kernel of the house passes by every column; elsewhere its input is brought to the host.
     if on_host(&device) || mass.is_some() {
         let dims = AttentionDims { batch: b, heads, kv_heads, queries: t, keys: s, width: d };
@@ -88,6 +100,11 @@ pub fn attend_and_weigh(
         let out = kernels::attention::attend(dims, [&q, &k, &v], sight, keep, seen, shape, mass);
         return Tensor::from_data(TensorData::new(out, [b, t, heads * d]), &device);
     }
+    if let Some(of_weights) = quantizer.as_ref().and_then(|quantizer| quantizer.weights.as_ref()) {
+        let weights = weights([q, k], sight, keep, seen, scoring, bias);
+        let mixed = of_weights.round(weights).matmul(repeat_heads(v, heads));
+        return mixed.swap_dims(1, 2).reshape([b, t, heads * d]);
+    }
     let hidden = hidden(&q, t, s, sight, [keep.map(|keep| keep.reshape([b, 1, s])), seen]);
     let options = AttentionModuleOptions {
         scale: scoring.scale.map(f64::from),
@@ -97,6 +114,43 @@ pub fn attend_and_weigh(
     let bias = added(&q, s, scoring, bias);
     let mixed = attention(q, repeat_heads(k, heads), repeat_heads(v, heads), hidden, bias, options);
     mixed.swap_dims(1, 2).reshape([b, t, heads * d])
+}
+
+/// The weights of the values, `[B, H, T, S]`, for the arguments of [`attend`]: all in memory at once.
+pub fn weights(
+    [q, k]: [Tensor<4>; 2],
+    sight: Sight,
+    keep: Option<Tensor<2, Bool>>,
+    seen: Option<Tensor<3, Bool>>,
+    scoring: &Scoring,
+    bias: Option<Tensor<3>>,
+) -> Tensor<4> {
+    let ([b, heads, t, d], s) = (q.dims(), k.dims()[2]);
+    let causal = sight.causal && seen.is_none() && t > 1;
+    // What is causal sees as far back as the window, or to the beginning; a mask of its own for both.
+    let later = causal.then(|| {
+        let shown = (0..t).flat_map(|i| (0..s).map(move |j| j <= s - t + i)).collect::<Vec<_>>();
+        Tensor::<3, Bool>::from_data(TensorData::new(shown, [1, t, s]), &q.device()).expand([b, t, s])
+    });
+    let seen = match (seen, later) {
+        (Some(seen), Some(later)) => Some(seen.bool_and(later)),
+        (one, other) => one.or(other),
+    };
+    let hidden = hidden(&q, t, s, sight, [keep.map(|keep| keep.reshape([b, 1, s])), seen]);
+    let scale = scoring.scale.unwrap_or(1.0 / (d as f32).sqrt());
+    let added = added(&q, s, scoring, bias);
+    let mut scores = q.matmul(repeat_heads(k, heads).swap_dims(2, 3)) * scale;
+    if let Some(cap) = scoring.soft_cap {
+        scores = (scores / cap).tanh() * cap;
+    }
+    if let Some(added) = added {
+        scores = scores + added;
+    }
+    let Some(hidden) = hidden else { return softmax(scores, 3) };
+    let hidden = hidden.expand([b, heads, t, s]);
+    let weights = softmax(scores.mask_fill(hidden.clone(), f32::MIN / 2.0), 3);
+    // A query that sees nothing gets nothing.
+    weights.mask_fill(hidden, 0.0)
 }
 
 /// Repeats every key-value head for the queries that share it.
@@ -160,8 +214,12 @@ mod tests {
             let values: Vec<f32> = (0..n).map(|i| value(i + salt)).collect();
             Tensor::<4>::from_data(TensorData::new(values, shape), device)
         };
-        let bent =
-            Scoring { scale: Some(0.3), soft_cap: Some(1.5), slopes: Some(Scoring::alibi_slopes(4).into()) };
+        let bent = Scoring {
+            scale: Some(0.3),
+            soft_cap: Some(1.5),
+            slopes: Some(Scoring::alibi_slopes(4).into()),
+            quantizer: None,
+        };
         for ((t, s), scoring) in [(1, 1), (1, 9), (70, 70), (5, 12)]
             .into_iter()
             .flat_map(|sizes| [(sizes, Scoring::default()), (sizes, bent.clone())])

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, Int, Tensor};
 
+use crate::attention::Operand;
 use crate::layer::Table;
 use crate::samples::Capture;
 use crate::site::Site;
@@ -38,6 +39,8 @@ pub struct Ctx<'a> {
     pub norm_inputs: Option<&'a mut Vec<NormInput>>,
     /// Where the attention of a block leaves how much each token gets, `[B * T]`, summed over heads and queries.
     pub attention_mass: Option<&'a mut Vec<f64>>,
+    /// Where the attention of a block leaves the numbers of its operands, before they are rounded.
+    pub attention_operands: Option<&'a mut Vec<(Operand, Vec<f32>)>>,
     /// Where layers leave what the gradients of single samples follow from.
     pub capture: Option<&'a mut Capture>,
 }

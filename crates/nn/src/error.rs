@@ -46,6 +46,12 @@ pub enum Error {
         /// What the observer said.
         message: String,
     },
+    /// Activations cannot be quantized as they should be.
+    #[error("{message}")]
+    Activation {
+        /// What was found, and what was expected.
+        message: String,
+    },
     /// Reading or packing a weight failed.
     #[error(transparent)]
     Io(#[from] trimtab_io::Error),

@@ -97,8 +97,10 @@ macro_rules! tensors {
                 if let Some(bias) = & $($mutable)? site.bias {
                     all.push((format!("{name}.bias"), $held::Vector(bias)));
                 }
-                for (i, InputOp::Scale(scale)) in (& $($mutable)? site.input).into_iter().enumerate() {
-                    all.push((format!("{name}.input.{i}.scale"), $held::Vector(scale)));
+                for (i, op) in (& $($mutable)? site.input).into_iter().enumerate() {
+                    if let InputOp::Scale(scale) = op {
+                        all.push((format!("{name}.input.{i}.scale"), $held::Vector(scale)));
+                    }
                 }
                 for (i, Branch::LowRank(branch)) in (& $($mutable)? site.branches).into_iter().enumerate() {
                     all.push((format!("{name}.branches.{i}.a"), $held::Matrix(& $($mutable)? branch.a)));

@@ -4,6 +4,7 @@
 //! map along two named [axes](axis::Axis). [Taps](tap::Tap) look at what flows through a site. Methods work on sites,
 //! axes and taps and know no model; models are built from sites and know no method.
 
+pub mod activation;
 pub mod attention;
 pub mod axis;
 pub mod batch_norm;
@@ -23,6 +24,8 @@ pub mod tap;
 pub mod weight;
 pub mod wiring;
 
+pub use activation::{ActivationGranularity, ActivationQuantizer, ActivationScheme, ActivationStep};
+pub use attention::{AttentionQuantizer, Operand, SoftmaxCode, SoftmaxQuantizer};
 pub use axis::Axis;
 pub use batch_norm::BatchNorm;
 pub use ctx::{BatchStatistics, Ctx, KvCache, NormInput, SecondInput};

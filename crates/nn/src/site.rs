@@ -10,6 +10,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use trimtab_io::{BranchFactors, RawTensor};
 
+use crate::activation::ActivationQuantizer;
 use crate::axis::Axis;
 use crate::conv::ConvGeometry;
 use crate::ctx::Ctx;
@@ -84,6 +85,8 @@ impl SiteMeta {
 pub enum InputOp {
     /// Multiplies channel `c` by `scale[c]` (`[in]`); the weight holds the inverse.
     Scale(Param<Tensor<1>>),
+    /// Rounds it to few bits.
+    Quantize(ActivationQuantizer),
 }
 
 /// An additive side path.
@@ -184,6 +187,49 @@ impl Site {
         Ok(())
     }
 
+    /// Rounds the input from now on as `quantizer` says, in place of what rounded it before; `None` leaves it as it comes.
+    ///
+    /// # Errors
+    ///
+    /// Steps for another number of channels, or a table, which reads none.
+    pub fn set_activation(&mut self, quantizer: Option<ActivationQuantizer>) -> Result<()> {
+        let channels = self.input_channels();
+        if let Some(quantizer) = &quantizer {
+            let refuse = |why: String| {
+                let message = format!("site \"{}\": {why}", self.meta.name);
+                Err(Error::Activation { message })
+            };
+            if self.meta.kind == SiteKind::Embedding {
+                return refuse("a table reads no activations that could be quantized".into());
+            }
+            if !quantizer.fits(channels) {
+                let found = quantizer.steps().len();
+                return refuse(format!("its input has {channels} channels, but {found} steps are given"));
+            }
+        }
+        self.input.retain(|op| !matches!(op, InputOp::Quantize(_)));
+        self.input.extend(quantizer.map(InputOp::Quantize));
+        Ok(())
+    }
+
+    /// What rounds the input.
+    pub fn activation(&self) -> Option<&ActivationQuantizer> {
+        self.input.iter().find_map(|op| match op {
+            InputOp::Quantize(quantizer) => Some(quantizer),
+            InputOp::Scale(_) => None,
+        })
+    }
+
+    /// Channels of the input: of a convolution, those of its images.
+    pub fn input_channels(&self) -> usize {
+        match &self.meta.kind {
+            SiteKind::Conv(conv) | SiteKind::Conv1d(conv) => {
+                self.meta.cols / (conv.kernel[0] * conv.kernel[1]) * conv.groups
+            }
+            SiteKind::Linear | SiteKind::Embedding => self.meta.cols,
+        }
+    }
+
     /// The numbers of the whole map, `[out, in]`: the weight with its branches in it.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut values = self.weight.to_f32();
@@ -239,11 +285,12 @@ impl Site {
         };
         let [b, c, h, w] = x.dims();
         let ConvGeometry { kernel, padding, groups, .. } = *geometry;
-        let channels = self.meta.cols / (kernel[0] * kernel[1]) * groups;
+        let channels = self.input_channels();
         let Some(size) = geometry.output([h, w]).filter(|_| c == channels) else {
             let least = [0, 1].map(|i| kernel[i].saturating_sub(2 * padding[i]).max(1));
             return Err(Error::Image { site: self.meta.name.clone(), channels, least, found: [c, h, w] });
         };
+        let x = self.prepare_images(x);
         if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
             self.show_input(&geometry.patches(x.clone()), ctx);
         }
@@ -281,6 +328,15 @@ impl Site {
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
         self.input.iter().fold(x, |x, op| match op {
             InputOp::Scale(scale) => x * scale.val().unsqueeze(),
+            InputOp::Quantize(quantizer) => quantizer.rows(x),
+        })
+    }
+
+    /// Operations on the images of a convolution, whose channels they go by; zeros are put beside them afterwards.
+    fn prepare_images(&self, x: Tensor<4>) -> Tensor<4> {
+        self.input.iter().fold(x, |x, op| match op {
+            InputOp::Scale(scale) => x * scale.val().reshape([1, -1, 1, 1]),
+            InputOp::Quantize(quantizer) => quantizer.images(x),
         })
     }
 
@@ -379,6 +435,7 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
+    use crate::activation::{ActivationGranularity, ActivationScheme};
     use crate::tap::{Tap, TapSet};
 
     fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
@@ -435,6 +492,65 @@ mod tests {
         let wide = BranchFactors::from_f32(&[1.0; 3], &[1.0; 2], 1, trimtab_io::Dtype::F32).unwrap();
         let refused = site.set_branches(vec![Branch::of(&wide, &Device::flex())]).unwrap_err();
         assert!(refused.to_string().contains("up, branch"), "{refused}");
+    }
+
+    #[test]
+    fn a_quantized_input_is_what_the_weight_the_branch_and_the_taps_see() {
+        // [0, 30] in 4 bits: step 2, so [5, 30] is [4, 30]. W = [[1, 2]], branch 3 (x0 + x1).
+        let scheme: ActivationScheme = "int4 token".parse().unwrap();
+        let mut site = site(&[1.0, 2.0], 1, 2);
+        site.set_activation(Some(ActivationQuantizer::dynamic(scheme).unwrap())).unwrap();
+        let a = Param::from_tensor(tensor(&[1.0, 1.0], [1, 2]));
+        let b = Param::from_tensor(tensor(&[3.0], [1, 1]));
+        site.branches.push(Branch::LowRank(LowRank { a, b, scale: 1.0 }));
+        let sum = Arc::new(Mutex::new(Sum::default()));
+        let mut taps = TapSet::new();
+        taps.attach("up", Arc::clone(&sum));
+        let mut ctx = Ctx { taps: Some(&mut taps), ..Ctx::default() };
+        let y = site.forward(tensor(&[5.0, 30.0], [1, 1, 2]), &mut ctx);
+        assert_eq!((host(y), sum.lock().unwrap().0), (vec![64.0 + 102.0], 34.0));
+        site.set_activation(None).unwrap();
+        let y = site.forward(tensor(&[5.0, 30.0], [1, 1, 2]), &mut Ctx::default());
+        assert_eq!(host(y), [65.0 + 105.0], "control");
+        let steps = vec![scheme.step(0.0, 1.0); 3];
+        let channel = ActivationScheme { granularity: ActivationGranularity::Channel, ..scheme };
+        let refused = site.set_activation(Some(ActivationQuantizer::new(channel, steps).unwrap()));
+        assert!(refused.unwrap_err().to_string().contains("2 channels"));
+    }
+
+    #[test]
+    fn a_convolution_quantizes_its_image_by_channel_and_pads_with_real_zeros() {
+        // Channel 0 has the step 1 and the zero 3 (range [-3, 12]), channel 1 the step 10.
+        let scheme = ActivationScheme::new(4, ActivationGranularity::Channel);
+        let steps = vec![scheme.step(-3.0, 12.0), scheme.step(0.0, 150.0)];
+        let quantizer = ActivationQuantizer::new(scheme, steps).unwrap();
+        let image = [1.4, -2.6, 7.0, 0.4, 14.0, 16.0, 99.0, 1.0];
+        let rounded = [1.0, -3.0, 7.0, 0.0, 10.0, 20.0, 100.0, 0.0];
+        let meta = SiteMeta {
+            kind: SiteKind::Conv(ConvGeometry::same(3, 1)),
+            cols: 18,
+            ..site(&[0.0; 18], 1, 18).meta().clone()
+        };
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let of = |values: &[f32]| {
+                Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 2, 2, 2]), &device)
+            };
+            let kernel: Vec<f32> = (0..18).map(|i| (i % 7) as f32 - 2.0).collect();
+            let kernel = Tensor::from_data(TensorData::new(kernel, [1, 18]), &device);
+            let mut conv = Site::new(meta.clone(), Weight::dense(kernel), None).unwrap();
+            let expected = host(conv.convolve(of(&rounded), &mut Ctx::default()).unwrap());
+            let plain = host(conv.convolve(of(&image), &mut Ctx::default()).unwrap());
+            conv.set_activation(Some(quantizer.clone())).unwrap();
+            let sum = Arc::new(Mutex::new(Sum::default()));
+            let mut taps = TapSet::new();
+            taps.attach("up", Arc::clone(&sum));
+            let mut ctx = Ctx { taps: Some(&mut taps), ..Ctx::default() };
+            let found = host(conv.convolve(of(&image), &mut ctx).unwrap());
+            assert_eq!(found, expected);
+            assert_ne!(found, plain, "control");
+            // Every pixel is in four of the patches, the zeros beside them add nothing.
+            assert_eq!(sum.lock().unwrap().0, 4.0 * f64::from(rounded.iter().sum::<f32>()));
+        }
     }
 
     #[test]

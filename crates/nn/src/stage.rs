@@ -1,7 +1,10 @@
 //! Stages: a network cut into pieces that run one after another and can be loaded one at a time.
 
+use std::sync::Arc;
+
 use burn::tensor::{Int, Tensor};
 
+use crate::attention::AttentionQuantizer;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
 use crate::layer::{Layer, LayerMut};
@@ -112,6 +115,16 @@ pub trait Stage: Send + Sync {
     fn owner(&self) -> Option<&Site> {
         None
     }
+
+    /// Rounds the operands of its attention between its tokens from now on; `None` leaves them. Whether it has such an attention.
+    fn set_attention(&mut self, _quantizer: Option<Arc<AttentionQuantizer>>) -> bool {
+        false
+    }
+
+    /// What rounds the operands of its attention.
+    fn attention(&self) -> Option<&Arc<AttentionQuantizer>> {
+        None
+    }
 }
 
 impl Stage for Box<dyn Stage> {
@@ -133,6 +146,14 @@ impl Stage for Box<dyn Stage> {
 
     fn owner(&self) -> Option<&Site> {
         (**self).owner()
+    }
+
+    fn set_attention(&mut self, quantizer: Option<Arc<AttentionQuantizer>>) -> bool {
+        (**self).set_attention(quantizer)
+    }
+
+    fn attention(&self) -> Option<&Arc<AttentionQuantizer>> {
+        (**self).attention()
     }
 }
 
@@ -183,6 +204,14 @@ impl<S: Stage> Stage for OnPart<S> {
 
     fn owner(&self) -> Option<&Site> {
         self.1.owner()
+    }
+
+    fn set_attention(&mut self, quantizer: Option<Arc<AttentionQuantizer>>) -> bool {
+        self.1.set_attention(quantizer)
+    }
+
+    fn attention(&self) -> Option<&Arc<AttentionQuantizer>> {
+        self.1.attention()
     }
 }
 

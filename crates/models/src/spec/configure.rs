@@ -144,6 +144,7 @@ fn options(body: &Body, fields: &Fields<'_>) -> Result<TransformerConfig> {
                 let factor = if layout.alibi_scaled { (head_width as f32).powf(-0.5) } else { 1.0 };
                 slopes.map(|slope| slope * factor).collect()
             }),
+            quantizer: None,
         },
         blocks: blocks(body, fields, head_width)?,
         qkv: layout.qkv,

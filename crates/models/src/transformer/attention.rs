@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::attention::{Sight, attend, attend_and_weigh};
-use trimtab_nn::{Ctx, Layer, LayerMut, Norm, Site, Table};
+use trimtab_nn::attention::{Scoring, Sight, attend, attend_and_weigh, weights};
+use trimtab_nn::{AttentionQuantizer, Ctx, Layer, LayerMut, Norm, Operand, Site, Table, host};
 
 use super::relative;
 use super::stage_plan::AttentionPlan;
@@ -24,6 +24,9 @@ pub struct Attention {
     k_norms: Vec<Norm>,
     /// Positions by distance.
     relative: Option<Table>,
+    /// What rounds the operands, where something does.
+    #[module(skip)]
+    pub(crate) quantizer: Option<Arc<AttentionQuantizer>>,
     #[module(skip)]
     owns_relative: bool,
     #[module(skip)]
@@ -47,6 +50,7 @@ impl Attention {
             q_norms: norms(&plan.q_norms)?,
             k_norms: norms(&plan.k_norms)?,
             relative: None,
+            quantizer: None,
             owns_relative: false,
             index,
             config: Arc::clone(config),
@@ -102,7 +106,18 @@ impl Attention {
             .zip(c.relative)
             .map(|(table, positions)| relative::bias(table, positions, c.causal, [t, k.dims()[2]]));
         let (keep, seen, mass) = (ctx.mask.clone(), ctx.seen.clone(), ctx.attention_mass.as_deref_mut());
-        let mixed = attend_and_weigh([q, k, v], sight, keep, seen, &c.scoring, bias, mass);
+        if let Some(record) = ctx.attention_operands.as_deref_mut() {
+            let operands = [Operand::Queries, Operand::Keys, Operand::Values].into_iter().zip([&q, &k, &v]);
+            record.extend(operands.map(|(operand, x)| (operand, host(x.clone()))));
+            let qk = [q.clone(), k.clone()];
+            let shown = weights(qk, sight, keep.clone(), seen.clone(), &c.scoring, bias.clone());
+            record.push((Operand::Weights, host(shown)));
+        }
+        let scoring = match &self.quantizer {
+            Some(quantizer) => &Scoring { quantizer: Some(Arc::clone(quantizer)), ..c.scoring.clone() },
+            None => &c.scoring,
+        };
+        let mixed = attend_and_weigh([q, k, v], sight, keep, seen, scoring, bias, mass);
         self.o.forward(mixed, ctx)
     }
 

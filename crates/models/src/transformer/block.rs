@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::{Ctx, Flow, Layer, LayerMut, Norm, Result, Stage, Table};
+use trimtab_nn::{AttentionQuantizer, Ctx, Flow, Layer, LayerMut, Norm, Result, Stage, Table};
 
 use super::attention::Attention;
 use super::mlp::Feed;
@@ -183,5 +183,14 @@ impl Stage for Block {
 
     fn boxed_clone(&self) -> Box<dyn Stage> {
         Box::new(self.clone())
+    }
+
+    fn set_attention(&mut self, quantizer: Option<Arc<AttentionQuantizer>>) -> bool {
+        self.attention.quantizer = quantizer;
+        true
+    }
+
+    fn attention(&self) -> Option<&Arc<AttentionQuantizer>> {
+        self.attention.quantizer.as_ref()
     }
 }

@@ -86,6 +86,7 @@ pub(crate) fn attend(
         return out;
     }
     let weigh = mass.is_some();
+    let quantizer = shape.scoring.quantizer.as_ref().and_then(|quantizer| quantizer.weights.as_ref());
     let sequence = queries * heads * width;
     let block = BLOCK * heads * width;
     let tasks = out.chunks_mut(sequence).enumerate().flat_map(|(b, sequence)| {
@@ -121,6 +122,9 @@ pub(crate) fn attend(
                 // A query that is padding itself has nothing to say.
                 if weigh && keep.is_none_or(|keep| keep[b * keys + position + i]) {
                     columns.iter_mut().zip(&*row).for_each(|(sum, &p)| *sum += f64::from(p));
+                }
+                if let Some(quantizer) = quantizer {
+                    quantizer.round_row(row);
                 }
             }
             let s = MatRef::from_row_major_slice(scores.as_slice(), n, span);
