@@ -10,6 +10,7 @@ pub mod error;
 pub mod importance;
 pub mod memory;
 pub mod moment;
+pub mod norms;
 pub mod ranges;
 pub mod reconstruct;
 pub mod steps;

@@ -6,9 +6,11 @@
 //! | module | paper |
 //! |---|---|
 //! | [`eora`] | EoRA, arXiv 2410.21271: a low-rank branch that takes most off the output error |
+//! | [`tuning_norm`] | arXiv 2006.10518: a batch norm that is put where one was folded, tuned, and folded again |
 
 mod error;
 
 pub mod eora;
+pub mod tuning_norm;
 
 pub use error::{Error, Result};

@@ -224,6 +224,7 @@ fn name_of(method: Method, assignment: &Assignment) -> String {
         (Method::Gptq, Scheme::Blocks(_)) => format!("importance {scheme}"),
         (Method::Gptq, _) => format!("GPTQ {scheme}"),
         (Method::Decoupleq, _) => format!("decoupleQ {scheme}"),
+        (Method::Adaquant, _) => format!("AdaQuant {scheme}"),
     }
 }
 

@@ -31,6 +31,7 @@ mod source;
 pub mod system;
 pub mod training;
 pub mod treating;
+pub mod tune_bias;
 mod without_data;
 
 pub use error::{Error, Result};

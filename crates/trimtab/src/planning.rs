@@ -291,7 +291,7 @@ impl Study<'_> {
         let assignment = self.assignment(prices, choice)?;
         let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
-        let quantizer = &self.settings.quantizer;
+        let quantizer = &self.settings.quantizer.codes_only();
         let job =
             Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
         treat(job, Some(self.calibration), &mut treated, monitor)?;

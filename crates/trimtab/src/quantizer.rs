@@ -5,6 +5,7 @@ use trimtab_calibrate::{Importance, ReconstructSettings, Treatment};
 use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_mend::eora::{EoraSettings, Variant};
+use trimtab_quantize::adaquant::AdaquantSettings;
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
 use trimtab_quantize::decoupleq::DecoupleqSettings;
 use trimtab_quantize::float::ScaleFinder;
@@ -16,6 +17,7 @@ use trimtab_quantize::solver::Solver;
 use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment};
 
 use crate::scheme::Scheme;
+use crate::tune_bias::BiasTuning;
 
 /// Methods that choose codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,8 @@ pub enum Method {
     Gptq,
     /// decoupleQ, for real zero points and symmetric integers; for anything else, GPTQ.
     Decoupleq,
+    /// AdaQuant, for integers with whole zero points; for anything else, GPTQ.
+    Adaquant,
 }
 
 /// How the range of a group is found.
@@ -60,6 +64,12 @@ pub struct Quantizer {
     pub importance: Option<Importance>,
     /// How scales, and real zero points, are trained block by block once all codes of a block are chosen; `None`: not at all.
     pub tuning: Option<ReconstructSettings>,
+    /// Whether the statistics of batch norms are measured anew, block by block, once all codes of a block are chosen.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tune_batch_norms: bool,
+    /// How the biases of a classifier of images are trained once all codes are chosen; `None`: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tune_biases: Option<BiasTuning>,
 }
 
 impl Default for Quantizer {
@@ -72,6 +82,8 @@ impl Default for Quantizer {
             branches: Variant::Eora,
             importance: None,
             tuning: None,
+            tune_batch_norms: false,
+            tune_biases: None,
         }
     }
 }
@@ -86,6 +98,16 @@ impl Quantizer {
     pub fn branch_settings(&self, observed: bool) -> EoraSettings {
         let variant = if observed { self.branches } else { Variant::Svd };
         EoraSettings { variant, ..EoraSettings::default() }
+    }
+
+    /// The same without what is done to vectors once codes are chosen: what plans are measured with.
+    pub fn codes_only(&self) -> Self {
+        Self { tune_batch_norms: false, tune_biases: None, ..*self }
+    }
+
+    /// Whether calibration data are needed even where codes need none.
+    pub fn tunes_vectors(&self) -> bool {
+        self.tune_batch_norms || self.tune_biases.is_some()
     }
 
     /// The treatment for one site; `None` where it stays as it is. Without observations, codes are chosen by rounding to
@@ -129,6 +151,9 @@ impl Quantizer {
                     damping: Damping { first: self.damping, ..Damping::default() },
                     ..DecoupleqSettings::default()
                 })
+            }
+            true if self.method == Method::Adaquant && !real_zero => {
+                Solver::Adaquant(AdaquantSettings::default())
             }
             true => Solver::Gptq(self.gptq(range)),
         };

@@ -14,7 +14,7 @@ use trimtab_calibrate::{
     Batch, BlockRun, Inputs, Outcome, Part, ReconstructSettings, SiteEvidence, Steps, Stream, StreamSettings,
     Treated,
 };
-use trimtab_io::BranchFactors;
+use trimtab_io::{BranchFactors, RawTensor};
 use trimtab_math::linalg::Square;
 use trimtab_mend::eora::eora;
 use trimtab_models::Model;
@@ -65,6 +65,8 @@ pub struct TreatedStage {
     pub branches: BTreeMap<String, BranchFactors>,
     /// What happened.
     pub reports: Vec<SiteReport>,
+    /// New vectors of its norms, by the name of their tensor.
+    pub vectors: BTreeMap<String, Vec<f32>>,
     /// Mean squared error of the block's output on held-out samples, before and after its scales were trained.
     pub tuned: Option<[f64; 2]>,
 }
@@ -152,8 +154,10 @@ pub fn treat(
     let Job { model, inventory, quantizer, .. } = run;
     // Round-to-nearest without branches sees no data: then nothing has to flow.
     let batches = match quantizer.method {
-        Method::Rtn if !run.has_branches() => &[],
-        Method::Rtn | Method::Gptq | Method::Decoupleq => calibration.map_or(&[][..], |c| &c.batches[..]),
+        Method::Rtn if !run.has_branches() && !quantizer.tune_batch_norms => &[],
+        Method::Rtn | Method::Gptq | Method::Decoupleq | Method::Adaquant => {
+            calibration.map_or(&[][..], |c| &c.batches[..])
+        }
     };
     warn_of_unseen(model, inventory, batches, monitor);
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
@@ -174,7 +178,10 @@ pub fn treat(
             return run.restore(block, &stage);
         }
         let begun = Instant::now();
-        let stage = run.block(block, !batches.is_empty())?;
+        let mut stage = run.block(block, !batches.is_empty())?;
+        if quantizer.tune_batch_norms && !batches.is_empty() {
+            stage.vectors = run.tune_norms(block)?;
+        }
         if !stage.reports.is_empty() {
             done += 1;
             monitor.advance(done, &summary(&block.info().name, &stage, begun.elapsed()));
@@ -425,13 +432,24 @@ impl<'a> Job<'a> {
         Ok(Some([found.before, found.after]))
     }
 
+    /// Measures the statistics of the batch norms of a treated block anew and puts them in place, rounded as they are stored.
+    fn tune_norms(&self, block: &mut BlockRun<'_>) -> Result<BTreeMap<String, Vec<f32>>> {
+        let mut vectors = block.norm_statistics()?;
+        for (name, values) in &mut vectors {
+            let dtype = self.model.checkpoint().require(name)?.dtype;
+            *values = RawTensor::from_f32(vec![values.len()], values, dtype)?.to_f32()?;
+        }
+        block.put_vectors(&vectors)?;
+        Ok(vectors)
+    }
+
     /// Puts the weights of a finished block in place, so that the next block sees what it would have seen.
     fn restore(&self, block: &mut BlockRun<'_>, stage: &TreatedStage) -> Result<()> {
         for (name, treated) in &stage.weights {
             let site = block.site_mut(name)?;
             of_site(&site.meta().clone(), treated.clone(), stage.branches.get(name))?.into_site(site)?;
         }
-        Ok(())
+        Ok(block.put_vectors(&stage.vectors)?)
     }
 }
 

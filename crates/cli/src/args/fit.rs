@@ -257,6 +257,8 @@ pub enum Method {
     /// decoupleQ: integers by GPTQ and exact scales and real zero points by turns; for schemes such as 'int2 row real' and 'int3
     /// g64 sym'.
     Decoupleq,
+    /// AdaQuant: weights and ranges of a layer learned by gradients; for integers with whole zero points. For convolutional networks.
+    Adaquant,
 }
 
 /// How the grid of a group is found and which order columns are rounded in.
@@ -282,6 +284,12 @@ pub struct QuantizerArgs {
     /// Passes over the samples.
     #[arg(long, default_value_t = QuantizerArgs::default().tune_epochs, requires = "tune_blocks", value_name = "N")]
     pub tune_epochs: usize,
+    /// Once all codes of a block are chosen, measure the statistics of its batch norms anew on the calibration images.
+    #[arg(long)]
+    pub tune_batch_norm: bool,
+    /// At the end, train the biases of a classifier of images until it says what the original says of the calibration images.
+    #[arg(long)]
+    pub tune_bias: bool,
 }
 
 impl Default for QuantizerArgs {
@@ -295,6 +303,8 @@ impl Default for QuantizerArgs {
             tune_blocks: false,
             tune_rate,
             tune_epochs,
+            tune_batch_norm: false,
+            tune_bias: false,
         }
     }
 }

@@ -48,7 +48,9 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
     // Round-to-nearest needs no data, its branches do.
-    let observe = method != args::Method::Rtn || assignment.values().any(|choice| choice.rank > 0);
+    let observe = method != args::Method::Rtn
+        || assignment.values().any(|choice| choice.rank > 0)
+        || quantizer.tunes_vectors();
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration =
         settings.as_ref().map(|settings| Calibration::load_with(&model, settings, ui)).transpose()?;

@@ -102,6 +102,12 @@ pub fn note_quantizer(report: &mut Document, args: &QuantizerArgs, method: Metho
         report.set("tune-rate", args.tune_rate);
         report.set("tune-epochs", args.tune_epochs);
     }
+    if args.tune_batch_norm {
+        report.set("tune-batch-norm", "yes");
+    }
+    if args.tune_bias {
+        report.set("tune-bias", "yes");
+    }
     if method == Method::Gptq {
         report.set("act-order", if args.act_order { "yes" } else { "no" });
     }

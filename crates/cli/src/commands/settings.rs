@@ -10,6 +10,7 @@ use trimtab::planning::PlanningSettings;
 use trimtab::pricing::Metric;
 use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::{Choices, Scheme};
+use trimtab::tune_bias::BiasTuning;
 
 use crate::args::{
     self, CalibrationArgs, Format, Global, ImportanceArgs, ImportanceName, PlanningArgs, QuantizerArgs,
@@ -53,6 +54,7 @@ pub fn quantizer(args: &QuantizerArgs, method: args::Method, seed: u64) -> Quant
             args::Method::Rtn => Method::Rtn,
             args::Method::Gptq => Method::Gptq,
             args::Method::Decoupleq => Method::Decoupleq,
+            args::Method::Adaquant => Method::Adaquant,
         },
         range: match args.range {
             args::Range::MinMax => Range::MinMax,
@@ -66,6 +68,8 @@ pub fn quantizer(args: &QuantizerArgs, method: args::Method, seed: u64) -> Quant
             seed,
             ..ReconstructSettings::default()
         }),
+        tune_batch_norms: args.tune_batch_norm,
+        tune_biases: args.tune_bias.then(|| BiasTuning { seed, ..BiasTuning::default() }),
         ..Quantizer::default()
     }
 }
