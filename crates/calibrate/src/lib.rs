@@ -11,6 +11,7 @@ pub mod fisher;
 pub mod importance;
 pub mod memory;
 pub mod moment;
+pub mod norms;
 pub mod ranges;
 pub mod reconstruct;
 pub mod steps;

@@ -13,7 +13,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 use trimtab_math::random::Stream;
-use trimtab_nn::{Flow, HeldMut, LayerMut, Stage, Weight, host};
+use trimtab_nn::{Ctx, Flow, HeldMut, LayerMut, Stage, Weight, host};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -33,6 +33,32 @@ pub trait Part {
     fn install(&self, values: &[Tensor<1>], block: &mut dyn Stage) -> Result<()>;
 }
 
+/// Numbers that are trained, and what comes out with them: the parts of a block, or a single layer.
+pub trait Trainee {
+    /// The numbers at the start, a vector for each tensor that is trained.
+    fn start(&self) -> Vec<Vec<f32>>;
+
+    /// Rates of these vectors, in parts of [`ReconstructSettings::rate`].
+    fn rates(&self) -> Vec<f64> {
+        vec![1.0; self.start().len()]
+    }
+
+    /// Numbers as they will be stored.
+    fn stored(&self, values: Vec<Vec<f32>>) -> Vec<Vec<f32>>;
+
+    /// Takes these numbers from now on.
+    ///
+    /// # Errors
+    /// What cannot take them.
+    fn install(&mut self, values: &[Tensor<1>]) -> Result<()>;
+
+    /// What comes out, with gradients.
+    ///
+    /// # Errors
+    /// An input of another kind.
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow>;
+}
+
 /// Settings of [`reconstruct`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,7 +73,7 @@ pub struct ReconstructSettings {
     pub betas: [f64; 2],
     /// Added to the root of its second moment.
     pub epsilon: f64,
-    /// Share of the samples that is held out, at least one.
+    /// Share of the samples that is held out, at least one; 0 judges by those that are trained on.
     pub held_out: f64,
     /// Names the order of the samples.
     pub seed: u64,
@@ -93,74 +119,137 @@ pub fn reconstruct(
     parts: &[&dyn Part],
     settings: &ReconstructSettings,
 ) -> Result<Reconstructed> {
+    let mut block = of.block.boxed_clone();
+    track(&mut *block);
+    let mut trainee = Parts { parts, block };
+    let forward = |flow: Flow, ctx: &mut Ctx<'_>| Ok(of.target.forward(flow, ctx)?);
+    let target = Target { batches: of.batches, inputs: of.inputs, target: &forward };
+    let found = train(&mut trainee, &target, settings)?;
+    let mut values = found.values.into_iter();
+    let split = parts.iter().map(|part| values.by_ref().take(part.start().len()).collect()).collect();
+    Ok(Reconstructed { values: split, before: found.before, after: found.after, steps: found.steps })
+}
+
+/// The parts of a block.
+struct Parts<'a> {
+    parts: &'a [&'a dyn Part],
+    block: Box<dyn Stage>,
+}
+
+impl Trainee for Parts<'_> {
+    fn start(&self) -> Vec<Vec<f32>> {
+        self.parts.iter().flat_map(|part| part.start()).collect()
+    }
+
+    fn stored(&self, values: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+        let mut values = values.into_iter();
+        let of_part = |part: &&dyn Part| part.stored(values.by_ref().take(part.start().len()).collect());
+        self.parts.iter().flat_map(of_part).collect()
+    }
+
+    fn install(&mut self, values: &[Tensor<1>]) -> Result<()> {
+        let mut first = 0;
+        for part in self.parts {
+            let end = first + part.start().len();
+            part.install(&values[first..end], &mut *self.block)?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        Ok(self.block.forward(flow, ctx)?)
+    }
+}
+
+/// What the numbers of a [`Trainee`] are trained towards.
+pub struct Target<'a> {
+    /// Masks and weights of rows.
+    pub batches: &'a [Batch],
+    /// What reaches the trainee of a batch.
+    pub inputs: &'a dyn Fn(usize) -> Result<Flow>,
+    /// What is to come out, given what goes in.
+    pub target: &'a dyn Fn(Flow, &mut Ctx<'_>) -> Result<Flow>,
+}
+
+/// What came out of [`train`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    /// The numbers, rounded as stored.
+    pub values: Vec<Vec<f32>>,
+    /// Mean squared difference on the held-out samples before.
+    pub before: f64,
+    /// The same with `values`: at most `before`.
+    pub after: f64,
+    /// Steps taken.
+    pub steps: usize,
+}
+
+/// Trains the numbers of `trainee`.
+///
+/// # Errors
+/// As [`reconstruct`].
+pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructSettings) -> Result<Trained> {
     if !(settings.rate > 0.0 && settings.rate.is_finite()) {
         let message = format!("found a rate of {}; expected a finite number > 0", settings.rate);
         return Err(Error::Reconstruction { message });
     }
     let device = Device::flex().autodiff();
     let samples = of.samples(settings.batch.max(1));
-    if samples.len() < 2 {
+    if samples.len() < 2 && settings.held_out > 0.0 {
         let message = "expected at least two samples, one to train on and one to judge by".into();
         return Err(Error::Reconstruction { message });
     }
-    let held = ((settings.held_out * samples.len() as f64).ceil() as usize).clamp(1, samples.len() - 1);
-    let (trained, judged) = samples.split_at(samples.len() - held);
-    let mut block = of.block.boxed_clone();
-    track(&mut *block);
-    let install =
-        |values: &[Vec<Vec<f32>>], block: &mut dyn Stage, track: bool| -> Result<Vec<Vec<Tensor<1>>>> {
-            let mut leaves = Vec::new();
-            for (part, values) in parts.iter().zip(values) {
-                let leaf = |values: &Vec<f32>| {
-                    let leaf = Tensor::<1>::from_floats(values.as_slice(), &device);
-                    if track { leaf.require_grad() } else { leaf }
-                };
-                let of_part: Vec<Tensor<1>> = values.iter().map(leaf).collect();
-                part.install(&of_part, block)?;
-                leaves.push(of_part);
-            }
-            Ok(leaves)
-        };
-    let stored = |values: &[Vec<Vec<f32>>]| -> Vec<Vec<Vec<f32>>> {
-        parts.iter().zip(values).map(|(part, values)| part.stored(values.clone())).collect()
+    let (trained, judged) = if settings.held_out > 0.0 {
+        let held = ((settings.held_out * samples.len() as f64).ceil() as usize).clamp(1, samples.len() - 1);
+        samples.split_at(samples.len() - held)
+    } else {
+        (&samples[..], &samples[..])
     };
-    let judge = |values: &[Vec<Vec<f32>>], block: &mut Box<dyn Stage>| -> Result<f64> {
-        install(values, &mut **block, false)?;
+    let leaves = |values: &[Vec<f32>], track: bool| -> Vec<Tensor<1>> {
+        let leaf = |values: &Vec<f32>| {
+            let leaf = Tensor::<1>::from_floats(values.as_slice(), &device);
+            if track { leaf.require_grad() } else { leaf }
+        };
+        values.iter().map(leaf).collect()
+    };
+    let judge = |values: &[Vec<f32>], trainee: &mut dyn Trainee| -> Result<f64> {
+        trainee.install(&leaves(values, false))?;
         let mut sums = [0.0, 0.0];
         for sample in judged {
-            let (loss, weight) = of.loss(&**block, sample, &device)?;
+            let (loss, weight) = of.loss(trainee, sample, &device)?;
             sums[0] += weight * f64::from(host(loss.without_autodiff())[0]);
             sums[1] += weight;
         }
         Ok(if sums[1] > 0.0 { sums[0] / sums[1] } else { 0.0 })
     };
-    let mut values: Vec<Vec<Vec<f32>>> = parts.iter().map(|part| part.start()).collect();
-    let mut best = stored(&values);
-    let before = judge(&best, &mut block)?;
+    let mut values: Vec<Vec<f32>> = trainee.start();
+    let mut best = trainee.stored(values.clone());
+    let before = judge(&best, trainee)?;
     let mut after = before;
-    let mut adam = Adam::new(&values, *settings);
+    let mut adam = Adam::new(&values, trainee.rates(), *settings);
     for epoch in 0..settings.epochs {
         let mut order: Vec<usize> = (0..trained.len()).collect();
         Stream::new(settings.seed, "reconstruct/order", epoch as u64, 0).shuffle(&mut order);
         for i in order {
-            let leaves = install(&values, &mut *block, true)?;
-            let (loss, weight) = of.loss(&*block, &trained[i], &device)?;
+            let leaves = leaves(&values, true);
+            trainee.install(&leaves)?;
+            let (loss, weight) = of.loss(trainee, &trained[i], &device)?;
             if weight == 0.0 {
                 continue;
             }
             let gradients = loss.backward();
-            let of_leaf = |leaf: &Tensor<1>| leaf.grad(&gradients).map(host);
-            let gradients: Vec<Vec<Option<Vec<f32>>>> =
-                leaves.iter().map(|leaves| leaves.iter().map(of_leaf).collect()).collect();
+            let gradients: Vec<Option<Vec<f32>>> =
+                leaves.iter().map(|leaf| leaf.grad(&gradients).map(host)).collect();
             adam.step(&mut values, &gradients);
         }
-        let candidate = stored(&values);
-        let found = judge(&candidate, &mut block)?;
+        let candidate = trainee.stored(values.clone());
+        let found = judge(&candidate, trainee)?;
         if found < after {
             (best, after) = (candidate, found);
         }
     }
-    Ok(Reconstructed { values: best, before, after, steps: adam.steps as usize })
+    Ok(Trained { values: best, before, after, steps: adam.steps as usize })
 }
 
 /// Some rows of a batch.
@@ -169,7 +258,7 @@ struct Sample {
     rows: Range<usize>,
 }
 
-impl Reconstruction<'_> {
+impl Target<'_> {
     fn samples(&self, size: usize) -> Vec<Sample> {
         let of_batch = |(batch, of): (usize, &Batch)| {
             let n = items(&of.input);
@@ -179,7 +268,7 @@ impl Reconstruction<'_> {
     }
 
     /// The mean squared difference on a sample, and the weight of its rows.
-    fn loss(&self, block: &dyn Stage, sample: &Sample, device: &Device) -> Result<(Tensor<1>, f64)> {
+    fn loss(&self, trainee: &dyn Trainee, sample: &Sample, device: &Device) -> Result<(Tensor<1>, f64)> {
         let (batch, whole) = (&self.batches[sample.batch], (self.inputs)(sample.batch)?);
         let flow = part_of(&whole, &sample.rows);
         let n = items(&whole).max(1);
@@ -189,9 +278,10 @@ impl Reconstruction<'_> {
         });
         let mask = batch.mask.clone().map(|mask| mask.slice([sample.rows.clone()]));
         let mut of_sample = Batch { input: flow.clone(), mask, row_weights };
-        let target = last(self.target.forward(flow.clone(), &mut of_sample.ctx())?)?;
+        let of_rows = (self.target)(flow.clone(), &mut of_sample.ctx())?;
+        let target = last(of_rows)?;
         of_sample.mask = of_sample.mask.map(|mask| Tensor::from_data(mask.into_data(), device));
-        let found = last(block.forward(tracked(flow, device), &mut of_sample.ctx())?)?;
+        let found = last(trainee.forward(tracked(flow, device), &mut of_sample.ctx())?)?;
         let width = target.1;
         let target = Tensor::<2>::from_data(host_data(target.0, width), device);
         let difference = (found.0 - target).square().mean_dim(1);
@@ -289,26 +379,27 @@ fn constant<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
 /// Adam on vectors of the host.
 struct Adam {
     settings: ReconstructSettings,
-    moments: Vec<Vec<[Vec<f32>; 2]>>,
+    rates: Vec<f64>,
+    moments: Vec<[Vec<f32>; 2]>,
     steps: i32,
 }
 
 impl Adam {
-    fn new(values: &[Vec<Vec<f32>>], settings: ReconstructSettings) -> Self {
+    fn new(values: &[Vec<f32>], rates: Vec<f64>, settings: ReconstructSettings) -> Self {
         let zeros = |values: &Vec<f32>| [vec![0.0; values.len()], vec![0.0; values.len()]];
-        let moments = values.iter().map(|values| values.iter().map(zeros).collect()).collect();
-        Self { settings, moments, steps: 0 }
+        Self { settings, rates, moments: values.iter().map(zeros).collect(), steps: 0 }
     }
 
-    fn step(&mut self, values: &mut [Vec<Vec<f32>>], gradients: &[Vec<Option<Vec<f32>>>]) {
+    fn step(&mut self, values: &mut [Vec<f32>], gradients: &[Option<Vec<f32>>]) {
         self.steps += 1;
         let betas = self.settings.betas;
         let corrections = betas.map(|beta| 1.0 - beta.powi(self.steps));
-        let (rate, root) = ((self.settings.rate / corrections[0]) as f32, corrections[1].sqrt() as f32);
+        let root = corrections[1].sqrt() as f32;
         let ([b1, b2], epsilon) = (betas.map(|beta| beta as f32), self.settings.epsilon as f32);
-        let parts = values.iter_mut().zip(gradients).zip(&mut self.moments);
-        for ((values, gradients), moments) in parts.flat_map(|((v, g), m)| v.iter_mut().zip(g).zip(m)) {
+        let all = values.iter_mut().zip(gradients).zip(&mut self.moments).zip(&self.rates);
+        for (((values, gradients), moments), factor) in all {
             let Some(gradients) = gradients else { continue };
+            let rate = (self.settings.rate * factor / corrections[0]) as f32;
             let [first, second] = moments;
             for (((x, &g), m), v) in values.iter_mut().zip(gradients).zip(first).zip(second) {
                 *m = b1 * *m + (1.0 - b1) * g;

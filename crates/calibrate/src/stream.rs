@@ -15,13 +15,15 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use trimtab_math::linalg::Square;
 use trimtab_nn::{
-    Ctx, Flow, Operand, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows, TapSet, host,
+    BatchStatistics, Ctx, Flow, Operand, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows,
+    TapSet, host,
 };
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::importance::{self, Importance, Strategy};
 use crate::moment::SecondMoment;
+use crate::norms::{Pooled, put_vectors};
 use crate::reconstruct::{Part, ReconstructSettings, Reconstructed, Reconstruction, reconstruct};
 use crate::store::HiddenStore;
 
@@ -210,6 +212,36 @@ impl BlockRun<'_> {
             Ok(stored.unwrap_or_else(|| batches[i].input.clone()))
         };
         reconstruct(&Reconstruction { block, target: &*target, batches, inputs: &inputs }, parts, settings)
+    }
+
+    /// Runs all batches through the block as it now is, its batch norms going by each batch as in training, and gives their new
+    /// statistics by the name of the tensor; the block stays as it is.
+    ///
+    /// # Errors
+    /// A block that fails, and norms that were folded.
+    pub fn norm_statistics(&mut self) -> Result<BTreeMap<String, Vec<f32>>> {
+        let mut pooled = Pooled::default();
+        for indices in self.rounds() {
+            let flows = self.inputs(indices.clone())?;
+            let run = |(flow, batch): (Flow, &Batch)| -> Result<(Vec<BatchStatistics>, usize)> {
+                let mut seen = Vec::new();
+                let mut ctx = Ctx { batch_statistics: Some(&mut seen), ..batch.ctx() };
+                self.stage.forward(flow, &mut ctx)?;
+                Ok((seen, batch.rows()))
+            };
+            let found: Result<Vec<_>> =
+                flows.into_par_iter().zip(&self.stream.batches[indices]).map(run).collect();
+            found?.iter().for_each(|(seen, images)| pooled.add(seen, *images));
+        }
+        pooled.buffers(&*self.stage)
+    }
+
+    /// Puts vectors of the block in place, by the names of their tensors.
+    ///
+    /// # Errors
+    /// A name that no vector of the block has, or another length.
+    pub fn put_vectors(&mut self, vectors: &BTreeMap<String, Vec<f32>>) -> Result<()> {
+        put_vectors(&mut *self.stage, vectors)
     }
 
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.

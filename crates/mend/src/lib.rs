@@ -7,11 +7,13 @@
 //! |---|---|
 //! | [`eora`] | EoRA, arXiv 2410.21271: a low-rank branch that takes most off the output error |
 //! | [`lq`] | LQ-LoRA, arXiv 2311.12023: codes and branch found by turns |
+//! | [`tuning_norm`] | arXiv 2006.10518: a batch norm that is put where one was folded, tuned, and folded again |
 
 mod error;
 mod measure;
 
 pub mod eora;
 pub mod lq;
+pub mod tuning_norm;
 
 pub use error::{Error, Result};

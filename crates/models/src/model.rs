@@ -190,6 +190,28 @@ impl Model {
         Normalization::of(&self.checkpoint, family)
     }
 
+    /// Side of the images that the model takes: `image.size` of the file's metadata, else what `preprocessor_config.json` crops
+    /// to, else `image_size` of `config.json` or `input_size` of its `pretrained_cfg` (timm), else that of the family.
+    pub fn image_side(&self) -> Option<usize> {
+        let number = |value: &serde_json::Value| value.as_u64().map(|n| n as usize).filter(|&n| n > 0);
+        let stated = self.checkpoint.metadata().get("image.size").and_then(|text| text.trim().parse().ok());
+        let beside = || {
+            let bytes = self.checkpoint.side_file("preprocessor_config.json").ok().flatten()?;
+            let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            let of = |name: &str| number(&value[name]["height"]).or_else(|| number(&value[name]));
+            of("crop_size").or_else(|| of("size")).or_else(|| number(&value["size"]["shortest_edge"]))
+        };
+        let config = || {
+            let config = self.checkpoint.config()?;
+            number(&config["image_size"]).or_else(|| number(&config["pretrained_cfg"]["input_size"][1]))
+        };
+        let family = || match &self.architecture {
+            Architecture::Conv(plan) => plan.pixels(),
+            Architecture::Transformer(_) => None,
+        };
+        stated.or_else(beside).or_else(config).or_else(family)
+    }
+
     /// Sites of the stages with this role.
     pub fn sites(&self, role: Role) -> impl Iterator<Item = &SiteMeta> {
         self.stages.iter().filter(move |stage| stage.role == role).flat_map(|stage| &stage.sites)

@@ -78,16 +78,9 @@ impl BatchNorm {
     }
 
     /// What this norm is given.
-    fn observe(&self, x: Tensor<4>) -> NormInput {
-        let [_, c, ..] = x.dims();
-        let mean = over_pixels(x.clone());
-        NormInput {
-            norm: self.name.clone(),
-            variance: over_pixels((x - mean.clone()).square()).reshape([c]),
-            mean: mean.reshape([c]),
-            running_mean: self.mean.val(),
-            running_variance: self.variance.val(),
-        }
+    fn observe(&self, input: Tensor<4>) -> NormInput {
+        let (running_mean, running_variance) = (self.mean.val(), self.variance.val());
+        NormInput { norm: self.name.clone(), input, running_mean, running_variance }
     }
 
     /// Normalizes by the batch, whose statistics are noted with the unbiased variance; the norm itself uses the biased one.

@@ -56,19 +56,40 @@ pub struct BatchStatistics {
     pub variance: Vec<f32>,
 }
 
-/// Statistics of what a batch norm is given beside those that it has stored; the former have gradients.
+/// What a batch norm is given beside the statistics that it has stored; the former has gradients.
 #[derive(Clone, Debug)]
 pub struct NormInput {
     /// Module path of the norm in the checkpoint.
     pub norm: String,
-    /// Mean of each channel over batch and pixels, `[C]`.
-    pub mean: Tensor<1>,
-    /// Biased variance of each channel, `[C]`.
-    pub variance: Tensor<1>,
+    /// What it is given, `[B, C, H, W]`.
+    pub input: Tensor<4>,
     /// The mean that the norm has stored, `[C]`.
     pub running_mean: Tensor<1>,
     /// The variance that the norm has stored, `[C]`.
     pub running_variance: Tensor<1>,
+}
+
+impl NormInput {
+    /// Mean and biased variance of each channel over batch and pixels, `[C]` each.
+    pub fn of_batch(&self) -> [Tensor<1>; 2] {
+        let [_, c, ..] = self.input.dims();
+        let over = |x: Tensor<4>| {
+            let [b, c, h, w] = x.dims();
+            x.reshape([b, c, h * w]).mean_dim(2).mean_dim(0).reshape([1, c, 1, 1])
+        };
+        let mean = over(self.input.clone());
+        let variance = over((self.input.clone() - mean.clone()).square());
+        [mean, variance].map(|x| x.reshape([c]))
+    }
+
+    /// Mean and biased variance of each channel of each image over its pixels, `[B, C]` each.
+    pub fn of_images(&self) -> [Tensor<2>; 2] {
+        let [b, c, h, w] = self.input.dims();
+        let rows = self.input.clone().reshape([b, c, h * w]);
+        let mean = rows.clone().mean_dim(2);
+        let variance = (rows - mean.clone()).square().mean_dim(2);
+        [mean, variance].map(|x| x.reshape([b, c]))
+    }
 }
 
 /// Mask and weights of the second input of a network of two parts.

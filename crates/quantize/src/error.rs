@@ -54,6 +54,12 @@ pub enum Error {
         /// Storage type of the steps.
         dtype: ScaleDtype,
     },
+    /// A layer could not be learned.
+    #[error("{message}")]
+    Learning {
+        /// What stood in the way.
+        message: String,
+    },
     /// The method needs input statistics that were not given.
     #[error(
         "{method}: needs the second moment of the layer's input, found none\nhint: give calibration data"

@@ -1,7 +1,7 @@
 //! Post-training weight quantization on plain slices: affine grids, range search, round-to-nearest and GPTQ.
 //!
 //! A weight is `[d_output, d_input]`, row-major `f32`; its input statistics are the second moment `H = Σ w x xᵀ / Σ w`
-//! (`trimtab_math::gram`). A method knows no model, opens no file and uses no tensor framework.
+//! (`trimtab_math::gram`). A method knows no model, opens no file and, but for those that learn by gradients ([`adaquant`]), uses no tensor framework.
 //!
 //! | module | holds |
 //! |---|---|
@@ -15,10 +15,12 @@
 //! | [`gptq`] | error-compensating quantization column by column |
 //! | [`decoupleq`] | integers, steps and real zeros by turns |
 //! | [`repq`] | from a step a channel of activations to one step for all |
+//! | [`adaquant`] | weights, ranges, the input's range and the bias of a layer, learned together |
 //! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
 //! | [`solver`] | the solvers by name, with their settings |
 //! | [`treatment`] | the solvers as something that can be planned and applied to any site |
 
+pub mod adaquant;
 pub mod affine;
 pub mod damage;
 pub mod decoupleq;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::adaquant::{AdaquantSettings, adaquant_by_moment};
 use crate::decoupleq::{DecoupleqSettings, decoupleq};
 use crate::error::Result;
 use crate::gptq::{GptqSettings, gptq};
@@ -34,6 +35,8 @@ pub enum Solver {
     Gptq(GptqSettings),
     /// decoupleQ: real zeros or symmetric codes.
     Decoupleq(DecoupleqSettings),
+    /// AdaQuant, of weights alone: whole zeros.
+    Adaquant(AdaquantSettings),
 }
 
 impl Default for Solver {
@@ -48,13 +51,14 @@ impl LayerSolver for Solver {
             Solver::Rtn(_) => "rtn",
             Solver::Gptq(_) => "gptq",
             Solver::Decoupleq(_) => "decoupleq",
+            Solver::Adaquant(_) => "adaquant",
         }
     }
 
     fn needs_hessian(&self) -> bool {
         match self {
             Solver::Rtn(settings) => settings.range.needs_input_power(),
-            Solver::Gptq(_) | Solver::Decoupleq(_) => true,
+            Solver::Gptq(_) | Solver::Decoupleq(_) | Solver::Adaquant(_) => true,
         }
     }
 
@@ -63,6 +67,7 @@ impl LayerSolver for Solver {
             Solver::Rtn(settings) => rtn(layer, scheme, settings),
             Solver::Gptq(settings) => gptq(layer, scheme, settings),
             Solver::Decoupleq(settings) => decoupleq(layer, scheme, settings),
+            Solver::Adaquant(settings) => adaquant_by_moment(layer, scheme, settings),
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Sampling from a language model, one token at a time.
+//! Sampling from a language model, one token at a time; many texts at once where nobody reads along.
+
+mod own;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use trimtab_math::random::Stream;
 use trimtab_nn::kernels::awake;
 use trimtab_nn::{Ctx, Error, Flow, KvCache, Network, Result, host};
+
+pub use own::OwnText;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,24 +76,30 @@ impl<'n> Generation<'n> {
     }
 
     fn feed_here(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let features = self.network.features();
-        let mut ctx = Ctx { cache: Some(&mut self.cache), ..Ctx::default() };
         let fed = Flow::Tokens(ids(tokens));
-        let (first, flow) = match &self.read {
+        let (first, fed) = match &self.read {
             Some((decoder, memory)) => (*decoder, Flow::both(memory.clone(), fed)),
             None => (0, fed),
         };
-        let last = last_position(self.network.forward_range(first, features, flow, &mut ctx)?)?;
-        let logits = self.network.forward_from(features, last, &mut ctx)?;
-        self.cache.advance(tokens.len());
-        let logits = match logits {
-            Flow::Pair(both) if self.read.is_some() => both.1,
-            other => other,
-        };
-        match logits {
-            Flow::Hidden(x) => Ok(host(x)),
-            other => Err(Error::Flow { stage: "sampling".into(), expected: "logits", found: other.kind() }),
-        }
+        logits(self.network, first, fed, &mut self.cache, tokens.len())
+    }
+}
+
+/// The logits after the last of `n` tokens of each row, `[B, V]`, row by row; `fed` enters at stage `first`.
+fn logits(network: &Network, first: usize, fed: Flow, cache: &mut KvCache, n: usize) -> Result<Vec<f32>> {
+    let features = network.features();
+    let both = matches!(fed, Flow::Pair(_));
+    let mut ctx = Ctx { cache: Some(&mut *cache), ..Ctx::default() };
+    let last = last_position(network.forward_range(first, features, fed, &mut ctx)?)?;
+    let logits = network.forward_from(features, last, &mut ctx)?;
+    cache.advance(n);
+    let logits = match logits {
+        Flow::Pair(pair) if both => pair.1,
+        other => other,
+    };
+    match logits {
+        Flow::Hidden(x) => Ok(host(x)),
+        other => Err(Error::Flow { stage: "sampling".into(), expected: "logits", found: other.kind() }),
     }
 }
 
@@ -104,8 +114,8 @@ fn last_position(flow: Flow) -> Result<Flow> {
         Flow::Pair(both) => Ok(Flow::both(both.0, last_position(both.1)?)),
         flow => {
             let hidden = flow.hidden("head")?;
-            let [_, t, width] = hidden.dims();
-            Ok(Flow::Hidden(hidden.slice([0..1, t - 1..t, 0..width])))
+            let [b, t, width] = hidden.dims();
+            Ok(Flow::Hidden(hidden.slice([0..b, t - 1..t, 0..width])))
         }
     }
 }
@@ -116,6 +126,10 @@ fn choose(logits: &[f32], sampling: &Sampling, draw: f64) -> u32 {
     if sampling.temperature <= 0.0 || logits.is_empty() {
         let larger = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
         return (0..logits.len()).fold(0, larger) as u32;
+    }
+    // Where nothing is cut, the order does not matter, and a large vocabulary takes long to sort.
+    if sampling.top_k == 0 && sampling.top_p >= 1.0 {
+        return draw_in_order(logits, sampling.temperature, draw);
     }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_unstable_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
@@ -139,6 +153,22 @@ fn choose(logits: &[f32], sampling: &Sampling, draw: f64) -> u32 {
         }
     }
     order.last().map_or(0, |&id| id as u32)
+}
+
+/// The token at which the softmax, summed in the order of the vocabulary, passes `draw`.
+fn draw_in_order(logits: &[f32], temperature: f64, draw: f64) -> u32 {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |z: f32| (f64::from(z - best) / temperature).exp();
+    let mut rest = draw * logits.iter().map(|&z| weight(z)).sum::<f64>();
+    let mut last = 0;
+    for (id, weight) in logits.iter().map(|&z| weight(z)).enumerate().filter(|(_, weight)| *weight > 0.0) {
+        rest -= weight;
+        last = id;
+        if rest < 0.0 {
+            break;
+        }
+    }
+    last as u32
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
+use trimtab_calibrate::norms::put_vectors;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
     AffineGroup, AffineScheme, BranchFactors, Bytes, Checkpoint, Coded, CompressedFormat, Dtype, GroupScheme,
     OutDir, PackedConfig, QuantizationConfig, RawTensor, ensure_space, float_tensors, int_tensors,
     to_safetensors, to_tensors,
 };
-use trimtab_nn::{SiteKind, StageSource};
+use trimtab_nn::{SiteKind, StageSource, Task};
 use trimtab_plan::Plan;
 
 use crate::activations::QuantizedInputs;
@@ -24,12 +25,14 @@ use crate::calibration::{Calibration, CalibrationSettings};
 use crate::convert::{self, REPLACED};
 use crate::error::{Error, Result};
 use crate::form::Form;
-use crate::inventory::{TreatedSite, leftover};
+use crate::inventory::{Inventory, TreatedSite, leftover};
+use crate::measure;
 use crate::monitor::Monitor;
 use crate::quantizer::Quantizer;
 use crate::scheme::Scheme;
 use crate::source;
-use crate::treating::{Job, SiteReport, StageSink, TreatedStage, treat};
+use crate::treating::{Assignment, Collected, Job, SiteReport, StageSink, TreatedStage, treat};
+use crate::tune_bias::{BiasTuning, tune_biases};
 
 /// Largest shard, in bytes.
 pub(crate) const SHARD_BYTES: u64 = 5_000_000_000;
@@ -157,6 +160,7 @@ pub fn apply(
     monitor: &mut dyn Monitor,
 ) -> Result<(Applied, Finished)> {
     check_format(&job)?;
+    check_tuning(&job)?;
     let hash = job_hash(&job, calibration.map(|(_, settings)| settings))?;
     let dir = OutDir::create(&out.output, &hash, out.force)?;
     if dir.units().next().is_some() {
@@ -172,8 +176,38 @@ pub fn apply(
     if sink.dir.files().is_none() {
         treat(job, calibration.map(|(data, _)| data), &mut sink, monitor)
             .map_err(|error| error.interrupted(Some(kept)))?;
+        if let (Some(how), Some((data, _))) = (&job.quantizer.tune_biases, calibration) {
+            monitor.begin("biases", 1);
+            let [before, after] = sink.tune_biases(data, how)?;
+            monitor.note(&format!(
+                "biases tuned: KL on held-out calibration images {before:.5} before, {after:.5} after"
+            ));
+        }
     }
     sink.finish(plan)
+}
+
+/// Whether a tensor holds statistics of a batch norm.
+fn is_norm_buffer(name: &str) -> bool {
+    name.ends_with(".running_mean") || name.ends_with(".running_var")
+}
+
+/// What of the tuning makes no sense for the model.
+fn check_tuning(job: &Job<'_>) -> Result<()> {
+    let refused = |what: &'static str, message: &str| Err(Error::Setting { what, message: message.into() });
+    let mut tensors = job.model.stages().iter().flat_map(|stage| &stage.tensors);
+    if job.quantizer.tune_batch_norms && !tensors.any(|name| is_norm_buffer(name)) {
+        return refused("--tune-batch-norm", "the model has no batch norm");
+    }
+    if job.quantizer.tune_biases.is_some() && job.model.task() != Task::Images {
+        return refused("--tune-bias", "biases are tuned for classifiers of images only");
+    }
+    match job.quantizer.tunes_vectors() && job.form == Form::Gguf {
+        true => {
+            refused("--tune-batch-norm, --tune-bias", "a GGUF file takes norms and biases from the original")
+        }
+        false => Ok(()),
+    }
 }
 
 /// What the format cannot hold.
@@ -282,8 +316,9 @@ impl<'a> Writer<'a> {
                 None if self.job.form == Form::Gguf => {}
                 None => {
                     let mut tensor = source::tensor(self.job.model, &info.sites, name)?;
-                    if let Some(values) = treated.quantized.vectors.get(name) {
-                        tensor = RawTensor::from_f32(tensor.shape, values, tensor.dtype)?;
+                    let vector = treated.quantized.vectors.get(name).or_else(|| treated.vectors.get(name));
+                    if let Some(values) = vector {
+                        tensor = RawTensor::from_f32(tensor.shape.clone(), values, tensor.dtype)?;
                     }
                     tensors.push((name.clone(), tensor));
                 }
@@ -336,7 +371,54 @@ impl<'a> Writer<'a> {
                 }
             }
         }
+        if self.job.quantizer.tune_batch_norms {
+            for (name, tensor) in tensors.iter().filter(|(name, _)| is_norm_buffer(name)) {
+                treated.vectors.insert(name.clone(), tensor.to_f32()?);
+            }
+        }
         Ok(treated)
+    }
+
+    /// Trains the biases of what the finished units hold, and writes them into the units. What it starts from does not depend on
+    /// whether an earlier run got here.
+    fn tune_biases(&mut self, calibration: &Calibration, how: &BiasTuning) -> Result<[f64; 2]> {
+        let model = self.job.model;
+        let original = model.network()?;
+        let mut network = original.clone();
+        for stage in 0..model.stages().len() {
+            if !self.dir.unit_done(&Self::key(stage)) {
+                continue;
+            }
+            let treated = self.read(stage)?;
+            put_vectors(network.stage_mut(stage), &treated.vectors)?;
+            let mut one = Collected::default();
+            one.keep(stage, treated)?;
+            measure::put(&mut network, &one.overlay(self.job.inventory)?)?;
+        }
+        let found = tune_biases(&original, &network, &calibration.batches, how)?;
+        for (stage, info) in model.stages().iter().enumerate() {
+            let new = |name: &String| found.biases.get(name);
+            if !info.tensors.iter().any(|name| new(name).is_some()) {
+                continue;
+            }
+            let tensors = match self.dir.unit_done(&Self::key(stage)) {
+                true => self.dir.read_unit(&Self::key(stage))?,
+                false => {
+                    let tensor =
+                        |name: &String| Ok((name.clone(), source::tensor(model, &info.sites, name)?));
+                    info.tensors.iter().map(tensor).collect::<Result<_>>()?
+                }
+            };
+            let tuned = tensors.into_iter().map(|(name, tensor)| match new(&name) {
+                Some(values) => {
+                    let tensor = RawTensor::from_f32(tensor.shape.clone(), values, tensor.dtype)?;
+                    Ok((name, tensor))
+                }
+                None => Ok((name, tensor)),
+            });
+            self.dir.commit_unit(&Self::key(stage), &tuned.collect::<Result<Vec<_>>>()?)?;
+        }
+        Ok([found.before, found.after])
     }
 
     /// Everything that is not a treated stage; then the whole appears.
@@ -471,7 +553,7 @@ impl StageSink for Writer<'_> {
     }
 
     fn keep(&mut self, stage: usize, treated: TreatedStage) -> Result<()> {
-        if treated.reports.is_empty() {
+        if treated.reports.is_empty() && treated.vectors.is_empty() {
             return Ok(());
         }
         // The manifest first: a stage whose unit is there has its report there too.

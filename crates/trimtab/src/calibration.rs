@@ -1,4 +1,4 @@
-//! Calibration data: from a file, or from the grammar in this program, to batches.
+//! Calibration data to batches: from a file, or, where none is given, what the model itself tells (`without_data`).
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use trimtab_nn::{Flow, Task};
 use crate::branching::FisherCell;
 use crate::error::{Error, Result};
 use crate::judge::{ENCODER_WINDOW, Judge};
+use crate::monitor::{Monitor, Quiet};
+use crate::without_data;
 
 /// Tokens (or images) in one batch of the stream.
 const BATCH_TOKENS: usize = 512;
@@ -28,7 +30,8 @@ pub const DEFAULT_WINDOW: usize = 256;
 /// What to calibrate on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 pub struct CalibrationSettings {
-    /// A text, sentence pairs (`.csv`) or images (`.safetensors`); without one, stories of the built-in grammar.
+    /// A text, sentence pairs (`.csv`) or images (`.safetensors`). Without one, models of the built-in grammar and encoders take its
+    /// stories, language models what they write themselves, and convolutional networks what their batch norms remember.
     pub source: Option<PathBuf>,
     /// Windows, texts or images.
     pub samples: Option<usize>,
@@ -42,6 +45,9 @@ pub struct CalibrationSettings {
     /// (RSQ, arXiv:2503.01820, section 4.3). `None` is one, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expansion: Option<usize>,
+    /// Side of the images that are made where none are given; that of the model otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
 }
 
 /// Calibration batches and what they are.
@@ -58,30 +64,51 @@ pub struct Calibration {
     pub rest: Option<Judge>,
     /// What single windows say of single weights, once somebody asked ([`Calibration::fisher`]).
     pub fisher: FisherCell,
+    /// What that is, for reports.
+    pub rest_is: &'static str,
 }
 
 impl Calibration {
     /// Reads, tokenizes, chooses and packs.
     pub fn load(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
+        Self::load_with(model, settings, &mut Quiet::default())
+    }
+
+    /// [`Self::load`], telling what is calibrated on. What has to be made first may take a while.
+    pub fn load_with(
+        model: &Model,
+        settings: &CalibrationSettings,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Self> {
         if settings.samples == Some(0) {
             return Err(Error::Setting { what: "--samples", message: "must be at least 1".into() });
         }
         let images = |path: &PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
-        match model.task() {
-            Task::Language => Self::windows(model, settings),
+        let found = match model.task() {
+            Task::Language => Self::windows(model, settings, monitor),
             // A transformer of images is an encoder by what it gives.
-            Task::Encoder if settings.source.as_ref().is_some_and(images) => Self::images(model, settings),
+            Task::Encoder if settings.source.as_ref().is_some_and(images) => {
+                Self::images(model, settings, monitor)
+            }
             Task::Encoder => Self::sentences(model, settings),
-            Task::Images => Self::images(model, settings),
+            Task::Images => Self::images(model, settings, monitor),
             Task::Pairs => Err(Error::Setting {
                 what: "--calibration",
                 message: "models with two inputs are calibrated through the library, with batches of pairs"
                     .into(),
             }),
-        }
+        }?;
+        monitor.note(&match settings.source {
+            Some(_) => format!("calibrating on {}", found.description),
+            None => format!("no calibration data given: {}", found.description),
+        });
+        Ok(found)
     }
 
-    fn windows(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
+    fn windows(model: &Model, settings: &CalibrationSettings, monitor: &mut dyn Monitor) -> Result<Self> {
+        if settings.source.is_none() && !without_data::tells_stories(model)? {
+            return without_data::texts(model, settings, monitor);
+        }
         let (text, name) = match &settings.source {
             Some(path) => (sentences_or_text(path)?.join("\n"), path.display().to_string()),
             None => (pico::calibration_text(settings.seed), "stories of the built-in grammar".into()),
@@ -92,25 +119,8 @@ impl Calibration {
         let windows = Windows::cut(&tokens, window, window, vocab)?;
         let all = windows.as_slices();
         let chosen = choose(all.len(), settings);
-        let per_batch = (BATCH_TOKENS / window).max(1);
-        let copies = settings.expansion.unwrap_or(1);
-        if !(1..=window).contains(&copies) {
-            let message = format!("{copies} copies of a window of {window} tokens; expected 1 to {window}");
-            return Err(Error::Setting { what: "--expansion", message });
-        }
-        let rolled: Vec<Vec<u32>> = chosen
-            .iter()
-            .flat_map(|&i| (0..copies).map(move |k| (i, k * window / copies)))
-            .map(|(i, by)| {
-                let mut window = all[i].to_vec();
-                window.rotate_right(by);
-                window
-            })
-            .collect();
-        let batches = rolled
-            .chunks(per_batch)
-            .map(|part| Batch::windows(&part.iter().map(Vec::as_slice).collect::<Vec<_>>(), model.device()))
-            .collect();
+        let chosen_windows: Vec<&[u32]> = chosen.iter().map(|&i| all[i]).collect();
+        let (batches, samples) = window_batches(model, settings, &chosen_windows, window)?;
         let rest: Vec<u32> = (0..all.len())
             .filter(|i| chosen.binary_search(i).is_err())
             .flat_map(|i| all[i].to_vec())
@@ -123,14 +133,15 @@ impl Calibration {
         };
         Ok(Self {
             batches,
-            samples: rolled.len(),
-            rows: rolled.len() * window,
-            description: match copies {
-                1 => format!("{} windows of {window} tokens of {name}", chosen.len()),
-                n => format!("{} windows of {window} tokens of {name}, each rolled {n} times", chosen.len()),
-            },
+            samples,
+            rows: samples * window,
+            description: format!("{} windows of {window} tokens of {name}", chosen.len()) + &rolled(settings),
             rest,
             fisher: FisherCell::default(),
+            rest_is: match settings.source {
+                None => "stories that neither training nor calibration has seen",
+                Some(_) => "the part of the calibration text that was not calibrated on",
+            },
         })
     }
 
@@ -160,13 +171,12 @@ impl Calibration {
             description: format!("{} texts of {name}", ids.len()),
             rest: None,
             fisher: FisherCell::default(),
+            rest_is: "",
         })
     }
 
-    fn images(model: &Model, settings: &CalibrationSettings) -> Result<Self> {
-        let Some(path) = &settings.source else {
-            return Err(Error::NeedsCalibration { what: "a model of images", example: "images.safetensors" });
-        };
+    fn images(model: &Model, settings: &CalibrationSettings, monitor: &mut dyn Monitor) -> Result<Self> {
+        let Some(path) = &settings.source else { return without_data::images(model, settings, monitor) };
         let set = ImageSet::read(path, "train")?;
         let normalization = model.normalization()?;
         let chosen = choose(set.len(), settings);
@@ -184,8 +194,39 @@ impl Calibration {
             description: format!("{} images of {}", chosen.len(), path.display()),
             rest: None,
             fisher: FisherCell::default(),
+            rest_is: "",
         })
     }
+}
+
+/// Batches of windows, each rolled as often as the settings ask, and how many windows they hold.
+pub(crate) fn window_batches(
+    model: &Model,
+    settings: &CalibrationSettings,
+    windows: &[&[u32]],
+    window: usize,
+) -> Result<(Vec<Batch>, usize)> {
+    let copies = settings.expansion.unwrap_or(1);
+    if !(1..=window).contains(&copies) {
+        let message = format!("{copies} copies of a window of {window} tokens; expected 1 to {window}");
+        return Err(Error::Setting { what: "--expansion", message });
+    }
+    let roll = |tokens: &[u32], by: usize| {
+        let mut tokens = tokens.to_vec();
+        tokens.rotate_right(by);
+        tokens
+    };
+    let rolled: Vec<Vec<u32>> =
+        windows.iter().flat_map(|w| (0..copies).map(move |k| roll(w, k * window / copies))).collect();
+    let batch = |part: &[Vec<u32>]| {
+        Batch::windows(&part.iter().map(Vec::as_slice).collect::<Vec<_>>(), model.device())
+    };
+    Ok((rolled.chunks((BATCH_TOKENS / window).max(1)).map(batch).collect(), rolled.len()))
+}
+
+/// What a description says of [`CalibrationSettings::expansion`].
+pub(crate) fn rolled(settings: &CalibrationSettings) -> String {
+    settings.expansion.filter(|&n| n > 1).map_or(String::new(), |n| format!(", each rolled {n} times"))
 }
 
 /// The held-out stories that `@pico` (or any language model without a text of its own) is judged on.

@@ -46,8 +46,7 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     let mut recorder = Recorder::new(monitor, "planning");
     let prepared = prepare(model, &settings.planning)?;
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
-    let calibration = Calibration::load(model, &settings.planning.calibration)?;
-    recorder.note(&format!("calibrating on {}", calibration.description));
+    let calibration = Calibration::load_with(model, &settings.planning.calibration, &mut recorder)?;
     let prediction = memory::predict(model, &prepared.inventory, Some(&calibration));
     let prediction = memory::for_method(prediction, &prepared.inventory, settings.planning.quantizer.method);
     memory::check(&prediction)?;
@@ -189,10 +188,7 @@ fn prove(
         return Ok(());
     };
     // The caller knows the name of what it gave.
-    report.judged_on = settings.judge.is_none().then(|| match settings.planning.calibration.source {
-        None => "stories that neither training nor calibration has seen".into(),
-        Some(_) => "the part of the calibration text that was not calibrated on".into(),
-    });
+    report.judged_on = settings.judge.is_none().then(|| calibration.rest_is.to_string());
     let totals = &prepared.inventory.totals;
     let original = model.network()?;
     let bits = (applied.bits_per_weight.round() as u8).clamp(2, 8);
@@ -261,6 +257,7 @@ fn name_of(method: Method, assignment: &Assignment) -> String {
         (Method::Gptq, Scheme::Blocks(_)) => format!("importance {scheme}"),
         (Method::Gptq, _) => format!("GPTQ {scheme}"),
         (Method::Decoupleq, _) => format!("decoupleQ {scheme}"),
+        (Method::Adaquant, _) => format!("AdaQuant {scheme}"),
     }
 }
 

@@ -35,6 +35,8 @@ mod source;
 pub mod system;
 pub mod training;
 pub mod treating;
+pub mod tune_bias;
+mod without_data;
 
 pub use error::{Error, Result};
 

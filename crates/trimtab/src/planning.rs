@@ -373,8 +373,7 @@ impl Study<'_> {
         let assignment = self.assignment(prices, choice)?;
         let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
-        // Tuning takes far longer than choosing codes, and helps every plan; activations are quantized when a plan is carried out.
-        let quantizer = &Quantizer { tuning: None, activations: None, ..self.settings.quantizer };
+        let quantizer = &self.settings.quantizer.codes_only();
         let job =
             Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
         treat(job, Some(self.calibration), &mut treated, monitor)?;

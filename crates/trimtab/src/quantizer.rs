@@ -6,6 +6,7 @@ use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_mend::eora::{EoraSettings, Variant};
 use trimtab_mend::lq::LqSettings;
+use trimtab_quantize::adaquant::AdaquantSettings;
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
 use trimtab_quantize::decoupleq::DecoupleqSettings;
 use trimtab_quantize::float::ScaleFinder;
@@ -18,6 +19,7 @@ use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatmen
 
 use crate::activations::Activations;
 use crate::scheme::Scheme;
+use crate::tune_bias::BiasTuning;
 
 /// Methods that choose codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub enum Method {
     Gptq,
     /// decoupleQ, for real zero points and symmetric integers; for anything else, GPTQ.
     Decoupleq,
+    /// AdaQuant, for integers with whole zero points; for anything else, GPTQ.
+    Adaquant,
 }
 
 /// How the range of a group is found.
@@ -68,6 +72,12 @@ pub struct Quantizer {
     pub activations: Option<Activations>,
     /// How scales, and real zero points, are trained block by block once all codes of a block are chosen; `None`: not at all.
     pub tuning: Option<ReconstructSettings>,
+    /// Whether the statistics of batch norms are measured anew, block by block, once all codes of a block are chosen.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tune_batch_norms: bool,
+    /// How the biases of a classifier of images are trained once all codes are chosen; `None`: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tune_biases: Option<BiasTuning>,
 }
 
 impl Default for Quantizer {
@@ -82,6 +92,8 @@ impl Default for Quantizer {
             importance: None,
             activations: None,
             tuning: None,
+            tune_batch_norms: false,
+            tune_biases: None,
         }
     }
 }
@@ -115,6 +127,17 @@ impl Quantizer {
             Variant::ActScale | Variant::Eora => seen.second_moment.is_some(),
         };
         if there { self.branches } else { Variant::Svd }
+    }
+
+    /// The same without what is done once codes are chosen: what plans are measured with. Tuning takes far longer than choosing codes
+    /// and helps every plan, and activations are quantized when a plan is carried out.
+    pub fn codes_only(&self) -> Self {
+        Self { tuning: None, activations: None, tune_batch_norms: false, tune_biases: None, ..*self }
+    }
+
+    /// Whether calibration data are needed even where codes need none.
+    pub fn tunes_vectors(&self) -> bool {
+        self.tune_batch_norms || self.tune_biases.is_some()
     }
 
     /// The treatment for one site; `None` where it stays as it is. Without observations, codes are chosen by rounding to
@@ -159,6 +182,9 @@ impl Quantizer {
                     damping: Damping { first: self.damping, ..Damping::default() },
                     ..DecoupleqSettings::default()
                 })
+            }
+            true if self.method == Method::Adaquant && !real_zero => {
+                Solver::Adaquant(AdaquantSettings::default())
             }
             true => Solver::Gptq(self.gptq(range)),
         };

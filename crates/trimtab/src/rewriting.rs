@@ -190,7 +190,7 @@ fn write(
 /// # Errors
 /// Calibration data that do not fit the model.
 pub fn ranges(model: &Model, settings: &CalibrationSettings, monitor: &mut dyn Monitor) -> Result<Ranges> {
-    let calibration = Calibration::load(model, settings)?;
+    let calibration = Calibration::load_with(model, settings, monitor)?;
     let wiring = model.wiring();
     let seen: Vec<(String, String)> =
         (wiring.free_norms()).filter_map(|norm| Some((norm.seen_by.clone()?, norm.name.clone()))).collect();

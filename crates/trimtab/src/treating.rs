@@ -14,7 +14,7 @@ use trimtab_calibrate::{
     Batch, BlockRun, Fisher, Inputs, Outcome, Part, ReconstructSettings, SiteEvidence, Steps, Stream,
     StreamSettings, Treated,
 };
-use trimtab_io::BranchFactors;
+use trimtab_io::{BranchFactors, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Branch, Flow, Role, Site, SiteMeta, StageSource};
 
@@ -65,6 +65,8 @@ pub struct TreatedStage {
     pub quantized: QuantizedInputs,
     /// What happened.
     pub reports: Vec<SiteReport>,
+    /// New vectors of its norms, by the name of their tensor.
+    pub vectors: BTreeMap<String, Vec<f32>>,
     /// Mean squared error of the block's output on held-out samples, before and after its scales were trained.
     pub tuned: Option<[f64; 2]>,
 }
@@ -145,8 +147,10 @@ pub fn treat(
     // Round-to-nearest without branches sees no data: then nothing has to flow.
     let ranges = quantizer.activations.is_some_and(|activations| activations.needs_data());
     let batches = match quantizer.method {
-        Method::Rtn if !run.has_branches() && !ranges => &[],
-        Method::Rtn | Method::Gptq | Method::Decoupleq => calibration.map_or(&[][..], |c| &c.batches[..]),
+        Method::Rtn if !run.has_branches() && !ranges && !quantizer.tune_batch_norms => &[],
+        Method::Rtn | Method::Gptq | Method::Decoupleq | Method::Adaquant => {
+            calibration.map_or(&[][..], |c| &c.batches[..])
+        }
     };
     if let Some(activations) = &quantizer.activations {
         activations.check(run.form, &inventory.sites)?;
@@ -182,7 +186,10 @@ pub fn treat(
             return run.restore(block, &stage);
         }
         let begun = Instant::now();
-        let stage = run.block(block, !batches.is_empty(), fisher)?;
+        let mut stage = run.block(block, !batches.is_empty(), fisher)?;
+        if quantizer.tune_batch_norms && !batches.is_empty() {
+            stage.vectors = run.tune_norms(block)?;
+        }
         if !stage.reports.is_empty() {
             done += 1;
             monitor.advance(done, &summary(&block.info().name, &stage, begun.elapsed()));
@@ -432,12 +439,24 @@ impl<'a> Job<'a> {
         Ok(Some([found.before, found.after]))
     }
 
+    /// Measures the statistics of the batch norms of a treated block anew and puts them in place, rounded as they are stored.
+    fn tune_norms(&self, block: &mut BlockRun<'_>) -> Result<BTreeMap<String, Vec<f32>>> {
+        let mut vectors = block.norm_statistics()?;
+        for (name, values) in &mut vectors {
+            let dtype = self.model.checkpoint().require(name)?.dtype;
+            *values = RawTensor::from_f32(vec![values.len()], values, dtype)?.to_f32()?;
+        }
+        block.put_vectors(&vectors)?;
+        Ok(vectors)
+    }
+
     /// Puts the weights of a finished block in place, so that the next block sees what it would have seen.
     fn restore(&self, block: &mut BlockRun<'_>, stage: &TreatedStage) -> Result<()> {
         for (name, treated) in &stage.weights {
             let site = block.site_mut(name)?;
             of_site(&site.meta().clone(), treated.clone(), stage.branches.get(name))?.into_site(site)?;
         }
+        block.put_vectors(&stage.vectors)?;
         stage.quantized.put(block)
     }
 }
@@ -516,6 +535,7 @@ mod tests {
             description: "one token".into(),
             rest: None,
             fisher: Default::default(),
+            rest_is: "",
         };
         let scheme: Choice = "int4 g8".parse().unwrap();
         let assignment: Assignment =
@@ -590,6 +610,7 @@ mod tests {
                 description,
                 rest: None,
                 fisher: Default::default(),
+                rest_is: "",
             };
             let (mut treated, mut heard) = (Collected::default(), crate::monitor::Quiet::default());
             treat(job, Some(&data), &mut treated, &mut heard).unwrap();

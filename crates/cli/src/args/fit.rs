@@ -11,11 +11,12 @@ use super::{ActivationArgs, EngineName, Format, ModelArg};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Calibration")]
 pub struct CalibrationArgs {
-    /// Text (.txt), sentence pairs (.csv) or images (.safetensors) to calibrate on. Without it, language models take
-    /// stories that a grammar in this program tells; models of other kinds need one.
+    /// Text (.txt), sentence pairs (.csv) or images (.safetensors) to calibrate on. Without it, a language model takes a text that
+    /// it writes itself, a convolutional network images that its batch norms agree with, an encoder (and @pico) stories that a
+    /// grammar in this program tells.
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
-    /// Windows (texts, images) to calibrate on [default: 128; 64 of the built-in stories].
+    /// Windows (texts, images) to calibrate on [default: 128; 64 of the built-in stories and of own text, 32 images that are made].
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// Tokens of a window [default: 256, or what the model can take].
@@ -27,6 +28,9 @@ pub struct CalibrationArgs {
     /// Take every window of a text N times, rolled by an N-th of its length each time, so that every part of it comes early once.
     #[arg(long, value_name = "N")]
     pub expansion: Option<usize>,
+    /// Side of the images that are made where there are none to calibrate on [default: what the model is made for].
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<usize>,
 }
 
 /// Which tokens count for how much (RSQ).
@@ -312,6 +316,8 @@ pub enum Method {
     /// decoupleQ: integers by GPTQ and exact scales and real zero points by turns; for schemes such as 'int2 row real' and 'int3
     /// g64 sym'.
     Decoupleq,
+    /// AdaQuant: weights and ranges of a layer learned by gradients; for integers with whole zero points. For convolutional networks.
+    Adaquant,
 }
 
 /// How the grid of a group is found and which order columns are rounded in.
@@ -338,13 +344,28 @@ pub struct QuantizerArgs {
     /// Passes over the samples.
     #[arg(long, default_value_t = QuantizerArgs::default().tune_epochs, value_name = "N")]
     pub tune_epochs: usize,
+    /// Once all codes of a block are chosen, measure the statistics of its batch norms anew on the calibration images.
+    #[arg(long)]
+    pub tune_batch_norm: bool,
+    /// At the end, train the biases of a classifier of images until it says what the original says of the calibration images.
+    #[arg(long)]
+    pub tune_bias: bool,
 }
 
 impl Default for QuantizerArgs {
     fn default() -> Self {
         let ReconstructSettings { rate, epochs, .. } = ReconstructSettings::default();
         let (tune_rate, tune_epochs) = (rate, epochs);
-        Self { range: Range::Mse, damping: 0.01, act_order: None, tune_blocks: None, tune_rate, tune_epochs }
+        Self {
+            range: Range::Mse,
+            damping: 0.01,
+            act_order: None,
+            tune_blocks: None,
+            tune_rate,
+            tune_epochs,
+            tune_batch_norm: false,
+            tune_bias: false,
+        }
     }
 }
 

@@ -62,10 +62,12 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         let codes = !matches!(choice.scheme, Scheme::NormalFloat(_)) && method != Method::Rtn;
         codes || (choice.rank > 0 && quantizer.branches != Variant::Svd)
     };
-    let observe =
-        assignment.values().any(needs) || activations.is_some_and(|activations| activations.needs_data());
+    let observe = assignment.values().any(needs)
+        || activations.is_some_and(|activations| activations.needs_data())
+        || quantizer.tunes_vectors();
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
-    let calibration = settings.as_ref().map(|settings| Calibration::load(&model, settings)).transpose()?;
+    let calibration =
+        settings.as_ref().map(|settings| Calibration::load_with(&model, settings, ui)).transpose()?;
     let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
     let prediction = trimtab::memory::for_method(prediction, &inventory, quantizer.method);
     trimtab::memory::check(&prediction)?;

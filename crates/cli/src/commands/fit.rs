@@ -19,7 +19,7 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
     let composition =
         settings::composition(&args.planning, &args.quantizer, &args.importance, model.task(), global.seed)?;
-    let quantizer = settings::composed(&args.quantizer, &composition);
+    let quantizer = settings::composed(&args.quantizer, &composition, global.seed);
     let quantizer = Quantizer { activations: settings::activations(&args.activations)?, ..quantizer };
     let quantizer = settings::with_branches(quantizer, &args.planning.branch);
     let calibration = settings::calibration(&args.calibration, global);

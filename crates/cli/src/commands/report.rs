@@ -109,6 +109,12 @@ pub fn note_quantizer(report: &mut Document, quantizer: &Quantizer) {
         report.set("tune-rate", tuning.rate);
         report.set("tune-epochs", tuning.epochs);
     }
+    if quantizer.tune_batch_norms {
+        report.set("tune-batch-norm", "yes");
+    }
+    if quantizer.tune_biases.is_some() {
+        report.set("tune-bias", "yes");
+    }
     if quantizer.method == Method::Gptq {
         report.set("act-order", if quantizer.act_order { "yes" } else { "no" });
     }

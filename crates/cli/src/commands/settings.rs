@@ -16,6 +16,7 @@ use trimtab::planning::PlanningSettings;
 use trimtab::pricing::Metric;
 use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::{Choices, Scheme};
+use trimtab::tune_bias::BiasTuning;
 
 use crate::args::{
     self, ActivationArgs, BranchArgs, BranchName, CalibrationArgs, EffortName, Format, Global,
@@ -29,6 +30,7 @@ pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettin
         window: args.window,
         sequential: args.sequential,
         expansion: args.expansion,
+        image_size: args.image_size,
         seed: global.seed,
     }
 }
@@ -78,6 +80,7 @@ pub fn method(method: args::Method) -> Method {
         args::Method::Rtn => Method::Rtn,
         args::Method::Gptq => Method::Gptq,
         args::Method::Decoupleq => Method::Decoupleq,
+        args::Method::Adaquant => Method::Adaquant,
     }
 }
 
@@ -141,12 +144,14 @@ pub fn quantizer(
         act_order: args.act_order.unwrap_or(false),
         importance: self::importance(importance)?,
         tuning: args.tune_blocks.unwrap_or(false).then(|| tuning(args, seed)),
+        tune_batch_norms: args.tune_batch_norm,
+        tune_biases: args.tune_bias.then(|| BiasTuning { seed, ..BiasTuning::default() }),
         ..Quantizer::default()
     })
 }
 
 /// The quantizer of a plan in the making.
-pub fn composed(args: &QuantizerArgs, composition: &Composition) -> Quantizer {
+pub fn composed(args: &QuantizerArgs, composition: &Composition, seed: u64) -> Quantizer {
     Quantizer {
         method: composition.method,
         range: range(args.range),
@@ -154,6 +159,8 @@ pub fn composed(args: &QuantizerArgs, composition: &Composition) -> Quantizer {
         act_order: composition.act_order,
         importance: composition.importance,
         tuning: composition.tuning,
+        tune_batch_norms: args.tune_batch_norm,
+        tune_biases: args.tune_bias.then(|| BiasTuning { seed, ..BiasTuning::default() }),
         ..Quantizer::default()
     }
 }

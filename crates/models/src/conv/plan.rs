@@ -169,6 +169,11 @@ impl ConvPlan {
         self.spec.normalize.as_ref()
     }
 
+    /// Side of the images that the family is made for, where it is known.
+    pub fn pixels(&self) -> Option<usize> {
+        self.spec.pixels
+    }
+
     /// All stages.
     pub fn stages(&self) -> Vec<StageInfo> {
         self.pieces.iter().map(Piece::info).collect()

@@ -63,6 +63,8 @@ pub struct ConvSpec {
     pub(super) layer_norm_eps: f64,
     /// Mean and standard deviation of the colours, where the checkpoint does not state them.
     pub(super) normalize: Option<Normalization>,
+    /// Side of the images that networks of the family are made for, where the checkpoint does not state it.
+    pub(super) pixels: Option<usize>,
     /// What comes before the blocks. Without layers, the first block is the stem.
     #[serde(default)]
     pub(super) stem: Layers,

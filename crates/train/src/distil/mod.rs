@@ -9,7 +9,7 @@
 //! | relabel | [`SoftLabels::of`]: what the teacher says of each image as each pass of a later training will see it |
 //! | train | [`Pictures::with_soft_labels`](crate::Pictures::with_soft_labels) and [`Imitate`](crate::objectives::Imitate) |
 //!
-//! [`DistilledSet`] is the file between the second and the third.
+//! [`DistilledSet`] is the file between the second and the third. [`Zeroq`] makes images to calibrate on instead, without labels.
 
 mod curriculum;
 mod labels;
@@ -18,9 +18,11 @@ mod recover;
 mod tests;
 mod top_k;
 mod view;
+mod zeroq;
 
 pub use curriculum::Curriculum;
 pub use labels::{DistilledSet, Replay, SoftLabels};
 pub use recover::{Recovery, RecoveryStep};
 pub(crate) use top_k::order as largest;
 pub use view::View;
+pub use zeroq::{Remembered, Statistics, Zeroq};

@@ -254,7 +254,8 @@ impl Objective<Canvas, ()> for Agree<'_> {
 fn apart(seen: Vec<NormInput>, first: f64) -> Tensor<1> {
     let norm = |difference: Tensor<1>| (difference.square().sum() + TINY).sqrt();
     let terms = seen.into_iter().enumerate().map(|(k, seen)| {
-        let term = norm(seen.variance - seen.running_variance) + norm(seen.mean - seen.running_mean);
+        let [mean, variance] = seen.of_batch();
+        let term = norm(variance - seen.running_variance) + norm(mean - seen.running_mean);
         if k == 0 { term * first } else { term }
     });
     Tensor::cat(terms.collect(), 0).sum()
@@ -339,9 +340,12 @@ mod tests {
         tensor.into_data().iter::<f32>().collect()
     }
 
+    /// Of two channels, two pixels each, mean and variance; then what is stored.
     fn seen(values: [Tensor<1>; 4]) -> NormInput {
         let [mean, variance, running_mean, running_variance] = values;
-        NormInput { norm: "bn".into(), mean, variance, running_mean, running_variance }
+        let pixel = |side: f64| (mean.clone() + variance.clone().sqrt() * side).reshape([1, 2, 1, 1]);
+        let input = Tensor::cat(vec![pixel(1.0), pixel(-1.0)], 3);
+        NormInput { norm: "bn".into(), input, running_mean, running_variance }
     }
 
     #[test]

@@ -13,10 +13,10 @@ use crate::{BatchTransform, Loss, Mix, Objective, Pass, Phase, Pictures, Result,
 
 /// A teacher with a batch norm; the mean and the first pixel of each channel are its logits.
 #[derive(Clone)]
-struct Look(BatchNorm);
+pub(super) struct Look(BatchNorm);
 
 impl Look {
-    fn network(device: &Device) -> Network {
+    pub(super) fn network(device: &Device) -> Network {
         let vector = |values: [f32; 2]| Tensor::<1>::from_data(TensorData::from(values), device);
         let parts = [vector([1.0, 0.5]), vector([0.1, -0.2]), vector([0.3, 0.5]), vector([0.8, 0.3])];
         let norm = BatchNorm::new("bn", 1e-5, Axis::new("colours", 2), parts);

@@ -173,8 +173,8 @@ impl Lm {
             samples: Some(SAMPLES),
             window: Some(WINDOW),
             sequential: false,
-            expansion: None,
             seed,
+            ..CalibrationSettings::default()
         };
         Calibration::load(&self.model, &settings).map_err(Eora::failed("calibration"))
     }

@@ -1,0 +1,211 @@
+//! Bias tuning (paper 28): the biases of a treated classifier trained to say what the original says.
+//!
+//! Source: Hubara et al., arXiv:2006.10518, section 3.4. Only biases (of maps and of norms) are trained, on calibration images without
+//! labels, `KL(original || treated)` being the loss; SGD, at 0.1 first and 0.01 for the second half. Norms divide by what they have
+//! stored. An eighth of the images is held out: the biases are those of the pass that was best on them, the old ones if none was better.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use trimtab_calibrate::Batch;
+use trimtab_nn::{Ctx, Flow, HeldMut, LayerMut, Network, Weight, host};
+use trimtab_train::objectives::{ImageBatch, Imitate, Targets};
+use trimtab_train::{
+    Dataset, Item, Loss, Objective, Observer, OptimizerConfig, Pass, Paths, Phase, Schedule, Settings,
+    StepRecord, Trainer,
+};
+
+use crate::error::{Error, Result};
+
+/// Settings.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BiasTuning {
+    /// Rate of SGD; a tenth of it in the second half.
+    pub rate: f64,
+    /// Passes over the images.
+    pub epochs: usize,
+    /// Images of a step.
+    pub batch: usize,
+    /// Names the order of the images.
+    pub seed: u64,
+}
+
+impl Default for BiasTuning {
+    fn default() -> Self {
+        Self { rate: 0.1, epochs: 20, batch: 16, seed: 0 }
+    }
+}
+
+/// Biases and what they are worth.
+#[derive(Clone, Debug)]
+pub struct TunedBiases {
+    /// The new biases by the name of their tensor; empty if the old ones were best.
+    pub biases: BTreeMap<String, Vec<f32>>,
+    /// KL on the held-out images, nats an image, before.
+    pub before: f64,
+    /// The same with the new biases.
+    pub after: f64,
+}
+
+/// Trains the biases of `treated`, a classifier of images, towards `original` on calibration images.
+///
+/// # Errors
+/// Data that are no images, fewer than two of them, and what training refuses.
+pub fn tune_biases(
+    original: &Network,
+    treated: &Network,
+    batches: &[Batch],
+    how: &BiasTuning,
+) -> Result<TunedBiases> {
+    let all = Images::of(original, batches)?;
+    let n = all.images.dims()[0];
+    if n < 2 {
+        let message = "needs two images at least, one to train on and one to judge by".into();
+        return Err(Error::Setting { what: "--tune-bias", message });
+    }
+    let held = n.div_ceil(8);
+    let (trained, judged) = (all.part(0..n - held), all.part(n - held..n));
+    let device = Device::flex();
+    let gradients = device.clone().autodiff();
+    let network = with_gradients(treated, &gradients);
+    let logits = |network: &Network, images: Tensor<4>, ctx: &mut Ctx<'_>| {
+        network.forward(Flow::Image(images), ctx)?.vector("biases")
+    };
+    let objective = ByStoredStatistics(Imitate { logits, temperature: 1.0 });
+    let rule = OptimizerConfig::Sgd { momentum: 0.0, weight_decay: 0.0 };
+    let phase = Phase {
+        steps: None,
+        epochs: Some(how.epochs.max(1) as f64),
+        schedule: Schedule::Steps { at: vec![0.5], factor: 0.1 },
+        trainable: Paths(vec![".bias".into()]),
+        ..Phase::new(1, how.rate, rule)
+    };
+    let batch = how.batch.clamp(1, n - held);
+    let per_pass = (n - held).div_ceil(batch);
+    let settings = Settings {
+        seed: how.seed,
+        heldout_every: per_pass,
+        prefetch: 0,
+        ..Settings::new(batch, vec![phase])
+    };
+    let mut trainer = Trainer::new(&trained, &objective, &settings, device);
+    let before = trainer.heldout_loss(&network, &judged)?.loss;
+    trainer.heldout = Some(&judged);
+    let mut best = Best { loss: before, biases: BTreeMap::new() };
+    trainer.run(network, &mut best)?;
+    Ok(TunedBiases { biases: best.biases, before, after: best.loss })
+}
+
+/// Keeps the biases that were best on the held-out images.
+struct Best {
+    loss: f64,
+    biases: BTreeMap<String, Vec<f32>>,
+}
+
+impl Observer<Network> for Best {
+    fn step(&mut self, record: &StepRecord, network: &Network) {
+        if let Some(found) = record.heldout.filter(|found| found.loss < self.loss) {
+            self.loss = found.loss;
+            self.biases = biases_of(network);
+        }
+    }
+}
+
+/// All biases by the name of their tensor.
+fn biases_of(network: &Network) -> BTreeMap<String, Vec<f32>> {
+    let mut found = BTreeMap::new();
+    for mut stage in network.stages().iter().map(|stage| stage.boxed_clone()) {
+        for (name, held) in stage.layers_mut().into_iter().flat_map(LayerMut::held) {
+            if let (true, HeldMut::Vector(param)) = (name.ends_with(".bias"), held) {
+                found.insert(name, host(param.val().without_autodiff()));
+            }
+        }
+    }
+    found
+}
+
+/// The network where gradients are kept, of its biases alone; codes are numbers there.
+fn with_gradients(network: &Network, device: &Device) -> Network {
+    let mut network = network.clone();
+    for index in 0..network.stages().len() {
+        let stage = network.stage_mut(index);
+        for site in stage.sites_mut() {
+            if !matches!(site.weight, Weight::Dense(_)) {
+                site.weight = Weight::dense(site.weight.to_tensor(&Device::flex()));
+            }
+        }
+        for (name, held) in stage.layers_mut().into_iter().flat_map(LayerMut::held) {
+            match held {
+                HeldMut::Vector(param) => *param = placed(param.val(), device, name.ends_with(".bias")),
+                HeldMut::Matrix(param) => *param = placed(param.val(), device, false),
+            }
+        }
+    }
+    network
+}
+
+fn placed<const D: usize>(value: Tensor<D>, device: &Device, trained: bool) -> Param<Tensor<D>> {
+    let value = Tensor::<D>::from_data(value.into_data(), device);
+    match trained {
+        true => Param::from_tensor(value),
+        false => Param::initialized(ParamId::new(), value),
+    }
+}
+
+/// Lets batch norms go by what they have stored, in training too.
+struct ByStoredStatistics<O>(O);
+
+impl<M, B, O: Objective<M, B>> Objective<M, B> for ByStoredStatistics<O> {
+    fn loss(&self, model: &M, batch: &B, pass: &mut Pass) -> trimtab_train::Result<Loss> {
+        let mut pass = Pass { training: false, step: pass.step, progress: pass.progress, ..Pass::default() };
+        self.0.loss(model, batch, &mut pass)
+    }
+}
+
+/// Images with what the original says of them.
+struct Images {
+    images: Tensor<4>,
+    logits: Tensor<2>,
+}
+
+impl Images {
+    fn of(original: &Network, batches: &[Batch]) -> Result<Self> {
+        let (mut images, mut logits) = (Vec::new(), Vec::new());
+        for batch in batches {
+            let input = batch.input.clone();
+            logits.push(original.forward(input.clone(), &mut batch.ctx())?.vector("biases")?);
+            images.push(input.image("biases")?);
+        }
+        if images.is_empty() {
+            return Err(Error::NeedsCalibration { what: "--tune-bias", example: "images.safetensors" });
+        }
+        Ok(Self { images: Tensor::cat(images, 0), logits: Tensor::cat(logits, 0) })
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> Self {
+        Self {
+            images: self.images.clone().slice([range.clone()]),
+            logits: self.logits.clone().slice([range]),
+        }
+    }
+}
+
+impl Dataset for Images {
+    type Batch = ImageBatch;
+
+    fn len(&self) -> usize {
+        self.images.dims()[0]
+    }
+
+    fn batch(&self, items: &[Item], device: &Device) -> trimtab_train::Result<ImageBatch> {
+        let one = |item: &Item| item.index..item.index + 1;
+        let images = Tensor::cat(items.iter().map(|i| self.images.clone().slice([one(i)])).collect(), 0);
+        let logits = Tensor::cat(items.iter().map(|i| self.logits.clone().slice([one(i)])).collect(), 0);
+        let images = Tensor::from_data(images.into_data(), device);
+        let logits = Tensor::from_data(logits.into_data(), device);
+        Ok(ImageBatch { images, targets: Targets::Teacher(logits.into()) })
+    }
+}
