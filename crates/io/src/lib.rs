@@ -48,6 +48,7 @@ pub mod fs;
 pub mod gguf;
 mod gptq;
 mod header;
+mod input_code;
 #[allow(unsafe_code)] // A signal handler, and the system calls in it.
 mod lost_pages;
 mod module;
@@ -86,6 +87,7 @@ pub use float::{
     ScaleGrid, decode_e8m0, encode_e8m0, read_fine_grained, read_gpt_oss,
 };
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
+pub use input_code::InputCode;
 pub use lost_pages::report_lost_pages;
 pub use quantization::Quantization;
 pub use real::{PackedConfig, RealScheme, RealTensor};

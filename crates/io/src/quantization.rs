@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::float::{FineGrainedConfig, GptOssConfig, read_fine_grained, read_gpt_oss};
 use crate::gptq::{GptqConfig, read_gptq};
+use crate::input_code::InputCode;
 use crate::real::PackedConfig;
 
 /// What `quant_method` may be.
@@ -85,6 +86,14 @@ impl Quantization {
             Self::FineGrained(_) => "fp8",
             Self::GptOss(_) => "mxfp4",
             Self::Trimtab(_) => "trimtab",
+        }
+    }
+
+    /// How the inputs of `module` are coded while the model runs, where that belongs to the model.
+    pub fn input(&self, module: &str) -> Option<InputCode> {
+        match self {
+            Self::Trimtab(config) => config.inputs().get(module).copied(),
+            _ => None,
         }
     }
 

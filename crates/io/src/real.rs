@@ -5,7 +5,7 @@
 //! compressed-tensors packs symmetric ones, `weight_zero` beside them, and `config.json` names a method of its own, so that a
 //! program that does not know it refuses the model instead of leaving the zero points out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::compressed::{QuantizationConfig, read_compressed, to_tensors};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
+use crate::input_code::InputCode;
 use crate::module::ModuleTensors;
 use crate::tensor::{RawTensor, round_floats};
 
@@ -143,17 +144,42 @@ impl RealTensor {
 }
 
 /// The object `quantization_config` of what this program writes: that of compressed-tensors where it says all, else a method of
-/// its own that holds it together with the names of the modules that have real zero points.
+/// its own that holds it together with the names of the modules that have real zero points, with how inputs are coded while the
+/// model runs, and with the threshold of binary attention.
 #[derive(Clone, Debug)]
 pub struct PackedConfig {
     codes: QuantizationConfig,
     real: BTreeSet<String>,
+    inputs: BTreeMap<String, InputCode>,
+    attention: Option<f32>,
 }
 
 impl PackedConfig {
     /// The configuration of a checkpoint whose codes are described by `codes`; those of the modules `real` as symmetric ones.
     pub fn new(codes: QuantizationConfig, real: impl IntoIterator<Item = String>) -> Self {
-        Self { codes, real: real.into_iter().collect() }
+        Self { codes, real: real.into_iter().collect(), inputs: BTreeMap::new(), attention: None }
+    }
+
+    /// The same with coded inputs, by module.
+    #[must_use]
+    pub fn with_inputs(self, inputs: BTreeMap<String, InputCode>) -> Self {
+        Self { inputs, ..self }
+    }
+
+    /// The same with attention that keeps what has at least this share of the largest probability of its row, as ones.
+    #[must_use]
+    pub fn with_binary_attention(self, share: f32) -> Self {
+        Self { attention: Some(share), ..self }
+    }
+
+    /// How the inputs of modules are coded.
+    pub fn inputs(&self) -> &BTreeMap<String, InputCode> {
+        &self.inputs
+    }
+
+    /// The threshold of binary attention, if attention is binary.
+    pub fn binary_attention(&self) -> Option<f32> {
+        self.attention
     }
 
     /// Parses the object whose `quant_method` is `trimtab`.
@@ -167,7 +193,7 @@ impl PackedConfig {
         };
         Fields::new("quantization_config", value)?;
         let mut object = value.as_object().into_iter().flatten();
-        let known = ["quant_method", "codes", "real_zeros"];
+        let known = ["quant_method", "codes", "real_zeros", "inputs", "binary_attention"];
         if let Some((key, _)) = object.find(|(key, _)| !known.contains(&key.as_str())) {
             return Err(refuse(format!("quant_method \"trimtab\": unknown key \"{key}\"")));
         }
@@ -177,19 +203,44 @@ impl PackedConfig {
         let names =
             names.and_then(|names| names.iter().map(|name| name.as_str().map(String::from)).collect());
         let real = names.ok_or_else(|| refuse("real_zeros is no list of module names".into()))?;
-        Ok(Self { codes: QuantizationConfig::parse(codes)?, real })
+        let inputs: BTreeMap<String, InputCode> = match value.get("inputs") {
+            None => BTreeMap::new(),
+            Some(inputs) => {
+                serde_json::from_value(inputs.clone()).map_err(|e| refuse(format!("inputs: {e}")))?
+            }
+        };
+        for (module, code) in &inputs {
+            if let Some(problem) = code.problem() {
+                return Err(refuse(format!("inputs of \"{module}\": {problem}")));
+            }
+        }
+        let attention = match value.get("binary_attention") {
+            None => None,
+            Some(share) => match share.as_f64().filter(|share| *share > 0.0 && *share <= 1.0) {
+                Some(share) => Some(share as f32),
+                None => return Err(refuse(format!("binary_attention is {share}, expected a share"))),
+            },
+        };
+        Ok(Self { codes: QuantizationConfig::parse(codes)?, real, inputs, attention })
     }
 
     /// The object for `config.json`.
     pub fn to_json(&self) -> Value {
-        match self.real.is_empty() {
-            true => self.codes.to_json(),
-            false => json!({
-                "quant_method": "trimtab",
-                "codes": self.codes.to_json(),
-                "real_zeros": self.real,
-            }),
+        if self.real.is_empty() && self.inputs.is_empty() && self.attention.is_none() {
+            return self.codes.to_json();
         }
+        let mut value = json!({
+            "quant_method": "trimtab",
+            "codes": self.codes.to_json(),
+            "real_zeros": self.real,
+        });
+        if !self.inputs.is_empty() {
+            value["inputs"] = json!(self.inputs);
+        }
+        if let Some(share) = self.attention {
+            value["binary_attention"] = json!(share);
+        }
+        value
     }
 
     /// What compressed-tensors says of the codes.
@@ -312,6 +363,26 @@ mod tests {
             let message = PackedConfig::parse(&change).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn coded_inputs_come_back_and_senseless_ones_are_refused() {
+        let codes = QuantizationConfig::of_schemes([("m", codes(true).scheme, false)], &[]);
+        let grid = InputCode::Grid { step: 0.1, low: 0, high: 15 };
+        let inputs = BTreeMap::from([("m".to_string(), grid), ("n".to_string(), InputCode::Signs)]);
+        let config = PackedConfig::new(codes, []).with_inputs(inputs.clone()).with_binary_attention(0.25);
+        let json = config.to_json();
+        assert_eq!(json["quant_method"], "trimtab");
+        let back = PackedConfig::parse(&json).unwrap();
+        assert_eq!((back.inputs(), back.binary_attention()), (&inputs, Some(0.25)));
+        let refused = |change: fn(&mut Value)| {
+            let mut json = json.clone();
+            change(&mut json);
+            PackedConfig::parse(&json).unwrap_err().to_string()
+        };
+        assert!(refused(|json| json["inputs"]["m"] = json!("cubes")).contains("inputs"));
+        assert!(refused(|json| json["inputs"]["m"]["grid"]["step"] = json!(-1)).contains("inputs of \"m\""));
+        assert!(refused(|json| json["binary_attention"] = json!(2)).contains("binary_attention"));
     }
 
     #[test]

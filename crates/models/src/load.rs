@@ -1,8 +1,9 @@
 //! From tensors in a checkpoint to sites and norms.
 
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{BranchFactors, Checkpoint, Quantization, RawTensor, transpose};
-use trimtab_nn::{Branch, Norm, Site, SiteMeta, Table, Weight};
+use trimtab_io::{BranchFactors, Checkpoint, InputCode, Quantization, RawTensor, transpose};
+use trimtab_nn::{Branch, Grid, InputOp, Norm, Signs, Site, SiteMeta, Table, Weight};
 
 use crate::error::{Error, Result};
 use crate::transformer::{NormPlan, SitePlan, TablePlan};
@@ -77,11 +78,23 @@ impl<'a> Loader<'a> {
             None => self.dense(&meta)?,
         };
         let branch = BranchFactors::read(self.checkpoint, &meta.name)?;
+        let input = self.quantization.and_then(|quantization| quantization.input(&meta.name));
         let mut site = Site::new(meta, weight, bias)?;
+        site.input.extend(input.map(|code| self.input_op(code)));
         if let Some(factors) = branch {
             site.set_branches(vec![Branch::of(&factors, self.device)])?;
         }
         Ok(site)
+    }
+
+    fn input_op(&self, code: InputCode) -> InputOp {
+        match code {
+            InputCode::Grid { step, low, high } => {
+                let step = Tensor::from_data(TensorData::new(vec![step], [1]), self.device);
+                InputOp::Grid(Grid::new(Param::from_tensor(step), [low, high]))
+            }
+            InputCode::Signs => InputOp::Signs(Signs::new()),
+        }
     }
 
     fn dense(&self, meta: &SiteMeta) -> Result<Weight> {

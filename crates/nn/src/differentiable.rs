@@ -6,6 +6,7 @@
 
 mod batch_norm;
 mod conv;
+mod lsq;
 mod relu;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 pub(crate) use batch_norm::batch_norm;
 pub(crate) use conv::conv2d;
+pub(crate) use lsq::lsq;
 pub(crate) use relu::relu;
 
 /// Whether these operations can take the tensor.

@@ -6,7 +6,8 @@ use trimtab_io::transpose;
 
 use crate::batch_norm::BatchNorm;
 use crate::norm::Norm;
-use crate::site::{Branch, InputOp, Site};
+use crate::input_op::InputOp;
+use crate::site::{Branch, Site};
 use crate::weight::{Weight, host};
 
 /// A tensor that is added or multiplied: positions, token types, layer scales.
@@ -97,8 +98,14 @@ macro_rules! tensors {
                 if let Some(bias) = & $($mutable)? site.bias {
                     all.push((format!("{name}.bias"), $held::Vector(bias)));
                 }
-                for (i, InputOp::Scale(scale)) in (& $($mutable)? site.input).into_iter().enumerate() {
-                    all.push((format!("{name}.input.{i}.scale"), $held::Vector(scale)));
+                for (i, op) in (& $($mutable)? site.input).into_iter().enumerate() {
+                    match op {
+                        InputOp::Scale(scale) => all.push((format!("{name}.input.{i}.scale"), $held::Vector(scale))),
+                        InputOp::Grid(grid) => {
+                            all.push((format!("{name}.input.{i}.step"), $held::Vector(& $($mutable)? grid.step)));
+                        }
+                        InputOp::Signs(_) => {}
+                    }
                 }
                 for (i, Branch::LowRank(branch)) in (& $($mutable)? site.branches).into_iter().enumerate() {
                     all.push((format!("{name}.branches.{i}.a"), $held::Matrix(& $($mutable)? branch.a)));

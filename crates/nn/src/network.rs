@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::tensor::Device;
 
 use crate::ctx::Ctx;
@@ -211,6 +213,15 @@ impl Module for Network {
         })
     }
 }
+
+/// So that a network can be a part of a module.
+impl ModuleDisplayDefault for Network {
+    fn content(&self, content: Content) -> Option<Content> {
+        Some(content.set_top_level_type(CONTAINER))
+    }
+}
+
+impl ModuleDisplay for Network {}
 
 impl Clone for Network {
     fn clone(&self) -> Self {

@@ -14,6 +14,7 @@ use crate::axis::Axis;
 use crate::conv::ConvGeometry;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::input_op::InputOp;
 use crate::kernels::{self, DenseView};
 use crate::tap::TapRows;
 use crate::weight::{Weight, host, on_host};
@@ -77,13 +78,6 @@ impl SiteMeta {
             _ => vec![self.rows, self.cols],
         }
     }
-}
-
-/// An operation on the input of a site.
-#[derive(Module, Debug)]
-pub enum InputOp {
-    /// Multiplies channel `c` by `scale[c]` (`[in]`); the weight holds the inverse.
-    Scale(Param<Tensor<1>>),
 }
 
 /// An additive side path.
@@ -244,6 +238,7 @@ impl Site {
             let least = [0, 1].map(|i| kernel[i].saturating_sub(2 * padding[i]).max(1));
             return Err(Error::Image { site: self.meta.name.clone(), channels, least, found: [c, h, w] });
         };
+        let x = self.input.iter().fold(x, |x, op| op.planes(x));
         if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
             self.show_input(&geometry.patches(x.clone()), ctx);
         }
@@ -279,9 +274,7 @@ impl Site {
     }
 
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
-        self.input.iter().fold(x, |x, op| match op {
-            InputOp::Scale(scale) => x * scale.val().unsqueeze(),
-        })
+        self.input.iter().fold(x, |x, op| op.rows(x))
     }
 
     fn show_input(&self, x: &Tensor<2>, ctx: &mut Ctx<'_>) {

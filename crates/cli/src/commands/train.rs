@@ -32,8 +32,12 @@ pub fn run(args: &Train, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         ("held-out accuracy", summary.accuracy.map(|share| format!("{:.2} %", 100.0 * share))),
         ("held-out perplexity", summary.perplexity.map(|perplexity| format!("{perplexity:.3}"))),
     ];
-    let rows: Vec<Vec<String>> =
+    let mut rows: Vec<Vec<String>> =
         rows.into_iter().filter_map(|(name, value)| Some(vec![name.to_string(), value?])).collect();
+    for width in &summary.widths {
+        let right = width.accuracy.map_or(String::new(), |share| format!(", {:.2} % right", 100.0 * share));
+        rows.push(vec![format!("at {} bits", width.bits), format!("loss {:.4}{right}", width.loss)]);
+    }
     ui.result(&summary, &table(&rows))?;
     Ok(Status::Done)
 }

@@ -3,12 +3,14 @@
 mod images;
 mod language;
 pub(crate) mod metrics;
+mod quantized;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -23,6 +25,7 @@ use trimtab_train::{
 
 pub use images::{DistilledSource, ImageObjective, ImageSource, logits};
 pub use metrics::metrics_of;
+pub use quantized::{AtWidth, QuantizationSettings};
 pub use trimtab_train::{Mix, Pictures};
 
 use crate::error::{Error, Result};
@@ -66,6 +69,12 @@ pub struct Recipe {
     /// What is minimized on images.
     #[serde(default)]
     pub objective: ImageObjective,
+    /// A checkpoint of the same network to begin with in place of new weights, for images; relative to the recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
+    /// How the network is trained for few bits, for images with labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationSettings>,
     /// The data.
     pub data: DataSource,
     /// How the gradients of several processes become one; their plain mean by default.
@@ -194,6 +203,9 @@ pub struct Summary {
     /// Share of held-out images that are classified right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
+    /// What the widths of a switchable network do on held-out data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub widths: Vec<AtWidth>,
 }
 
 impl Recipe {
@@ -323,14 +335,14 @@ impl Run<'_> {
     }
 
     /// Trains a network with a saved state in `out`; what it does on held-out data.
-    fn go<D: Dataset, O: Objective<Network, D::Batch>>(
+    fn go<M: Module, D: Dataset, O: Objective<M, D::Batch>>(
         &self,
         trainer: &mut Trainer<'_, D, O>,
-        network: Network,
+        network: M,
         out: &Output,
         unit: &'static str,
         monitor: &mut dyn Monitor,
-    ) -> Result<(Outcome<Network>, Measured)> {
+    ) -> Result<(Outcome<M>, Measured)> {
         trainer.state = Some(out.partial.join(STATE));
         monitor.begin("train", self.recipe.training.samples(trainer.data.len()) as usize);
         let mut workers = self.workers.borrow_mut();
@@ -338,7 +350,7 @@ impl Run<'_> {
         let mut show = Show { monitor, unit, writes, metrics: None };
         let outcome = trainer.run_with(network, &mut show, &mut **workers)?;
         // Before the output is there: nobody comes back for them after that.
-        Observer::<Network>::saves(&mut show)?;
+        Observer::<M>::saves(&mut show)?;
         if !outcome.finished {
             return Err(Error::Interrupted { kept: out.partial.display().to_string() });
         }
@@ -352,10 +364,10 @@ impl Run<'_> {
     }
 
     /// Publishes what was written; the summary, without what only one kind of data has.
-    fn publish(
+    fn publish<M>(
         &self,
         out: Output,
-        outcome: Outcome<Network>,
+        outcome: Outcome<M>,
         measured: Measured,
         [params, items]: [usize; 2],
     ) -> Result<Summary> {
@@ -377,6 +389,7 @@ impl Run<'_> {
             heldout_loss: measured.loss,
             perplexity: None,
             accuracy: measured.accuracy,
+            widths: Vec::new(),
         })
     }
 
@@ -393,13 +406,23 @@ impl Run<'_> {
             params += values.len();
             tensors.push((name, RawTensor::from_f32(shape, &values, self.recipe.dtype.dtype())?));
         }
+        Self::write_tensors(out, &tensors, metadata)?;
+        Ok(params)
+    }
+
+    /// Writes tensors, in the process that writes.
+    fn write_tensors(
+        out: &mut Output,
+        tensors: &[(String, RawTensor)],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
         if let Some(out) = &mut out.own {
             if !out.unit_done("model") {
-                out.commit_unit("model", &tensors)?;
+                out.commit_unit("model", tensors)?;
             }
             out.finish_shards(SHARD_BYTES, metadata)?;
         }
-        Ok(params)
+        Ok(())
     }
 }
 
@@ -443,5 +466,7 @@ impl<M> Observer<M> for Show<'_> {
 
 #[cfg(test)]
 mod pair_tests;
+#[cfg(test)]
+mod quantized_tests;
 #[cfg(test)]
 mod tests;
