@@ -94,7 +94,9 @@ mod tests {
     #[test]
     fn a_convolution_sees_its_input_through_the_operations() {
         let device = Device::flex();
-        let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device);
+        let tensor = |values: &[f32]| {
+            Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &device)
+        };
         let meta = SiteMeta {
             name: "conv".into(),
             kind: SiteKind::Conv(ConvGeometry::same(1, 1)),

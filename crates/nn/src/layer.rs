@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 use trimtab_io::transpose;
 
 use crate::batch_norm::BatchNorm;
-use crate::norm::Norm;
 use crate::input_op::InputOp;
+use crate::norm::Norm;
 use crate::site::{Branch, Site};
 use crate::weight::{Weight, host};
 

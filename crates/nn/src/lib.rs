@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod axis;
 pub mod batch_norm;
+pub mod binary_attention;
 pub mod conv;
 pub mod ctx;
 mod differentiable;
@@ -27,6 +28,7 @@ pub mod wiring;
 
 pub use axis::Axis;
 pub use batch_norm::BatchNorm;
+pub use binary_attention::{BinaryAttention, Keep};
 pub use ctx::{BatchStatistics, Ctx, KvCache, NormInput, SecondInput};
 pub use error::{Error, Result};
 pub use input_op::{Grid, InputOp, Signs};

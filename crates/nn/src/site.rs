@@ -200,7 +200,10 @@ impl Site {
             return Tensor::zeros(dims, &x.device());
         }
         let added: Vec<Tensor<2>> = self.branches.iter().map(|branch| branch.forward(x.clone())).collect();
-        let mut y = self.weight.multiply(x.clone());
+        let mut y = match self.takes_signs() {
+            true => self.weight.multiply_signs(x.clone()),
+            false => self.weight.multiply(x.clone()),
+        };
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
@@ -271,6 +274,11 @@ impl Site {
             b.matmul(a) * branch.scale
         };
         Some(Weight::dense(self.branches.iter().map(product).fold(start, |sum, part| sum + part)))
+    }
+
+    /// Whether what is multiplied with the weight are signs.
+    fn takes_signs(&self) -> bool {
+        matches!(self.input.last(), Some(InputOp::Signs(_)))
     }
 
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {

@@ -56,7 +56,12 @@ pub fn lsq<const D: usize>(x: Tensor<D>, step: Tensor<D>, low: f32, high: f32) -
 
 /// [`lsq`] with one step `[1]` for all numbers, whose gradient is `factor` times that of [`lsq`]. On the host it is one pass over the
 /// numbers and one back.
-pub fn lsq_whole<const D: usize>(x: Tensor<D>, step: Tensor<1>, [low, high]: [f32; 2], factor: f64) -> Tensor<D> {
+pub fn lsq_whole<const D: usize>(
+    x: Tensor<D>,
+    step: Tensor<1>,
+    [low, high]: [f32; 2],
+    factor: f64,
+) -> Tensor<D> {
     if differentiable::is_here(&x) && step.device() == x.device() {
         return differentiable::lsq(x, step, [low, high], factor as f32);
     }
@@ -153,7 +158,13 @@ mod tests {
         let grads = y.clone().sum().backward();
         let rule = |x: f32| {
             let v = x / s;
-            if v <= low { low } else if v >= high { high } else { v.round_ties_even() - v }
+            if v <= low {
+                low
+            } else if v >= high {
+                high
+            } else {
+                v.round_ties_even() - v
+            }
         };
         let expected: f32 = X.iter().zip(weights).map(|(x, w)| w * rule(*x)).sum();
         assert!((host(step.grad(&grads).unwrap())[0] - expected).abs() < 1e-5);
@@ -161,7 +172,9 @@ mod tests {
         let slopes: Vec<f32> = inside.iter().zip(weights).map(|(i, w)| i * w).collect();
         assert_eq!(host(x.grad(&grads).unwrap()), slopes);
         // Beyond the ends the function is smooth in its step: by differences.
-        let value = |s: f32| -> f32 { [-3.0f32, 2.6].iter().map(|x| (x / s).round_ties_even().clamp(low, high) * s).sum() };
+        let value = |s: f32| -> f32 {
+            [-3.0f32, 2.6].iter().map(|x| (x / s).round_ties_even().clamp(low, high) * s).sum()
+        };
         let by_differences = (value(s + 1e-3) - value(s - 1e-3)) / 2e-3;
         let ends = row(&[-3.0, 2.6]);
         let grads = lsq(ends, step.clone().reshape([1, 1]), low, high).sum().backward();
@@ -189,7 +202,11 @@ mod tests {
             assert!((ds - ds_expected).abs() <= 1e-4 * ds_expected.abs().max(1.0), "{ds} {ds_expected}");
             let plain = Tensor::<2>::from_data(TensorData::new(values.clone(), [1, 3000]), &Device::flex());
             let step = Tensor::<1>::from_floats([s], &Device::flex());
-            assert_eq!(host(lsq_whole(plain, step, [low, high], 0.5)), expected, "without gradients the same bits");
+            assert_eq!(
+                host(lsq_whole(plain, step, [low, high], 0.5)),
+                expected,
+                "without gradients the same bits"
+            );
         }
     }
 }

@@ -21,6 +21,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::GradientNoise,
     &experiments::Rsq,
     &experiments::Decoupleq,
+    &experiments::DoubleRounding,
 ];
 
 /// The experiment on the paper with this number, if there is one.

@@ -33,13 +33,13 @@ mod gradients;
 mod noise;
 mod objective;
 pub mod objectives;
-pub mod quantized;
 mod observer;
 mod optimizer;
 mod parameters;
 mod per_sample;
 mod pictures;
 mod position;
+pub mod quantized;
 mod ranks;
 #[cfg(test)]
 mod residual_tests;

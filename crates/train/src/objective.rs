@@ -39,6 +39,8 @@ pub struct Pass {
     pub part: usize,
     /// Steps done before this one.
     pub step: usize,
+    /// Number of the phase, counted over all rounds, from 0.
+    pub phase: usize,
     /// Share of the samples of the run that were seen before this step, in `[0, 1)`.
     pub progress: f64,
     /// Seed of the run, for objectives that draw.
@@ -121,6 +123,8 @@ impl<M, B, O: Objective<M, B>> Objective<M, B> for &O {
 pub struct StepInfo {
     /// Steps done before this one.
     pub step: usize,
+    /// Number of the phase, counted over all rounds, from 0.
+    pub phase: usize,
     /// Seed of the run.
     pub seed: u64,
     /// Mean loss of the step.

@@ -190,7 +190,8 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let size = source.course.size(phase, &run.position);
             let rates = phase.rates(run.position.phase_samples + size as u64, length);
             let mut passes = self.passes(&mut run, phase, size, &rates, &mut source, workers)?;
-            let info = StepInfo { step: run.position.step, seed: self.settings.seed, loss: passes.loss };
+            let Position { step, phase: number, .. } = run.position;
+            let info = StepInfo { step, phase: number, seed: self.settings.seed, loss: passes.loss };
             run.module = self.objective.before_update(run.module, &mut passes.gradients, &info)?;
             run.module = self.objective.project(run.optimizer.step(run.module, passes.gradients, &rates));
             if let Some(share) = self.settings.average {
@@ -317,9 +318,17 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let mut seen = Vec::new();
             for (part, sum) in of_parts.iter_mut().enumerate() {
                 let capture = asks.then(Capture::default);
-                let seed = settings.seed;
-                let mut pass =
-                    Pass { training: true, part, step, progress, seed, capture, ..Pass::default() };
+                let (seed, number) = (settings.seed, run.position.phase);
+                let mut pass = Pass {
+                    training: true,
+                    part,
+                    step,
+                    phase: number,
+                    progress,
+                    seed,
+                    capture,
+                    ..Pass::default()
+                };
                 let loss = self.objective.loss(&run.module, &batch, &mut pass)?;
                 let backward = loss.mean.backward();
                 sums[0] += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
@@ -328,7 +337,8 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
                     gatherer.add(capture.resolve(&backward), order.items.len(), &pass.statistics)?;
                 }
                 let trains = |path: &str| phase.trains(path);
-                *sum = std::mem::take(sum).merge(Gradients::collect(&run.module, backward, trains, loss.terms));
+                *sum =
+                    std::mem::take(sum).merge(Gradients::collect(&run.module, backward, trains, loss.terms));
                 seen.append(&mut pass.statistics);
             }
             norms.add(seen);

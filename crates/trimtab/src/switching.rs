@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trimtab_io::{
-    AffineScheme, AffineTensor, Checkpoint, Coded, Dtype, InputCode, OutDir, PackedConfig, Quantization, QuantizationConfig,
-    RawTensor, sha256, to_safetensors, to_tensors,
+    AffineScheme, AffineTensor, Checkpoint, Coded, Dtype, InputCode, OutDir, PackedConfig, Quantization,
+    QuantizationConfig, RawTensor, sha256, to_safetensors, to_tensors,
 };
 use trimtab_nn::{Layer, SiteMeta};
 use trimtab_train::quantized::{Switchable, switch_code};
@@ -99,7 +99,10 @@ pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Expo
         let coded = layer.site().and_then(|site| codes.get(site.name()));
         if let Some(site) = coded {
             let SiteMeta { rows, cols, name, .. } = &site.meta;
-            tensors.extend(to_tensors(name, &packed(*rows, *cols, widths[0], &site.codes, site.steps.clone())?)?);
+            tensors.extend(to_tensors(
+                name,
+                &packed(*rows, *cols, widths[0], &site.codes, site.steps.clone())?,
+            )?);
             params += site.codes.len();
         }
         for (name, shape, values) in layer.tensors() {
@@ -111,7 +114,9 @@ pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Expo
     }
     let mut beside = Vec::new();
     for (width, bits) in widths.iter().enumerate() {
-        for (name, shape, values) in trained.norms(width).iter().flat_map(|norm| Layer::BatchNorm(norm).tensors()) {
+        for (name, shape, values) in
+            trained.norms(width).iter().flat_map(|norm| Layer::BatchNorm(norm).tensors())
+        {
             beside.push((format!("{bits}/{name}"), RawTensor::from_f32(shape, &values, Dtype::F32)?));
         }
     }
@@ -133,11 +138,14 @@ fn data(what: &Path, message: impl std::fmt::Display) -> Error {
 pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switched> {
     let checkpoint = Checkpoint::open(path)?;
     let Some(beside) = checkpoint.side_file(WIDTHS)? else {
-        let message = format!("has no {WIDTHS}: it was not trained to be switched\nhint: trimtab train with [quantization] method = \"double_rounding\"");
+        let message = format!(
+            "has no {WIDTHS}: it was not trained to be switched\nhint: trimtab train with [quantization] method = \"double_rounding\""
+        );
         return Err(data(path, message));
     };
     let beside = Checkpoint::from_bytes(vec![("model.safetensors".into(), beside)])?;
-    let header = beside.metadata().get(KEY).ok_or_else(|| data(path, format!("{WIDTHS} has no \"{KEY}\"")))?;
+    let header =
+        beside.metadata().get(KEY).ok_or_else(|| data(path, format!("{WIDTHS} has no \"{KEY}\"")))?;
     let header: Header = serde_json::from_str(header).map_err(|e| data(path, format!("{WIDTHS}: {e}")))?;
     if header.format != FORMAT {
         return Err(data(path, format!("{WIDTHS} has format {}, expected {FORMAT}", header.format)));
@@ -192,4 +200,3 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
     let bytes = files.iter().map(|file| file.bytes).sum();
     Ok(Switched { output: output.into(), bits, sites: inputs.len(), bytes })
 }
-

@@ -106,7 +106,8 @@ fn switched(args: &Apply, bits: u8, ui: &mut Ui) -> anyhow::Result<Status> {
         ("sites with such codes", switched.sites.to_string()),
         ("bytes", switched.bytes.to_string()),
     ];
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect();
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect();
     ui.result(&switched, &table(&rows))?;
     Ok(Status::Done)
 }

@@ -30,6 +30,7 @@ pub fn run(args: &Train, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         ("training images", summary.tokens.is_none().then(|| summary.items.to_string())),
         ("held-out loss", summary.tokens.is_none().then(|| format!("{:.4}", summary.heldout_loss))),
         ("held-out accuracy", summary.accuracy.map(|share| format!("{:.2} %", 100.0 * share))),
+        ("bits of a weight", summary.word_bits.map(|bits| format!("{bits:.2}"))),
         ("held-out perplexity", summary.perplexity.map(|perplexity| format!("{perplexity:.3}"))),
     ];
     let mut rows: Vec<Vec<String>> =

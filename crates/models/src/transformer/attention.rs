@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::attention::{Sight, attend, attend_and_weigh};
+use trimtab_nn::attention::{Sight, attend, attend_and_weigh, attend_in_bits};
 use trimtab_nn::{Ctx, Layer, LayerMut, Norm, Site, Table};
 
 use super::relative;
@@ -101,6 +101,11 @@ impl Attention {
         let bias = table
             .zip(c.relative)
             .map(|(table, positions)| relative::bias(table, positions, c.causal, [t, k.dims()[2]]));
+        if let Some(binary) = ctx.binary_attention {
+            let mixed =
+                attend_in_bits([q, k, v], sight, ctx.mask.clone(), ctx.seen.clone(), &c.scoring, binary);
+            return self.o.forward(mixed, ctx);
+        }
         let (keep, seen, mass) = (ctx.mask.clone(), ctx.seen.clone(), ctx.attention_mass.as_deref_mut());
         let mixed = attend_and_weigh([q, k, v], sight, keep, seen, &c.scoring, bias, mass);
         self.o.forward(mixed, ctx)

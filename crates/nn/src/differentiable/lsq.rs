@@ -23,7 +23,12 @@ pub(crate) fn lsq<const D: usize>(x: Tensor<D>, step: Tensor<1>, ends: [f32; 2],
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait LsqOps: Backend {
     /// Rounds to the grid; `step` is `[1]`.
-    fn house_lsq(x: FloatTensor<Self>, step: FloatTensor<Self>, ends: [f32; 2], factor: f32) -> FloatTensor<Self>;
+    fn house_lsq(
+        x: FloatTensor<Self>,
+        step: FloatTensor<Self>,
+        ends: [f32; 2],
+        factor: f32,
+    ) -> FloatTensor<Self>;
 }
 
 impl LsqOps for Flex {
@@ -39,7 +44,12 @@ impl LsqOps for Flex {
 }
 
 impl<C: CheckpointStrategy> LsqOps for Autodiff<Flex, C> {
-    fn house_lsq(x: FloatTensor<Self>, step: FloatTensor<Self>, ends: [f32; 2], factor: f32) -> FloatTensor<Self> {
+    fn house_lsq(
+        x: FloatTensor<Self>,
+        step: FloatTensor<Self>,
+        ends: [f32; 2],
+        factor: f32,
+    ) -> FloatTensor<Self> {
         let prepared = Lsq.prepare::<C>([x.node(), step.node()]).compute_bound();
         let [inputs, steps] = [&x, &step].map(|tensor| tensor.primitive().clone());
         let y = Flex::house_lsq(inputs.clone(), steps.clone(), ends, factor);
@@ -71,7 +81,8 @@ impl Backward<Flex, 2> for Lsq {
                 f64::from(dy * (code.round_ties_even() - inside))
             };
             let part = |(x, dy): (&[f32], &[f32])| x.iter().zip(dy).map(slope).sum::<f64>();
-            let parts: Vec<f64> = numbers(&x).par_chunks(PART).zip(numbers(&dy).par_chunks(PART)).map(part).collect();
+            let parts: Vec<f64> =
+                numbers(&x).par_chunks(PART).zip(numbers(&dy).par_chunks(PART)).map(part).collect();
             let sum = parts.iter().sum::<f64>() as f32 * factor;
             grads.register::<Flex>(node.id, tensor(vec![sum], [1]));
         }

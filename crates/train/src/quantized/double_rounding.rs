@@ -215,7 +215,10 @@ mod tests {
                 assert_eq!(f64::from(switch_code(code, 8, to)), expected, "{code} to {to}");
             }
         }
-        assert_eq!([-128, -97, -96, -32, 31, 32, 127].map(|code| switch_code(code, 8, 2)), [-2, -2, -1, 0, 0, 1, 1]);
+        assert_eq!(
+            [-128, -97, -96, -32, 31, 32, 127].map(|code| switch_code(code, 8, 2)),
+            [-2, -2, -1, 0, 0, 1, 1]
+        );
     }
 
     #[test]
@@ -244,7 +247,10 @@ mod tests {
                 let mean = sum / n;
                 // Rounding of integers has the mean -1/2 of a step over ties; truncation that of half a part.
                 let expected = if biased && bits < 8 { -(parts - 1.0) / 2.0 } else { 0.0 };
-                assert!((mean - expected).abs() < 0.1 * parts, "{rounding:?}, {bits} bits: mean {mean}, {expected}");
+                assert!(
+                    (mean - expected).abs() < 0.1 * parts,
+                    "{rounding:?}, {bits} bits: mean {mean}, {expected}"
+                );
             }
         }
     }
@@ -255,8 +261,10 @@ mod tests {
         for to in [6u8, 4, 2] {
             let parts = 1i32 << (8 - to);
             let codes = || (-parts / 2..parts / 2).map(|code| code as i8);
-            let shifted: f64 = codes().map(|c| f64::from(i32::from(switch_code(c, 8, to)) * parts - i32::from(c))).sum();
-            let dropped: f64 = codes().map(|c| f64::from((i32::from(c) >> (8 - to)) * parts - i32::from(c))).sum();
+            let shifted: f64 =
+                codes().map(|c| f64::from(i32::from(switch_code(c, 8, to)) * parts - i32::from(c))).sum();
+            let dropped: f64 =
+                codes().map(|c| f64::from((i32::from(c) >> (8 - to)) * parts - i32::from(c))).sum();
             let n = f64::from(parts);
             assert_eq!(shifted / n, 0.5, "half a step: {to} bits");
             assert_eq!(dropped / n, -(n - 1.0) / 2.0);
@@ -269,7 +277,8 @@ mod tests {
         let (weights, steps) = drawn();
         let settings = DoubleRounding::default();
         for (width, &bits) in settings.widths.iter().enumerate() {
-            let w = Tensor::<2>::from_data(TensorData::new(weights.clone(), [ROWS, COLS]), &device).require_grad();
+            let w = Tensor::<2>::from_data(TensorData::new(weights.clone(), [ROWS, COLS]), &device)
+                .require_grad();
             let s = Tensor::<1>::from_data(TensorData::new(steps.clone(), [ROWS]), &device).require_grad();
             let grads = settings.weights(w.clone(), s.clone(), width).sum().backward();
             let (dw, ds) = (host(w.grad(&grads).unwrap()), host(s.grad(&grads).unwrap()));
@@ -281,13 +290,18 @@ mod tests {
                     let v = f64::from(weights[i] / steps[row]);
                     let code = v.clamp(-128.0, 127.0).round_ties_even();
                     let second = (code / parts + 0.5).floor();
-                    let inside = (-128.0..=127.0).contains(&v) && (bits == 8 || (low..=high).contains(&second));
+                    let inside =
+                        (-128.0..=127.0).contains(&v) && (bits == 8 || (low..=high).contains(&second));
                     assert_eq!(dw[i], f32::from(u8::from(inside)), "{bits} bits, {v}");
                     let lower = if bits == 8 { code } else { second.clamp(low, high) * parts };
                     sum += if inside { lower - v } else { lower };
                 }
                 let expected = sum * lsq_factor(COLS, high as f32);
-                assert!((f64::from(ds[row]) - expected).abs() < 1e-3 * expected.abs().max(1.0), "{bits}: {} {expected}", ds[row]);
+                assert!(
+                    (f64::from(ds[row]) - expected).abs() < 1e-3 * expected.abs().max(1.0),
+                    "{bits}: {} {expected}",
+                    ds[row]
+                );
             }
         }
     }

@@ -85,7 +85,9 @@ mod tests {
         let n = 20_000;
         for step in 0..n {
             let mut stream = Stream::new(1, "test", step, 0);
-            for (site, width) in draw_widths(&widths, Sampling::Hasb, &traces, &mut stream).into_iter().enumerate() {
+            for (site, width) in
+                draw_widths(&widths, Sampling::Hasb, &traces, &mut stream).into_iter().enumerate()
+            {
                 counts[site][width] += 1;
             }
         }

@@ -78,7 +78,9 @@ impl<B, O: Objective<Network, B>> Objective<Switchable, B> for Joint<O> {
             let own: Vec<(String, Vec<f32>)> = gradients
                 .iter()
                 .filter(|(path, _)| belongs(path))
-                .map(|(path, gradient)| (path.into(), gradient.values.clone().into_data().iter::<f32>().collect()))
+                .map(|(path, gradient)| {
+                    (path.into(), gradient.values.clone().into_data().iter::<f32>().collect())
+                })
                 .collect();
             let Some((path, _)) = own.first() else { continue };
             let factor = alrs_factor(difference, rate(path), own.iter().map(|(_, g)| &g[..]));

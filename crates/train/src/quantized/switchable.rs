@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use trimtab_nn::{
-    BatchNorm, BatchStatistics, Ctx, Grid, InputOp, LayerMut, Network, SiteKind, SiteMeta, Tap, TapRows, TapSet, Weight, host,
+    BatchNorm, BatchStatistics, Ctx, Grid, InputOp, LayerMut, Network, SiteKind, SiteMeta, Tap, TapRows,
+    TapSet, Weight, host,
 };
 
 use super::double_rounding::{DoubleRounding, Rounding, ends};
@@ -161,7 +162,8 @@ impl Switchable {
                 match layer {
                     LayerMut::Site(site) => {
                         let Some(&i) = self.plan.sites.get(site.name()) else { continue };
-                        let (weight, grid) = (self.weight(i, widths[i], &site.weight), self.grid(i, widths[i]));
+                        let (weight, grid) =
+                            (self.weight(i, widths[i], &site.weight), self.grid(i, widths[i]));
                         site.weight = Weight::Dense(Param::initialized(ParamId::new(), weight));
                         site.input.push(InputOp::Grid(grid));
                     }
@@ -276,7 +278,9 @@ fn observe(
     run(&network.valid(), &mut Ctx { taps: Some(&mut taps), ..Ctx::default() })?;
     taps.finish()?;
     drop(taps);
-    let taken = |handle: Arc<Mutex<Seen>>| handle.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default();
+    let taken = |handle: Arc<Mutex<Seen>>| {
+        handle.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default()
+    };
     Ok(handles.into_iter().map(taken).collect())
 }
 
@@ -285,12 +289,19 @@ fn vector(values: Vec<f32>, device: &Device) -> Param<Tensor<1>> {
     Param::from_tensor(Tensor::from_data(TensorData::new(values, [n]), device))
 }
 
-fn weight_steps(settings: &DoubleRounding, weight: &[f32], cols: usize, device: &Device) -> Vec<Param<Tensor<1>>> {
+fn weight_steps(
+    settings: &DoubleRounding,
+    weight: &[f32],
+    cols: usize,
+    device: &Device,
+) -> Vec<Param<Tensor<1>>> {
     let rows = || weight.chunks(cols.max(1));
     if settings.rounding == Rounding::Direct {
         let of_width = |&bits: &u8| {
             let high = ends(bits, true)[1] as f32;
-            let step = |row: &[f32]| (2.0 * row.iter().map(|w| w.abs()).sum::<f32>() / row.len() as f32 / high.sqrt()).max(LEAST);
+            let step = |row: &[f32]| {
+                (2.0 * row.iter().map(|w| w.abs()).sum::<f32>() / row.len() as f32 / high.sqrt()).max(LEAST)
+            };
             vector(rows().map(step).collect(), device)
         };
         return settings.widths.iter().map(of_width).collect();

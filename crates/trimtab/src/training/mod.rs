@@ -206,6 +206,9 @@ pub struct Summary {
     /// What the widths of a switchable network do on held-out data.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub widths: Vec<AtWidth>,
+    /// Bits of a weight of a network in fixed point, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub word_bits: Option<f64>,
 }
 
 impl Recipe {
@@ -390,6 +393,7 @@ impl Run<'_> {
             perplexity: None,
             accuracy: measured.accuracy,
             widths: Vec::new(),
+            word_bits: None,
         })
     }
 

@@ -2,10 +2,14 @@
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use trimtab_io::{Dtype, InputCode, PackedConfig, QuantizationConfig, RawTensor};
 use trimtab_models::{Normalization, Zoo};
 use trimtab_nn::Network;
 use trimtab_train::objectives::ImageBatch;
-use trimtab_train::quantized::{DoubleRounding, Joint, Rounding, Switchable};
+use trimtab_train::quantized::{
+    Adapt, DoubleRounding, FixedPoint, Format, InFixedPoint, Joint, Rounding, SiteFormat, Switchable,
+};
 use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
 
 use super::{Output, Run, Summary, WeightType, logits};
@@ -16,12 +20,17 @@ use crate::switching;
 /// Images by which the steps of inputs begin.
 const FIRST: usize = 100;
 
+/// The formats of a model in fixed point, beside it.
+const FORMATS: &str = "formats.json";
+
 /// How a network is trained for few bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum QuantizationSettings {
     /// All widths of one integer code at once; `trimtab apply --bits` chooses one.
     DoubleRounding(DoubleRounding),
+    /// Fixed point with formats that change during training (AdaPT).
+    Adapt(Adapt),
 }
 
 /// What a switchable network does on held-out data at one width.
@@ -57,13 +66,15 @@ impl Job<'_, '_> {
         monitor: &mut dyn Monitor,
     ) -> Result<Summary> {
         if self.run.recipe.dtype != WeightType::F32 {
-            let message = "must be \"f32\": what is trained for few bits is written as it was measured".into();
+            let message =
+                "must be \"f32\": what is trained for few bits is written as it was measured".into();
             return Err(Error::Setting { what: "dtype", message });
         }
         match settings {
             QuantizationSettings::DoubleRounding(settings) => {
                 self.double_rounding(network, settings, objective, out, monitor)
             }
+            QuantizationSettings::Adapt(settings) => self.adapt(network, settings, objective, out, monitor),
         }
     }
 
@@ -92,9 +103,8 @@ impl Job<'_, '_> {
         }
         let (recipe, [data, heldout]) = (self.run.recipe, self.data);
         let images = self.first()?.images;
-        let switchable = Switchable::new(network, settings, |network, ctx| {
-            Ok(logits(network, images, ctx).map(drop)?)
-        })?;
+        let switchable =
+            Switchable::new(network, settings, |network, ctx| Ok(logits(network, images, ctx).map(drop)?))?;
         let joint = Joint::new(objective, settings.clone());
         let mut trainer = Trainer::new(data, &joint, &recipe.training, self.run.device.clone());
         trainer.heldout = Some(heldout);
@@ -114,4 +124,56 @@ impl Job<'_, '_> {
         let summary = self.run.publish(out, outcome, measured, [exported.params, data.len()])?;
         Ok(Summary { widths, ..summary })
     }
+
+    fn adapt(
+        &self,
+        network: Network,
+        settings: &Adapt,
+        objective: &impl Objective<Network, ImageBatch>,
+        mut out: Output,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Summary> {
+        let (recipe, [data, heldout]) = (self.run.recipe, self.data);
+        if recipe.training.average.is_some() {
+            let message = "cannot be kept of networks whose formats change".into();
+            return Err(Error::Setting { what: "training.average", message });
+        }
+        let module = FixedPoint::new(network, settings)?;
+        let objective = InFixedPoint { inner: objective, l1: settings.l1 };
+        let mut trainer = Trainer::new(data, &objective, &recipe.training, self.run.device.clone());
+        trainer.heldout = Some(heldout);
+        trainer.transform = self.transform;
+        let (outcome, measured) = self.run.go(&mut trainer, module, &out, "images", monitor)?;
+        let trained = outcome.result().valid();
+        let formats = trained.formats();
+        let inputs = formats.iter().map(|SiteFormat { site, format, .. }| {
+            let [low, high] = format.ends();
+            (site.clone(), InputCode::Grid { step: format.step() as f32, low, high })
+        });
+        let codes = QuantizationConfig::of_schemes([], &[]);
+        let quantization = PackedConfig::new(codes, []).with_inputs(inputs.collect()).to_json();
+        let mut config = self.zoo.config()?.unwrap_or_else(|| json!({}));
+        config["quantization_config"] = quantization;
+        let (mut tensors, mut params) = (Vec::new(), 0);
+        for (name, shape, values) in trained.rounded().tensors() {
+            params += values.len();
+            tensors.push((name, RawTensor::from_f32(shape, &values, Dtype::F32)?));
+        }
+        Run::write_tensors(&mut out, &tensors, &self.zoo.metadata(self.colours))?;
+        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+        let told: Map<String, Value> = formats.iter().map(told).collect();
+        out.put_file(FORMATS, format!("{:#}\n", Value::Object(told)).as_bytes())?;
+        let summary = self.run.publish(out, outcome, measured, [params, data.len()])?;
+        Ok(Summary { word_bits: Some(trained.mean_word()), ..summary })
+    }
+}
+
+/// The format of a site as DSPs name it: `Qm.n` has `m` bits before the point, without the sign, and `n` behind it.
+fn told(of: &SiteFormat) -> (String, Value) {
+    let SiteFormat { site, format: Format { word, fraction }, numel, nonzero } = of;
+    let whole = i32::from(*word) - i32::from(*fraction) - 1;
+    let value = json!({
+        "word": word, "fraction": fraction, "q": format!("Q{whole}.{fraction}"), "weights": numel, "nonzero": nonzero,
+    });
+    (site.clone(), value)
 }

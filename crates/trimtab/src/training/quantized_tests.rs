@@ -61,20 +61,30 @@ fn one_code_serves_all_widths_and_every_file_does_what_was_measured() {
     let model = Model::open(&place.path("whole").display().to_string(), None).unwrap();
     let network = model.network().unwrap();
     let packed = |site: &&trimtab_nn::Site| matches!(site.weight, Weight::Packed(_)) && site.input.len() == 1;
-    assert_eq!((network.sites().filter(packed).count(), network.sites().count()), (6, 8), "all but the first and the last");
+    assert_eq!(
+        (network.sites().filter(packed).count(), network.sites().count()),
+        (6, 8),
+        "all but the first and the last"
+    );
     assert!((place.accuracy("whole") - right[0]).abs() < 1e-9);
     let mut sizes = Vec::new();
     for (bits, right) in [8, 6, 4, 2].into_iter().zip(&right) {
         let name = format!("at{bits}");
         let switched = switch(&place.path("whole"), bits, &place.path(&name), false).unwrap();
         assert_eq!((switched.bits, switched.sites), (bits, 6));
-        assert!((place.accuracy(&name) - right).abs() < 1e-9, "{bits} bits: {} {right}", place.accuracy(&name));
+        assert!(
+            (place.accuracy(&name) - right).abs() < 1e-9,
+            "{bits} bits: {} {right}",
+            place.accuracy(&name)
+        );
         sizes.push(switched.bytes);
         assert!(!place.path(&name).join(WIDTHS).exists());
     }
     assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
     assert_ne!(place.bytes("at8", "model.safetensors"), place.bytes("at6", "model.safetensors"));
-    let refused = |from: &str, bits: u8| switch(&place.path(from), bits, &place.path("no"), false).unwrap_err().to_string();
+    let refused = |from: &str, bits: u8| {
+        switch(&place.path(from), bits, &place.path("no"), false).unwrap_err().to_string()
+    };
     assert!(refused("whole", 3).contains("[8, 6, 4, 2], not 3"));
     assert!(refused("at4", 2).contains(WIDTHS), "{}", refused("at4", 2));
     // A run that was stopped ends in the same bytes, norms and steps of all widths included.
@@ -103,6 +113,42 @@ fn a_trained_network_can_be_begun_with() {
     let wide = recipe("start = \"plain\"").replace("width = 8", "width = 16");
     let error = place.train(&wide, "wide", &mut Quiet::default()).unwrap_err().to_string();
     assert!(error.contains("start") && error.contains("conv1.weight"), "{error}");
+}
+
+#[test]
+fn formats_change_are_resumed_and_the_file_runs_in_them() {
+    let place = Place::new();
+    let recipe = with("method = \"adapt\"\nlookback = [4, 10]\nl1 = 1e-6");
+    let summary = place.train(&recipe, "whole", &mut Quiet::default()).unwrap();
+    let right = summary.accuracy.unwrap();
+    assert!(right > 0.7, "{summary:?}");
+    assert!(summary.word_bits.unwrap() > 8.5, "formats changed: {summary:?}");
+    assert!((place.accuracy("whole") - right).abs() < 1e-9, "{} {right}", place.accuracy("whole"));
+    // Every weight is a number of its format.
+    let formats: Value = serde_json::from_slice(&place.bytes("whole", "formats.json")).unwrap();
+    let model = Model::open(&place.path("whole").display().to_string(), None).unwrap();
+    let network = model.network().unwrap();
+    for site in network.sites() {
+        let of = &formats[site.name()];
+        let fraction = of["fraction"].as_i64().unwrap() as i32;
+        assert!(site.to_f32().iter().all(|w| (w * 2f32.powi(fraction)).fract() == 0.0), "{}", site.name());
+        assert!(
+            site.to_f32().iter().any(|w| (w * 2f32.powi(fraction - 1)).fract() != 0.0),
+            "and of no coarser one"
+        );
+        assert_eq!((of["weights"].as_u64().unwrap() as usize, site.input.len()), (site.meta().numel(), 1));
+    }
+    let error = place.train(&recipe, "stopped", &mut StopAt(7 * 12)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    place.train(&recipe, "stopped", &mut Quiet::default()).unwrap();
+    for file in ["model.safetensors", "config.json", "formats.json"] {
+        assert!(place.bytes("whole", file) == place.bytes("stopped", file), "{file}");
+    }
+    let fixed = with("method = \"adapt\"\nswitching = false\nstart = { word = 16, fraction = 8 }\nl1 = 0.0");
+    assert_eq!(place.train(&fixed, "fixed", &mut Quiet::default()).unwrap().word_bits, Some(16.0));
+    let average = recipe.replace("batch = 12", "batch = 12\naverage = 0.9");
+    let error = place.train(&average, "average", &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("training.average"), "{error}");
 }
 
 #[test]
