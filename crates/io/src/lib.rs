@@ -50,6 +50,7 @@ pub mod fs;
 pub mod gguf;
 mod gptq;
 mod header;
+mod input_code;
 #[allow(unsafe_code)] // A signal handler, and the system calls in it.
 mod lost_pages;
 mod module;
@@ -93,6 +94,7 @@ pub use float::{
     ScaleGrid, decode_e8m0, encode_e8m0, read_fine_grained, read_gpt_oss,
 };
 pub use gptq::{GptqConfig, GptqFormat, GptqScheme, gptq_tensors, read_gptq};
+pub use input_code::InputCode;
 pub use lost_pages::report_lost_pages;
 pub use normal_float::{NormalFloatScheme, NormalFloatTensor};
 pub use quantization::Quantization;

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::float::{FineGrainedConfig, GptOssConfig, read_fine_grained, read_gpt_oss};
 use crate::gptq::{GptqConfig, read_gptq};
+use crate::input_code::InputCode;
 use crate::real::{AttentionConfig, PackedConfig};
 
 /// What `quant_method` may be.
@@ -106,6 +107,14 @@ impl Quantization {
     pub fn attention(&self) -> Option<&AttentionConfig> {
         match self {
             Self::Trimtab(config) => config.attention(),
+            _ => None,
+        }
+    }
+
+    /// How the inputs of `module` are coded while the model runs, where that belongs to the model.
+    pub fn input_code(&self, module: &str) -> Option<InputCode> {
+        match self {
+            Self::Trimtab(config) => config.input_codes().get(module).copied(),
             _ => None,
         }
     }

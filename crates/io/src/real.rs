@@ -18,6 +18,7 @@ use crate::compressed::{QuantizationConfig, read_compressed, to_tensors};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
+use crate::input_code::InputCode;
 use crate::module::ModuleTensors;
 use crate::normal_float::{NormalFloatScheme, NormalFloatTensor};
 use crate::tensor::{RawTensor, round_floats};
@@ -145,8 +146,8 @@ impl RealTensor {
 }
 
 /// The object `quantization_config` of what this program writes: that of compressed-tensors where it says all, else a method of
-/// its own that holds it together with the names of the modules that have real zero points or NormalFloat codes, and with what is
-/// quantized of activations beyond what compressed-tensors has words for.
+/// its own that holds it together with the names of the modules that have real zero points or NormalFloat codes, with what is
+/// quantized of activations beyond what compressed-tensors has words for, and with the threshold of binary attention.
 #[derive(Clone, Debug)]
 pub struct PackedConfig {
     codes: QuantizationConfig,
@@ -154,6 +155,8 @@ pub struct PackedConfig {
     normal: BTreeMap<String, NormalFloatScheme>,
     inputs: BTreeMap<String, ActivationScheme>,
     attention: Option<AttentionConfig>,
+    input_codes: BTreeMap<String, InputCode>,
+    binary_attention: Option<f32>,
 }
 
 /// What is quantized of the operands of attention, and in which blocks. The steps of queries, keys and values of a block are those
@@ -204,6 +207,8 @@ impl PackedConfig {
             normal: BTreeMap::new(),
             inputs: BTreeMap::new(),
             attention: None,
+            input_codes: BTreeMap::new(),
+            binary_attention: None,
         }
     }
 
@@ -233,6 +238,28 @@ impl PackedConfig {
         Self { normal: modules.into_iter().collect(), ..self }
     }
 
+    /// The same with coded inputs, by module.
+    #[must_use]
+    pub fn with_input_codes(self, input_codes: BTreeMap<String, InputCode>) -> Self {
+        Self { input_codes, ..self }
+    }
+
+    /// The same with attention that keeps what has at least this share of the largest probability of its row, as ones.
+    #[must_use]
+    pub fn with_binary_attention(self, share: f32) -> Self {
+        Self { binary_attention: Some(share), ..self }
+    }
+
+    /// How the inputs of modules are coded.
+    pub fn input_codes(&self) -> &BTreeMap<String, InputCode> {
+        &self.input_codes
+    }
+
+    /// The threshold of binary attention, if attention is binary.
+    pub fn binary_attention(&self) -> Option<f32> {
+        self.binary_attention
+    }
+
     /// Parses the object whose `quant_method` is `trimtab`.
     ///
     /// # Errors
@@ -244,7 +271,16 @@ impl PackedConfig {
         };
         Fields::new("quantization_config", value)?;
         let mut object = value.as_object().into_iter().flatten();
-        let known = ["quant_method", "codes", "real_zeros", "normal_floats", "inputs", "attention"];
+        let known = [
+            "quant_method",
+            "codes",
+            "real_zeros",
+            "normal_floats",
+            "inputs",
+            "attention",
+            "input_codes",
+            "binary_attention",
+        ];
         if let Some((key, _)) = object.find(|(key, _)| !known.contains(&key.as_str())) {
             return Err(refuse(format!("quant_method \"trimtab\": unknown key \"{key}\"")));
         }
@@ -291,12 +327,31 @@ impl PackedConfig {
             }
             Some(_) => return Err(refuse("normal_floats is no object of schemes by module".into())),
         };
-        Ok(Self { codes: QuantizationConfig::parse(codes)?, real, normal, inputs, attention })
+        let input_codes: BTreeMap<String, InputCode> = match value.get("input_codes") {
+            None => BTreeMap::new(),
+            Some(codes) => {
+                serde_json::from_value(codes.clone()).map_err(|e| refuse(format!("input_codes: {e}")))?
+            }
+        };
+        for (module, code) in &input_codes {
+            if let Some(problem) = code.problem() {
+                return Err(refuse(format!("inputs of \"{module}\": {problem}")));
+            }
+        }
+        let binary_attention = match value.get("binary_attention") {
+            None => None,
+            Some(share) => match share.as_f64().filter(|share| *share > 0.0 && *share <= 1.0) {
+                Some(share) => Some(share as f32),
+                None => return Err(refuse(format!("binary_attention is {share}, expected a share"))),
+            },
+        };
+        let codes = QuantizationConfig::parse(codes)?;
+        Ok(Self { codes, real, normal, inputs, attention, input_codes, binary_attention })
     }
 
     /// Whether compressed-tensors says all of it.
     pub fn is_common(&self) -> bool {
-        self.real.is_empty() && self.normal.is_empty() && self.inputs.is_empty() && self.attention.is_none()
+        self.real.is_empty() && self.normal.is_empty() && !self.has_activations()
     }
 
     /// The object for `config.json`.
@@ -324,6 +379,12 @@ impl PackedConfig {
         if let Some(attention) = &self.attention {
             whole["attention"] = attention.to_json();
         }
+        if !self.input_codes.is_empty() {
+            whole["input_codes"] = json!(self.input_codes);
+        }
+        if let Some(share) = self.binary_attention {
+            whole["binary_attention"] = json!(share);
+        }
         whole
     }
 
@@ -345,7 +406,10 @@ impl PackedConfig {
 
     /// Whether activations are quantized in ways that compressed-tensors has no words for.
     pub fn has_activations(&self) -> bool {
-        !self.inputs.is_empty() || self.attention.is_some()
+        !self.inputs.is_empty()
+            || self.attention.is_some()
+            || !self.input_codes.is_empty()
+            || self.binary_attention.is_some()
     }
 
     /// What is quantized of the operands of attention.
@@ -514,6 +578,29 @@ mod tests {
         let mut bad = json;
         bad["attention"]["weights"] = "int4 log3".into();
         assert!(PackedConfig::parse(&bad).unwrap_err().to_string().contains("log3"));
+    }
+
+    #[test]
+    fn coded_inputs_come_back_and_senseless_ones_are_refused() {
+        let codes = QuantizationConfig::of_schemes([("m", codes(true).scheme, false)], &[]);
+        let grid = InputCode::Grid { step: 0.1, low: 0, high: 15 };
+        let inputs = BTreeMap::from([("m".to_string(), grid), ("n".to_string(), InputCode::Signs)]);
+        let config =
+            PackedConfig::new(codes, []).with_input_codes(inputs.clone()).with_binary_attention(0.25);
+        let json = config.to_json();
+        assert_eq!(json["quant_method"], "trimtab");
+        let back = PackedConfig::parse(&json).unwrap();
+        assert_eq!((back.input_codes(), back.binary_attention()), (&inputs, Some(0.25)));
+        let refused = |change: fn(&mut Value)| {
+            let mut json = json.clone();
+            change(&mut json);
+            PackedConfig::parse(&json).unwrap_err().to_string()
+        };
+        assert!(refused(|json| json["input_codes"]["m"] = json!("cubes")).contains("input_codes"));
+        assert!(
+            refused(|json| json["input_codes"]["m"]["grid"]["step"] = json!(-1)).contains("inputs of \"m\"")
+        );
+        assert!(refused(|json| json["binary_attention"] = json!(2)).contains("binary_attention"));
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use trimtab_io::{
-    AttentionConfig, BranchFactors, Checkpoint, Quantization, RawTensor, read_input_steps, transpose,
+    AttentionConfig, BranchFactors, Checkpoint, InputCode, Quantization, RawTensor, read_input_steps,
+    transpose,
 };
 use trimtab_nn::{
-    ActivationGranularity, ActivationQuantizer, AttentionQuantizer, Branch, Norm, Site, SiteKind, SiteMeta,
-    SoftmaxQuantizer, Table, Weight,
+    ActivationGranularity, ActivationQuantizer, AttentionQuantizer, Branch, Grid, InputOp, Norm, Signs, Site,
+    SiteKind, SiteMeta, SoftmaxQuantizer, Table, Weight,
 };
 
 use crate::error::{Error, Result};
@@ -86,7 +88,9 @@ impl<'a> Loader<'a> {
             None => self.dense(&meta)?,
         };
         let branch = BranchFactors::read(self.checkpoint, &meta.name)?;
+        let input = self.quantization.and_then(|quantization| quantization.input_code(&meta.name));
         let mut site = Site::new(meta, weight, bias)?;
+        site.input.extend(input.map(|code| self.input_op(code)));
         if let Some(factors) = branch {
             site.set_branches(vec![Branch::of(&factors, self.device)])?;
         }
@@ -119,6 +123,16 @@ impl<'a> Loader<'a> {
         });
         let quantizer = AttentionQuantizer { operands: operands.transpose()?, weights: weights.transpose()? };
         Ok(Some(Arc::new(quantizer)))
+    }
+
+    fn input_op(&self, code: InputCode) -> InputOp {
+        match code {
+            InputCode::Grid { step, low, high } => {
+                let step = Tensor::from_data(TensorData::new(vec![step], [1]), self.device);
+                InputOp::Grid(Grid::new(Param::from_tensor(step), [low, high]))
+            }
+            InputCode::Signs => InputOp::Signs(Signs::new()),
+        }
     }
 
     fn dense(&self, meta: &SiteMeta) -> Result<Weight> {

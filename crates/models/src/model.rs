@@ -6,7 +6,9 @@ use std::path::Path;
 use burn::tensor::Device;
 use trimtab_io::{AttentionConfig, BranchFactors, Checkpoint, Quantization, Tokenizer};
 use trimtab_math::random;
-use trimtab_nn::{Flow, Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task, Wiring};
+use trimtab_nn::{
+    BinaryAttention, Flow, Network, Role, SiteMeta, Stage, StageInfo, StageSource, Task, Wiring,
+};
 
 use crate::conv::{ConvPlan, ConvSpec, Normalization};
 use crate::error::{Error, Result};
@@ -230,7 +232,17 @@ impl Model {
 
     /// Loads everything.
     pub fn network(&self) -> Result<Network> {
-        Ok(Network::load(self)?)
+        let mut network = Network::load(self)?;
+        network.set_attention(self.binary_attention());
+        Ok(network)
+    }
+
+    /// Attention of one bit, where the model was trained for it. Stages that run one by one do not know of it.
+    pub fn binary_attention(&self) -> Option<BinaryAttention> {
+        match &self.quantization {
+            Some(Quantization::Trimtab(config)) => config.binary_attention().map(BinaryAttention::of_share),
+            _ => None,
+        }
     }
 
     /// Loads everything as parameters of the framework on `device`: what the training loop takes.

@@ -7,6 +7,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Tensor, TensorData};
 
+use crate::binary_attention::{BinaryAttention, attend_binary};
 use crate::kernels::{
     self,
     attention::{AttentionDims, ScoreShape},
@@ -151,6 +152,29 @@ pub fn weights(
     let weights = softmax(scores.mask_fill(hidden.clone(), f32::MIN / 2.0), 3);
     // A query that sees nothing gets nothing.
     weights.mask_fill(hidden, 0.0)
+}
+
+/// [`attend`] with queries, keys, values and probabilities of one bit.
+pub fn attend_in_bits(
+    [q, k, v]: [Tensor<4>; 3],
+    sight: Sight,
+    keep: Option<Tensor<2, Bool>>,
+    seen: Option<Tensor<3, Bool>>,
+    scoring: &Scoring,
+    binary: BinaryAttention,
+) -> Tensor<3> {
+    let [b, heads, t, _] = q.dims();
+    let [_, _, s, _] = k.dims();
+    let later = (sight.causal && seen.is_none() && t > 1).then(|| {
+        let hide = (0..t).flat_map(|i| (0..s).map(move |j| j > s - t + i)).collect::<Vec<_>>();
+        Tensor::<4, Bool>::from_data(TensorData::new(hide, [1, 1, t, s]), &q.device())
+    });
+    let hidden = hidden(&q, t, s, sight, [keep.map(|keep| keep.reshape([b, 1, s])), seen]);
+    let hidden = match (hidden, later) {
+        (Some(hidden), Some(later)) => Some(hidden.bool_or(later.expand([b, 1, t, s]))),
+        (one, other) => one.or(other),
+    };
+    attend_binary([q, repeat_heads(k, heads), repeat_heads(v, heads)], binary, scoring, hidden)
 }
 
 /// Repeats every key-value head for the queries that share it.

@@ -43,6 +43,11 @@ impl BatchNorm {
         Self { gain, bias, mean, variance, name: name.into(), eps, axis }
     }
 
+    /// The same norm with other numbers: gain, bias, mean and variance.
+    pub fn with_parts(&self, parts: [Tensor<1>; 4]) -> Self {
+        Self::new(self.name.clone(), self.eps, self.axis.clone(), parts)
+    }
+
     /// Module path in the checkpoint.
     pub fn name(&self) -> &str {
         &self.name

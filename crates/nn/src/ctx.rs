@@ -3,6 +3,7 @@
 use burn::tensor::{Bool, Int, Tensor};
 
 use crate::attention::Operand;
+use crate::binary_attention::BinaryAttention;
 use crate::layer::Table;
 use crate::samples::Capture;
 use crate::site::Site;
@@ -37,6 +38,8 @@ pub struct Ctx<'a> {
     pub batch_statistics: Option<&'a mut Vec<BatchStatistics>>,
     /// Where batch norms leave what they saw beside what they have stored, so that images can be made to agree with it.
     pub norm_inputs: Option<&'a mut Vec<NormInput>>,
+    /// Attention of one bit in place of the softmax: set by the network that was trained for it.
+    pub binary_attention: Option<BinaryAttention>,
     /// Where the attention of a block leaves how much each token gets, `[B * T]`, summed over heads and queries.
     pub attention_mass: Option<&'a mut Vec<f64>>,
     /// Where the attention of a block leaves the numbers of its operands, before they are rounded.

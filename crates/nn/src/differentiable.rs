@@ -7,6 +7,7 @@
 mod batch_norm;
 mod conv;
 mod frozen;
+mod lsq;
 mod relu;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 pub(crate) use batch_norm::batch_norm;
 pub(crate) use conv::conv2d;
 pub(crate) use frozen::frozen;
+pub(crate) use lsq::lsq;
 pub(crate) use relu::relu;
 
 /// Whether these operations can take the tensor.

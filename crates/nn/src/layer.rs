@@ -5,8 +5,9 @@ use burn::tensor::Tensor;
 use trimtab_io::transpose;
 
 use crate::batch_norm::BatchNorm;
+use crate::input_op::InputOp;
 use crate::norm::Norm;
-use crate::site::{Branch, InputOp, Site};
+use crate::site::{Branch, Site};
 use crate::weight::{Weight, host};
 
 /// A tensor that is added or multiplied: positions, token types, layer scales.
@@ -98,8 +99,12 @@ macro_rules! tensors {
                     all.push((format!("{name}.bias"), $held::Vector(bias)));
                 }
                 for (i, op) in (& $($mutable)? site.input).into_iter().enumerate() {
-                    if let InputOp::Scale(scale) = op {
-                        all.push((format!("{name}.input.{i}.scale"), $held::Vector(scale)));
+                    match op {
+                        InputOp::Scale(scale) => all.push((format!("{name}.input.{i}.scale"), $held::Vector(scale))),
+                        InputOp::Grid(grid) => {
+                            all.push((format!("{name}.input.{i}.step"), $held::Vector(& $($mutable)? grid.step)));
+                        }
+                        InputOp::Signs(_) | InputOp::Quantize(_) => {}
                     }
                 }
                 for (i, Branch::LowRank(branch)) in (& $($mutable)? site.branches).into_iter().enumerate() {

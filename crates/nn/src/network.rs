@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+};
 use burn::tensor::Device;
 
+use crate::binary_attention::BinaryAttention;
 use crate::ctx::Ctx;
 use crate::error::Result;
 use crate::layer::{Held, HeldMut, Layer, LayerMut, NamedTensor};
@@ -18,6 +21,7 @@ pub struct Network {
     stages: Vec<Box<dyn Stage>>,
     owner: Option<usize>,
     features: usize,
+    attention: Option<BinaryAttention>,
 }
 
 impl Network {
@@ -41,7 +45,12 @@ impl Network {
     /// A network of stages; `owner` is the one whose weight a later stage borrows, the last `heads` read out.
     pub fn new(stages: Vec<Box<dyn Stage>>, owner: Option<usize>, heads: usize) -> Self {
         let features = stages.len().saturating_sub(heads);
-        Self { stages, owner, features }
+        Self { stages, owner, features, attention: None }
+    }
+
+    /// Attention of one bit in all blocks, or none.
+    pub fn set_attention(&mut self, attention: Option<BinaryAttention>) {
+        self.attention = attention;
     }
 
     /// Runs all stages.
@@ -61,6 +70,7 @@ impl Network {
 
     /// Runs the stages `first .. last`.
     pub fn forward_range(&self, first: usize, last: usize, flow: Flow, ctx: &mut Ctx<'_>) -> Result<Flow> {
+        ctx.binary_attention = self.attention;
         ctx.tied = self.owner.and_then(|owner| self.stages[owner].owner().cloned());
         self.stages[first..last].iter().try_fold(flow, |flow, stage| stage.forward(flow, ctx))
     }
@@ -212,10 +222,19 @@ impl Module for Network {
     }
 }
 
+/// So that a network can be a part of a module.
+impl ModuleDisplayDefault for Network {
+    fn content(&self, content: Content) -> Option<Content> {
+        Some(content.set_top_level_type(CONTAINER))
+    }
+}
+
+impl ModuleDisplay for Network {}
+
 impl Clone for Network {
     fn clone(&self) -> Self {
         let stages = self.stages.iter().map(|stage| stage.boxed_clone()).collect();
-        Self { stages, owner: self.owner, features: self.features }
+        Self { stages, owner: self.owner, features: self.features, attention: self.attention }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::axis::Axis;
 use crate::conv::ConvGeometry;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
+use crate::input_op::InputOp;
 use crate::kernels::{self, DenseView};
 use crate::tap::TapRows;
 use crate::weight::{Weight, host, on_host};
@@ -78,15 +79,6 @@ impl SiteMeta {
             _ => vec![self.rows, self.cols],
         }
     }
-}
-
-/// An operation on the input of a site.
-#[derive(Module, Debug)]
-pub enum InputOp {
-    /// Multiplies channel `c` by `scale[c]` (`[in]`); the weight holds the inverse.
-    Scale(Param<Tensor<1>>),
-    /// Rounds it to few bits.
-    Quantize(ActivationQuantizer),
 }
 
 /// An additive side path.
@@ -216,7 +208,7 @@ impl Site {
     pub fn activation(&self) -> Option<&ActivationQuantizer> {
         self.input.iter().find_map(|op| match op {
             InputOp::Quantize(quantizer) => Some(quantizer),
-            InputOp::Scale(_) => None,
+            _ => None,
         })
     }
 
@@ -252,7 +244,10 @@ impl Site {
             return Tensor::zeros(dims, &x.device());
         }
         let added: Vec<Tensor<2>> = self.branches.iter().map(|branch| branch.forward(x.clone())).collect();
-        let mut y = self.weight.multiply(x.clone());
+        let mut y = match self.takes_signs() {
+            true => self.weight.multiply_signs(x.clone()),
+            false => self.weight.multiply(x.clone()),
+        };
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
@@ -290,7 +285,7 @@ impl Site {
             let least = [0, 1].map(|i| kernel[i].saturating_sub(2 * padding[i]).max(1));
             return Err(Error::Image { site: self.meta.name.clone(), channels, least, found: [c, h, w] });
         };
-        let x = self.prepare_images(x);
+        let x = self.input.iter().fold(x, |x, op| op.planes(x));
         if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
             self.show_input(&geometry.patches(x.clone()), ctx);
         }
@@ -325,19 +320,13 @@ impl Site {
         Some(Weight::dense(self.branches.iter().map(product).fold(start, |sum, part| sum + part)))
     }
 
-    fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
-        self.input.iter().fold(x, |x, op| match op {
-            InputOp::Scale(scale) => x * scale.val().unsqueeze(),
-            InputOp::Quantize(quantizer) => quantizer.rows(x),
-        })
+    /// Whether what is multiplied with the weight are signs.
+    fn takes_signs(&self) -> bool {
+        matches!(self.input.last(), Some(InputOp::Signs(_)))
     }
 
-    /// Operations on the images of a convolution, whose channels they go by; zeros are put beside them afterwards.
-    fn prepare_images(&self, x: Tensor<4>) -> Tensor<4> {
-        self.input.iter().fold(x, |x, op| match op {
-            InputOp::Scale(scale) => x * scale.val().reshape([1, -1, 1, 1]),
-            InputOp::Quantize(quantizer) => quantizer.images(x),
-        })
+    fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
+        self.input.iter().fold(x, |x, op| op.rows(x))
     }
 
     fn show_input(&self, x: &Tensor<2>, ctx: &mut Ctx<'_>) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use trimtab_io::{AffineTensor, Coded, RawTensor};
+use trimtab_io::{AffineTensor, Coded, RawTensor, RealTensor};
 
 use crate::differentiable;
 use crate::frozen::Frozen;
+use crate::kernels::binary;
 
 /// The matrix of a site, `[out, in]`; a convolution's columns are `in/groups * kh * kw`, in that order.
 ///
@@ -152,6 +153,29 @@ impl Weight {
         })
     }
 
+    /// [`Weight::multiply`] for rows of signs; on the host by counting bits where the matrix has signs and a scale a row.
+    pub(crate) fn multiply_signs(&self, x: Tensor<2>) -> Tensor<2> {
+        let device = x.device();
+        let Some(matrix) = self.as_signs().filter(|_| on_host(&device)) else { return self.multiply(x) };
+        let ([n, cols], rows) = (x.dims(), matrix.codes().rows);
+        // Codes of one bit are 1 where the number is positive, in words of 32 bits a row, whose tail is 0.
+        let bytes = 4 * matrix.codes().scheme.row_words(cols);
+        let word = |part: &[u8]| part.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        let signs: Vec<u64> =
+            matrix.codes().codes.chunks_exact(bytes.max(1)).flat_map(|row| row.chunks(8).map(word)).collect();
+        let mut y = vec![0.0f32; n * rows];
+        binary::matmul_signs(&binary::pack_signs(&host(x), cols), &signs, cols, matrix.zeros(), &mut y);
+        Tensor::from_data(TensorData::new(y, [n, rows]), &device)
+    }
+
+    /// The matrix, where it has one bit a number and its values are plus or minus the zero point of the row.
+    fn as_signs(&self) -> Option<&RealTensor> {
+        let Some(Coded::Real(matrix)) = self.as_coded() else { return None };
+        let (codes, zeros) = (matrix.codes(), matrix.zeros());
+        let halves = codes.scales.iter().zip(zeros).all(|(scale, zero)| *scale == 2.0 * zero);
+        (codes.scheme.bits == 1 && codes.scheme.group_size.is_none() && halves).then_some(matrix)
+    }
+
     /// Rows of the matrix by index: `[B, T] -> [B, T, in]`.
     pub fn lookup(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         if let Self::Dense(param) = self {
@@ -197,6 +221,32 @@ mod tests {
     use trimtab_io::{AffineScheme, Dtype, RealTensor};
 
     use super::*;
+
+    #[test]
+    fn matrices_of_one_bit_multiply_signs_by_counting_bits_exactly() {
+        let device = Device::flex();
+        for cols in [1, 31, 32, 33, 64, 100] {
+            let (rows, n) = (5, 3);
+            let scheme = AffineScheme { bits: 1, group_size: None, symmetric: true };
+            let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 251) as u8 & 1).collect();
+            let zeros: Vec<f32> = (0..rows).map(|row| 0.25 * (row as f32 - 1.5)).collect();
+            let scales = zeros.iter().map(|zero| 2.0 * zero).collect();
+            let codes =
+                AffineTensor::from_codes(rows, cols, scheme, &codes, scales, None, None, Dtype::F32).unwrap();
+            let weight = Weight::coded(Coded::Real(RealTensor::new(codes.clone(), zeros).unwrap()));
+            let x =
+                (0..n * cols).map(|i| if i * 7919 % 101 < 50 { -1.0 } else { 1.0f32 }).collect::<Vec<_>>();
+            let x = Tensor::<2>::from_data(TensorData::new(x, [n, cols]), &device);
+            assert!(weight.as_signs().is_some());
+            let decoded = Weight::dense(weight.to_tensor(&device)).multiply(x.clone());
+            let far =
+                host(weight.multiply_signs(x) - decoded).into_iter().fold(0.0f32, |far, d| far.max(d.abs()));
+            assert!(far < 1e-4, "{cols}: {far}");
+            // Control: zero points that are not half the scale mean another matrix.
+            let other = RealTensor::new(codes, vec![1.0; rows]).unwrap();
+            assert!(Weight::coded(Coded::Real(other)).as_signs().is_none());
+        }
+    }
 
     #[test]
     fn codes_with_real_zero_points_run_packed_as_their_numbers_multiply() {

@@ -67,8 +67,9 @@ impl Move<'_> {
         let (norm, buffer) = path.rsplit_once('.')?;
         let seen = self.seen.iter().find(|seen| seen.norm == norm)?;
         match buffer {
-            "running_mean" => Some(&seen.mean),
-            "running_var" => Some(&seen.variance),
+            // In a checkpoint, and as fields of a norm.
+            "running_mean" | "mean" => Some(&seen.mean),
+            "running_var" | "variance" => Some(&seen.variance),
             _ => None,
         }
     }

@@ -89,6 +89,9 @@ pub enum Error {
     /// A text could not be corrupted.
     #[error(transparent)]
     Denoise(#[from] crate::denoise::Error),
+    /// Traces could not be estimated.
+    #[error(transparent)]
+    Math(#[from] trimtab_math::Error),
     /// The network refused its input.
     #[error(transparent)]
     Nn(#[from] trimtab_nn::Error),

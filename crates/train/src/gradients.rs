@@ -90,6 +90,20 @@ impl Gradients {
         self
     }
 
+    /// The gradient of the sum of two losses over the same terms.
+    pub fn plus(mut self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        for (path, gradient) in other.of {
+            match self.of.get_mut(&path) {
+                Some(sum) => sum.values = sum.values.clone() + gradient.values,
+                None => drop(self.of.insert(path, gradient)),
+            }
+        }
+        self
+    }
+
     /// Norm over all parameters.
     pub fn norm(&self) -> f64 {
         self.of.values().map(Gradient::squared_norm).sum::<f64>().sqrt()

@@ -39,6 +39,7 @@ mod parameters;
 mod per_sample;
 mod pictures;
 mod position;
+pub mod quantized;
 mod ranks;
 #[cfg(test)]
 mod residual_tests;
@@ -58,7 +59,7 @@ pub use data::{BatchTransform, Dataset, TokenBatch, TokenWindows};
 pub use error::{Error, Result};
 pub use gradients::{Gradient, Gradients};
 pub use noise::GradientNoise;
-pub use objective::{Loss, NextToken, Objective, Pass, cross_entropy};
+pub use objective::{Loss, NextToken, Objective, Pass, StepInfo, cross_entropy};
 pub use observer::{Measured, Observer, Silent, StepRecord};
 pub use optimizer::{LambVariant, Optimizer, OptimizerConfig};
 pub use parameters::{ParameterInfo, parameters};

@@ -5,6 +5,7 @@ use trimtab_nn::{BatchStatistics, Capture, Ctx};
 
 use crate::data::TokenBatch;
 use crate::error::Result;
+use crate::gradients::Gradients;
 
 /// The loss of one batch.
 #[derive(Clone, Debug)]
@@ -34,8 +35,12 @@ impl Loss {
 pub struct Pass {
     /// Whether gradients are wanted: batch norms then normalize by the batch.
     pub training: bool,
+    /// Which of the [`Objective::parts`] of a step this is, from 0.
+    pub part: usize,
     /// Steps done before this one.
     pub step: usize,
+    /// Number of the phase, counted over all rounds, from 0.
+    pub phase: usize,
     /// Share of the samples of the run that were seen before this step, in `[0, 1)`.
     pub progress: f64,
     /// Seed of the run, for objectives that draw.
@@ -65,10 +70,65 @@ pub trait Objective<M, B> {
     /// Whatever the forward pass meets.
     fn loss(&self, model: &M, batch: &B, pass: &mut Pass) -> Result<Loss>;
 
+    /// Backward passes over the same batch in every pass of a step: one for each form of the module that is trained at once, such
+    /// as the widths of a switchable network. Their gradients add up.
+    fn parts(&self) -> usize {
+        1
+    }
+
+    /// Changes the gradients of one part before they are added to those of the others. `rate` gives the rate that a parameter has
+    /// in this step.
+    fn weigh(&self, _part: usize, _gradients: &mut Gradients, _rate: &dyn Fn(&str) -> f64) {}
+
+    /// Changes the module and its gradients before the update: the place of methods that watch gradients, and whose state is
+    /// parameters without a gradient, so that it is saved, resumed and shared like all others. Gradients are those after the
+    /// exchange, clipping and noise.
+    ///
+    /// # Errors
+    /// Whatever makes the step impossible.
+    fn before_update(&self, model: M, _gradients: &mut Gradients, _step: &StepInfo) -> Result<M> {
+        Ok(model)
+    }
+
     /// The module after a step, moved to where its parameters are allowed to be; by default they may be anywhere.
     fn project(&self, model: M) -> M {
         model
     }
+}
+
+impl<M, B, O: Objective<M, B>> Objective<M, B> for &O {
+    fn loss(&self, model: &M, batch: &B, pass: &mut Pass) -> Result<Loss> {
+        (**self).loss(model, batch, pass)
+    }
+
+    fn parts(&self) -> usize {
+        (**self).parts()
+    }
+
+    fn weigh(&self, part: usize, gradients: &mut Gradients, rate: &dyn Fn(&str) -> f64) {
+        (**self).weigh(part, gradients, rate);
+    }
+
+    fn before_update(&self, model: M, gradients: &mut Gradients, step: &StepInfo) -> Result<M> {
+        (**self).before_update(model, gradients, step)
+    }
+
+    fn project(&self, model: M) -> M {
+        (**self).project(model)
+    }
+}
+
+/// What an objective is told of a step before its update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepInfo {
+    /// Steps done before this one.
+    pub step: usize,
+    /// Number of the phase, counted over all rounds, from 0.
+    pub phase: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Mean loss of the step.
+    pub loss: f64,
 }
 
 /// Cross-entropy of the next token; the field maps a model, token ids `[B, T]` and a context to logits `[B, T, V]`.

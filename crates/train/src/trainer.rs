@@ -15,7 +15,7 @@ use crate::buffers::{self, NormStatistics};
 use crate::data::{BatchTransform, Dataset};
 use crate::error::{Error, Result};
 use crate::gradients::Gradients;
-use crate::objective::{Objective, Pass};
+use crate::objective::{Objective, Pass, StepInfo};
 use crate::observer::{Measured, Observer, StepRecord};
 use crate::optimizer::Optimizer;
 use crate::parameters;
@@ -188,8 +188,11 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             }
             let clock = Instant::now();
             let size = source.course.size(phase, &run.position);
-            let passes = self.passes(&mut run, phase, size, &mut source, workers)?;
             let rates = phase.rates(run.position.phase_samples + size as u64, length);
+            let mut passes = self.passes(&mut run, phase, size, &rates, &mut source, workers)?;
+            let Position { step, phase: number, .. } = run.position;
+            let info = StepInfo { step, phase: number, seed: self.settings.seed, loss: passes.loss };
+            run.module = self.objective.before_update(run.module, &mut passes.gradients, &info)?;
             run.module = self.objective.project(run.optimizer.step(run.module, passes.gradients, &rates));
             if let Some(share) = self.settings.average {
                 run.average = run.average.map(|average| average::follow(average, &run.module, share));
@@ -284,6 +287,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         run: &mut Run<M>,
         phase: &Phase,
         size: usize,
+        rates: &[f64],
         source: &mut Source<'_, D::Batch>,
         workers: &mut dyn Workers,
     ) -> Result<Passes>
@@ -297,7 +301,13 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
         let (settings, step) = (self.settings, run.position.step);
         let progress = source.course.progress(&run.position);
         let asks = settings.batch.asks(step, size);
-        let (mut gradients, mut sums) = (Gradients::default(), [0.0, 0.0]);
+        let mut sums = [0.0, 0.0];
+        let mut of_parts: Vec<Gradients> = Vec::new();
+        of_parts.resize_with(self.objective.parts().max(1), Gradients::default);
+        if asks && of_parts.len() > 1 {
+            let message = "tests of single samples need steps of one part, and this objective has several";
+            return Err(Error::setting("batch", message));
+        }
         let (mut gatherer, mut norms) = (Gatherer::default(), NormStatistics::default());
         source.forecast.meet(&run.position);
         for order in source.course.passes(&run.position, size) {
@@ -305,19 +315,39 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let batch = source.maker.take(&order)?;
             // While this pass computes.
             source.maker.order(&mut source.forecast);
-            let capture = asks.then(Capture::default);
-            let mut pass =
-                Pass { training: true, step, progress, seed: settings.seed, capture, ..Pass::default() };
-            let loss = self.objective.loss(&run.module, &batch, &mut pass)?;
-            let backward = loss.mean.backward();
-            sums[0] += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
-            sums[1] += loss.terms as f64;
-            if let Some(capture) = pass.capture.take() {
-                gatherer.add(capture.resolve(&backward), order.items.len(), &pass.statistics)?;
+            let mut seen = Vec::new();
+            for (part, sum) in of_parts.iter_mut().enumerate() {
+                let capture = asks.then(Capture::default);
+                let (seed, number) = (settings.seed, run.position.phase);
+                let mut pass = Pass {
+                    training: true,
+                    part,
+                    step,
+                    phase: number,
+                    progress,
+                    seed,
+                    capture,
+                    ..Pass::default()
+                };
+                let loss = self.objective.loss(&run.module, &batch, &mut pass)?;
+                let backward = loss.mean.backward();
+                sums[0] += f64::from(loss.mean.into_scalar::<f32>()) * loss.terms as f64;
+                sums[1] += loss.terms as f64;
+                if let Some(capture) = pass.capture.take() {
+                    gatherer.add(capture.resolve(&backward), order.items.len(), &pass.statistics)?;
+                }
+                let trains = |path: &str| phase.trains(path);
+                *sum =
+                    std::mem::take(sum).merge(Gradients::collect(&run.module, backward, trains, loss.terms));
+                seen.append(&mut pass.statistics);
             }
-            let of_pass = Gradients::collect(&run.module, backward, |path| phase.trains(path), loss.terms);
-            gradients = gradients.merge(of_pass);
-            norms.add(pass.statistics);
+            norms.add(seen);
+        }
+        let rate = |path: &str| rates[phase.group_of(path)];
+        let mut gradients = Gradients::default();
+        for (part, mut of_part) in of_parts.into_iter().enumerate() {
+            self.objective.weigh(part, &mut of_part, &rate);
+            gradients = gradients.plus(of_part);
         }
         norms.finish(workers)?.iter().for_each(|seen| buffers::update(&mut run.module, seen));
         workers.exchange(&mut gradients)?;

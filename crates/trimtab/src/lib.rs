@@ -32,6 +32,7 @@ pub mod report;
 pub mod rewriting;
 pub mod scheme;
 mod source;
+pub mod switching;
 pub mod system;
 pub mod training;
 pub mod treating;

@@ -260,11 +260,16 @@ trimtab apply 'int2 row real' model/ -o out/ --calibration notes.txt\n  \
 trimtab apply nvfp4 model/ -o out/ --calibration notes.txt\n  \
 trimtab apply 'int2 g64' model/ -o out/ --calibration notes.txt --eora-rank 16\n  \
 trimtab apply 'nf3 b64 + rank 16' model/ -o out/ --branches lq      (no data)\n  \
-trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n\n\
+trimtab apply q4_k model/ -o out/ --calibration notes.txt  (out/model.gguf)\n  \
+trimtab apply --bits 4 switchable/ -o out/  (one width of a model that was trained to be switched)\n\n\
 A report is written beside the output: OUT.report.html, and OUT.report.json with the same figures.")]
 pub struct Apply {
-    /// A plan file, or one scheme for all sites, such as 'int4 g128'.
+    /// A plan file, or one scheme for all sites, such as 'int4 g128'; with --bits the model, and nothing else.
     pub plan: String,
+    /// Take this width out of a model that was trained to be switched (`[quantization]` in its recipe): integer arithmetic on its
+    /// codes, no data.
+    #[arg(long, value_name = "N")]
+    pub bits: Option<u8>,
     /// The model.
     #[command(flatten)]
     pub model: ModelArg,

@@ -15,14 +15,18 @@ use trimtab::planning::{assignment_of, read_plan};
 use trimtab::quantizer::{Method, Quantizer};
 use trimtab::report::{Recorder, Report, Verb};
 use trimtab::scheme::Scheme;
+use trimtab::switching::switch;
 use trimtab::treating::{Assignment, Job};
 
 use super::{report, settings};
 use crate::Status;
 use crate::args::{Apply, Format, Global};
-use crate::ui::{Ui, bytes};
+use crate::ui::{Ui, bytes, table};
 
 pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
+    if let Some(bits) = args.bits {
+        return switched(args, bits, ui);
+    }
     let model = super::open_to_treat(&args.model, global, ui)?;
     let file = PathBuf::from(&args.plan);
     let plan = file.exists().then(|| read_plan(&file)).transpose()?;
@@ -104,6 +108,25 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;
     ui.result(&report, &report.summary())?;
+    Ok(Status::Done)
+}
+
+/// One width of a switchable model.
+fn switched(args: &Apply, bits: u8, ui: &mut Ui) -> anyhow::Result<Status> {
+    // The only positional argument is the model; what stands in its place otherwise is the default.
+    if args.model.model != "@pico" || args.out.dry_run || args.out.format.is_some() {
+        bail!("--bits takes one width out of a model: give that model, --output, and --force if need be");
+    }
+    let switched = switch(&PathBuf::from(&args.plan), bits, &args.output, args.out.force)?;
+    let rows = [
+        ("written to", switched.output.display().to_string()),
+        ("bits", switched.bits.to_string()),
+        ("sites with such codes", switched.sites.to_string()),
+        ("bytes", switched.bytes.to_string()),
+    ];
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|(name, value)| vec![name.to_string(), value]).collect();
+    ui.result(&switched, &table(&rows))?;
     Ok(Status::Done)
 }
 

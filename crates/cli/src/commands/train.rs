@@ -30,10 +30,15 @@ pub fn run(args: &Train, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         ("training images", summary.tokens.is_none().then(|| summary.items.to_string())),
         ("held-out loss", summary.tokens.is_none().then(|| format!("{:.4}", summary.heldout_loss))),
         ("held-out accuracy", summary.accuracy.map(|share| format!("{:.2} %", 100.0 * share))),
+        ("bits of a weight", summary.word_bits.map(|bits| format!("{bits:.2}"))),
         ("held-out perplexity", summary.perplexity.map(|perplexity| format!("{perplexity:.3}"))),
     ];
-    let rows: Vec<Vec<String>> =
+    let mut rows: Vec<Vec<String>> =
         rows.into_iter().filter_map(|(name, value)| Some(vec![name.to_string(), value?])).collect();
+    for width in &summary.widths {
+        let right = width.accuracy.map_or(String::new(), |share| format!(", {:.2} % right", 100.0 * share));
+        rows.push(vec![format!("at {} bits", width.bits), format!("loss {:.4}{right}", width.loss)]);
+    }
     ui.result(&summary, &table(&rows))?;
     Ok(Status::Done)
 }

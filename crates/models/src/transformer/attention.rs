@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use trimtab_nn::attention::{Scoring, Sight, attend, attend_and_weigh, weights};
+use trimtab_nn::attention::{Scoring, Sight, attend, attend_and_weigh, attend_in_bits, weights};
 use trimtab_nn::{AttentionQuantizer, Ctx, Layer, LayerMut, Norm, Operand, Site, Table, host};
 
 use super::relative;
@@ -105,6 +105,11 @@ impl Attention {
         let bias = table
             .zip(c.relative)
             .map(|(table, positions)| relative::bias(table, positions, c.causal, [t, k.dims()[2]]));
+        if let Some(binary) = ctx.binary_attention {
+            let mixed =
+                attend_in_bits([q, k, v], sight, ctx.mask.clone(), ctx.seen.clone(), &c.scoring, binary);
+            return self.o.forward(mixed, ctx);
+        }
         let (keep, seen, mass) = (ctx.mask.clone(), ctx.seen.clone(), ctx.attention_mass.as_deref_mut());
         if let Some(record) = ctx.attention_operands.as_deref_mut() {
             let operands = [Operand::Queries, Operand::Keys, Operand::Values].into_iter().zip([&q, &k, &v]);

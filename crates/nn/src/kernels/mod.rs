@@ -26,6 +26,7 @@ pub(crate) mod attention;
 #[allow(unsafe_code)] // Instructions that a processor may lack.
 mod avx2;
 pub mod bench;
+pub mod binary;
 pub(crate) mod channels;
 mod conv;
 mod decode;

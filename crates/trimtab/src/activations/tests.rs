@@ -217,7 +217,18 @@ fn vision(folder: &Path) -> (Model, Calibration) {
         Batch { input: Flow::Image(pixels), mask: None, row_weights: None }
     });
     let batches = images.collect();
-    (model, Calibration { batches, samples: 32, rows: 32, description: "noise".into(), rest: None })
+    (
+        model,
+        Calibration {
+            batches,
+            samples: 32,
+            rows: 32,
+            description: "noise".into(),
+            rest: None,
+            rest_is: "",
+            fisher: Default::default(),
+        },
+    )
 }
 
 #[test]
@@ -307,8 +318,15 @@ fn norms_on_the_stream_are_not_rewritten() {
     let checkpoint = trimtab_models::init::checkpoint(&config, 1, Dtype::F32).unwrap();
     let model = Model::from_checkpoint(checkpoint, None, burn::tensor::Device::flex()).unwrap();
     let batches = vec![Batch::windows(&[&[3u32, 7, 9, 1][..]], model.device())];
-    let calibration =
-        Calibration { batches, samples: 1, rows: 4, description: "one text".into(), rest: None };
+    let calibration = Calibration {
+        batches,
+        samples: 1,
+        rows: 4,
+        description: "one text".into(),
+        rest: None,
+        rest_is: "",
+        fisher: Default::default(),
+    };
     let folder = tempfile::tempdir().unwrap();
     let settings = Activations { reparameterize: true, ..Activations::of(parse("int8 tensor")) };
     let path = folder.path().join("out");

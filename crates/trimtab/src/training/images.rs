@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
-use trimtab_io::{ImageFolder, ImageSet};
+use trimtab_io::{Checkpoint, ImageFolder, ImageSet};
 use trimtab_models::{Normalization, Zoo};
 use trimtab_nn::{Ctx, Flow, Network};
 use trimtab_train::distil::DistilledSet;
 use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, Imitate};
 use trimtab_train::{BatchSize, BatchTransform, Dataset, Mix, Objective, Pictures, Trainer};
 
-use super::{Output, Run, Summary};
+use super::{Output, Run, Summary, quantized};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
@@ -142,6 +142,10 @@ pub(super) fn train_distilled(
 ) -> Result<Summary> {
     let recipe = run.recipe;
     let zoo = run.need(&recipe.network, "network")?;
+    if recipe.quantization.is_some() {
+        let message = "belongs to images with classes".into();
+        return Err(Error::Setting { what: "quantization", message });
+    }
     if recipe.objective != ImageObjective::default() {
         let message =
             "belongs to images with classes; a teacher's words are all that is minimized here".into();
@@ -182,7 +186,22 @@ pub(super) fn train_distilled(
     go(run, zoo, &colours, [&data, &heldout], &objective, replay.mix.as_ref(), out, monitor)
 }
 
-/// Trains a new network of the zoo and writes it.
+/// The network to begin with: a checkpoint, or new weights.
+fn start(run: &Run<'_>, zoo: &Zoo, colours: &Normalization) -> Result<Network> {
+    let new = zoo.checkpoint(run.recipe.seed, colours)?;
+    let Some(path) = &run.recipe.start else { return super::language::trainable(new, run.device) };
+    let start = Checkpoint::open(run.base.join(path))?;
+    for name in new.names() {
+        let found = start.info(name).map(|info| &info.shape);
+        if found != new.info(name).map(|info| &info.shape) {
+            let message = format!("{} has no tensor \"{name}\" of the shape of this network", path.display());
+            return Err(Error::Setting { what: "start", message });
+        }
+    }
+    super::language::trainable(start, run.device)
+}
+
+/// Trains a network of the zoo and writes it.
 #[allow(clippy::too_many_arguments)]
 fn go(
     run: &Run<'_>,
@@ -194,8 +213,13 @@ fn go(
     mut out: Output,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary> {
-    let network = super::language::trainable(zoo.checkpoint(run.recipe.seed, colours)?, run.device)?;
+    let network = start(run, zoo, colours)?;
     let mix = mix.map(Mix);
+    if let Some(settings) = &run.recipe.quantization {
+        let transform = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
+        let job = quantized::Job { run, zoo, colours, data: [data, heldout], transform };
+        return job.train(network, settings, objective, out, monitor);
+    }
     let mut trainer = Trainer::new(data, objective, &run.recipe.training, run.device.clone());
     trainer.heldout = Some(heldout);
     trainer.transform = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);

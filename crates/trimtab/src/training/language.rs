@@ -37,6 +37,10 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
             "is missing: an encoder reads what a denoiser leaves, a decoder writes what it masks".into();
         return Err(Error::Setting { what: "denoise", message });
     }
+    if recipe.quantization.is_some() || recipe.start.is_some() {
+        let message = "belong to images: texts are trained from new weights in full precision".into();
+        return Err(Error::Setting { what: "quantization, start", message });
+    }
     let documents = documents(recipe, run.base)?;
     let mut out = run.open(&documents)?;
     monitor.begin("tokenizer", 1);

@@ -4,12 +4,14 @@ pub mod correct;
 mod images;
 mod language;
 pub(crate) mod metrics;
+mod quantized;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -24,6 +26,7 @@ use trimtab_train::{
 
 pub use images::{DistilledSource, ImageObjective, ImageSource, logits};
 pub use metrics::metrics_of;
+pub use quantized::{AtWidth, QuantizationSettings};
 pub use trimtab_train::{Mix, Pictures};
 
 use crate::error::{Error, Result};
@@ -67,6 +70,12 @@ pub struct Recipe {
     /// What is minimized on images.
     #[serde(default)]
     pub objective: ImageObjective,
+    /// A checkpoint of the same network to begin with in place of new weights, for images; relative to the recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
+    /// How the network is trained for few bits, for images with labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationSettings>,
     /// The data.
     pub data: DataSource,
     /// How the gradients of several processes become one; their plain mean by default.
@@ -195,6 +204,12 @@ pub struct Summary {
     /// Share of held-out images that are classified right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
+    /// What the widths of a switchable network do on held-out data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub widths: Vec<AtWidth>,
+    /// Bits of a weight of a network in fixed point, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub word_bits: Option<f64>,
 }
 
 impl Recipe {
@@ -324,14 +339,14 @@ impl Run<'_> {
     }
 
     /// Trains a network with a saved state in `out`; what it does on held-out data.
-    fn go<D: Dataset, O: Objective<Network, D::Batch>>(
+    fn go<M: Module, D: Dataset, O: Objective<M, D::Batch>>(
         &self,
         trainer: &mut Trainer<'_, D, O>,
-        network: Network,
+        network: M,
         out: &Output,
         unit: &'static str,
         monitor: &mut dyn Monitor,
-    ) -> Result<(Outcome<Network>, Measured)> {
+    ) -> Result<(Outcome<M>, Measured)> {
         trainer.state = Some(out.partial.join(STATE));
         monitor.begin("train", self.recipe.training.samples(trainer.data.len()) as usize);
         let mut workers = self.workers.borrow_mut();
@@ -339,7 +354,7 @@ impl Run<'_> {
         let mut show = Show { monitor, unit, writes, metrics: None };
         let outcome = trainer.run_with(network, &mut show, &mut **workers)?;
         // Before the output is there: nobody comes back for them after that.
-        Observer::<Network>::saves(&mut show)?;
+        Observer::<M>::saves(&mut show)?;
         if !outcome.finished {
             return Err(Error::Interrupted { kept: out.partial.display().to_string() });
         }
@@ -353,10 +368,10 @@ impl Run<'_> {
     }
 
     /// Publishes what was written; the summary, without what only one kind of data has.
-    fn publish(
+    fn publish<M>(
         &self,
         out: Output,
-        outcome: Outcome<Network>,
+        outcome: Outcome<M>,
         measured: Measured,
         [params, items]: [usize; 2],
     ) -> Result<Summary> {
@@ -378,6 +393,8 @@ impl Run<'_> {
             heldout_loss: measured.loss,
             perplexity: None,
             accuracy: measured.accuracy,
+            widths: Vec::new(),
+            word_bits: None,
         })
     }
 
@@ -394,13 +411,23 @@ impl Run<'_> {
             params += values.len();
             tensors.push((name, RawTensor::from_f32(shape, &values, self.recipe.dtype.dtype())?));
         }
+        Self::write_tensors(out, &tensors, metadata)?;
+        Ok(params)
+    }
+
+    /// Writes tensors, in the process that writes.
+    fn write_tensors(
+        out: &mut Output,
+        tensors: &[(String, RawTensor)],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
         if let Some(out) = &mut out.own {
             if !out.unit_done("model") {
-                out.commit_unit("model", &tensors)?;
+                out.commit_unit("model", tensors)?;
             }
             out.finish_shards(SHARD_BYTES, metadata)?;
         }
-        Ok(params)
+        Ok(())
     }
 }
 
@@ -444,5 +471,7 @@ impl<M> Observer<M> for Show<'_> {
 
 #[cfg(test)]
 mod pair_tests;
+#[cfg(test)]
+mod quantized_tests;
 #[cfg(test)]
 mod tests;

@@ -280,7 +280,7 @@ fn the_gradient_of_the_tied_embedding_is_the_slope_of_the_loss() {
     assert!(largest > 5e-3, "there is something to compare: {largest}");
 }
 
-const PICTURES: &str = r#"
+pub(super) const PICTURES: &str = r#"
 version = 1
 dtype = "f32"
 
@@ -307,7 +307,7 @@ schedule = { kind = "cosine" }
 "#;
 
 /// Images of three classes, told apart by their brightest colour.
-fn pictures(path: &Path) {
+pub(super) fn pictures(path: &Path) {
     let (n, size) = (60usize, 8usize);
     let mut stream = trimtab_math::random::Stream::new(1, "pictures", 0, 0);
     let mut tensors = Vec::new();
@@ -383,7 +383,7 @@ fn a_classifier_learns_resumes_and_is_evaluated_as_the_loop_measured_it() {
 }
 
 /// Asks to stop after so many samples.
-struct StopAt(usize);
+pub(super) struct StopAt(pub usize);
 
 impl Monitor for StopAt {
     fn begin(&mut self, _: &str, _: usize) {}

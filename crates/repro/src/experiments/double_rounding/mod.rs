@@ -1,0 +1,215 @@
+//! Paper 57: Double Rounding, one integer code for several widths (Huang et al., arXiv:2502.01199).
+
+mod identities;
+mod mixed;
+mod verdict;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use trimtab::floors::io::ImageSet;
+use trimtab::floors::io::augment::{Augment, HorizontalFlip, RandomCrop};
+use trimtab::floors::models::Zoo;
+use trimtab::floors::nn::Network;
+use trimtab::floors::train::objectives::Classify;
+use trimtab::floors::train::quantized::{DoubleRounding as Widths, Joint, Rounding, Switchable};
+use trimtab::floors::train::{Dataset, Item, OptimizerConfig, Phase, Schedule, Settings, Silent, Trainer};
+use trimtab::training::{Pictures, logits};
+
+use super::pictures::{self, Cause, side_by_side};
+use crate::error::{Error, Result};
+use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::lab::Lab;
+use verdict::{Found, judge};
+
+const BATCH: usize = 100;
+const SEEDS: u64 = 3;
+/// Channels of the first stage of the ResNet-8.
+const WIDTH: usize = 8;
+const BITS: [u8; 4] = [8, 6, 4, 2];
+const AUGMENT: [Augment; 2] =
+    [Augment::RandomCrop(RandomCrop { padding: 2 }), Augment::HorizontalFlip(HorizontalFlip { p: 0.5 })];
+
+/// How much is trained.
+#[derive(Clone, Copy)]
+struct Size {
+    images: usize,
+    /// Passes in full precision, then on few bits.
+    epochs: [f64; 2],
+    seeds: u64,
+}
+
+/// One way to serve four widths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    /// Double rounding with a rate for each width.
+    Double,
+    /// Double rounding with one rate.
+    OneRate,
+    /// The low bits of the code dropped.
+    Truncated,
+    /// Weights in full precision, rounded for each width by steps of its own.
+    Stored,
+    /// A network for each width.
+    Separate,
+}
+
+impl Arm {
+    const ALL: [Self; 5] = [Self::Double, Self::OneRate, Self::Truncated, Self::Stored, Self::Separate];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Double => "double rounding",
+            Self::OneRate => "double rounding, one rate for all steps",
+            Self::Truncated => "truncation",
+            Self::Stored => "weights stored in 32 bits",
+            Self::Separate => "four networks, LSQ",
+        }
+    }
+
+    /// The runs of the arm: widths that are trained together.
+    fn runs(self) -> Vec<Widths> {
+        let joint = |rounding, alrs| Widths { widths: BITS.to_vec(), rounding, alrs, ..Widths::default() };
+        match self {
+            Self::Double => vec![joint(Rounding::Double, true)],
+            Self::OneRate => vec![joint(Rounding::Double, false)],
+            Self::Truncated => vec![joint(Rounding::Truncate, true)],
+            Self::Stored => vec![joint(Rounding::Direct, true)],
+            Self::Separate => {
+                let alone = |bits| Widths { widths: vec![bits], ..joint(Rounding::Direct, false) };
+                BITS.map(alone).to_vec()
+            }
+        }
+    }
+}
+
+/// Images of one run: to train on, and to test on.
+struct Data {
+    train: Pictures,
+    test: Pictures,
+}
+
+impl Data {
+    fn new(images: &[ImageSet; 2], seed: u64) -> std::result::Result<Self, Cause> {
+        let train = pictures::pictures(&images[0], &AUGMENT, seed)?;
+        Ok(Self { train, test: pictures::pictures(&images[1], &[], seed)? })
+    }
+}
+
+fn settings(seed: u64, epochs: f64, rate: f64) -> Settings {
+    let optimizer = OptimizerConfig::Sgd { momentum: 0.9, weight_decay: 1e-4 };
+    let schedule = Schedule::Cosine { warmup: 0.05, floor: 0.0 };
+    let phase = Phase { steps: None, epochs: Some(epochs), schedule, ..Phase::new(1, rate, optimizer) };
+    Settings { seed, ..Settings::new(BATCH, vec![phase]) }
+}
+
+/// A network in full precision, trained, and its accuracy.
+fn begun(images: &[ImageSet; 2], size: Size, seed: u64) -> std::result::Result<(Network, f64), Cause> {
+    let data = Data::new(images, seed)?;
+    let zoo = Zoo::ResnetCifar { depth: 8, width: WIDTH, classes: 10, channels: 3 };
+    let (settings, objective) = (settings(seed, size.epochs[0], 0.1), Classify::new(logits));
+    let mut trainer = Trainer::new(&data.train, &objective, &settings, Device::flex());
+    trainer.heldout = Some(&data.test);
+    let outcome = trainer.run(pictures::network(&zoo, 3, seed)?, &mut Silent::default())?;
+    let right = outcome.last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
+    Ok((outcome.module, right))
+}
+
+/// A network in full precision as one that has widths; its inputs are looked at on the first batch.
+fn switchable(data: &Data, start: &Network, widths: &Widths) -> std::result::Result<Switchable, Cause> {
+    let items: Vec<Item> = (0..BATCH).map(|index| Item { index, epoch: 0 }).collect();
+    let first = data.train.batch(&items, &Device::flex())?.images;
+    Ok(Switchable::new(start.clone(), widths, |network, ctx| Ok(logits(network, first, ctx).map(drop)?))?)
+}
+
+/// Trains a run of an arm; the accuracy of each of its widths.
+fn trained(
+    images: &[ImageSet; 2],
+    start: &Network,
+    size: Size,
+    widths: &Widths,
+    seed: u64,
+) -> std::result::Result<Vec<f64>, Cause> {
+    let data = Data::new(images, seed + 100)?;
+    let (settings, inner) = (settings(seed + 100, size.epochs[1], 0.02), Classify::new(logits));
+    let joint = Joint::new(&inner, widths.clone());
+    let trainer = Trainer::new(&data.train, &joint, &settings, Device::flex());
+    let outcome = trainer.run(switchable(&data, start, widths)?, &mut Silent::default())?;
+    let (found, judge) =
+        (outcome.module.valid(), Trainer::new(&data.train, &inner, &settings, Device::flex()));
+    let right = |width| -> std::result::Result<f64, Cause> {
+        Ok(judge.heldout_loss(&found.at(width), &data.test)?.accuracy.unwrap_or(0.0))
+    };
+    (0..widths.widths.len()).map(right).collect()
+}
+
+/// The experiment.
+pub struct DoubleRounding;
+
+impl DoubleRounding {
+    fn failed(&self, step: &'static str) -> impl Fn(Cause) -> Error + Sync {
+        let number = self.paper();
+        move |source| Error::Experiment { number, name: "double-rounding", step, source }
+    }
+}
+
+impl Experiment for DoubleRounding {
+    fn paper(&self) -> u8 {
+        57
+    }
+
+    fn rule(&self) -> &'static str {
+        "A ResNet-8 (8 channels) trained on CIFAR-10 at 16 x 16, then trained on at 8, 6, 4 and 2 bits of weights and inputs, 3 seeds, \
+         all arms from the same network and for the same passes. Joint: double rounding if at 4 bits its mean accuracy is at least 1 \
+         point above that of truncation and not more than 1 point below that of a network of its own (LSQ). Rates: a rate for each \
+         width (ALRS) if on every seed the accuracy at 2 bits, or the sum of all four, is above that with one rate, and at 8 bits not \
+         more than 0.3 points lower. Mixed: at 2 of 3 budgets of operations the network that is chosen from one trained with HASB has \
+         a mean accuracy above that from uniform sampling and above the best uniform width within the budget. Reproduced if all three \
+         hold, partly if one or two do. Baselines: truncation, weights stored in 32 bits with steps for each width, four networks, one \
+         rate, uniform sampling, uniform widths."
+    }
+
+    fn check(&self) -> Result<Vec<Check>> {
+        Ok(identities::checks())
+    }
+
+    fn measure(&self, scale: Scale, lab: &Lab<'_>) -> Result<Measurement> {
+        let size = match scale {
+            Scale::Quick => Size { images: 2000, epochs: [4.0, 2.0], seeds: 1 },
+            Scale::Full => Size { images: 5000, epochs: [6.0, 3.0], seeds: SEEDS },
+        };
+        let [train, test] = lab.images("vision/cifar10.safetensors", self.failed("data"))?;
+        let shrunk = |set: ImageSet| set.shrunk(2).map_err(|error| self.failed("data")(Box::new(error)));
+        let images = [shrunk(pictures::first(&train, size.images))?, shrunk(pictures::first(&test, 2000))?];
+        let seeds: Vec<u64> = (0..size.seeds).collect();
+        let starts = side_by_side(&seeds, |&seed| {
+            lab.tell(&format!("seed {seed}: full precision"))?;
+            begun(&images, size, seed).map_err(self.failed("training"))
+        })?;
+        let runs = |arm: Arm| arm.runs().into_iter().map(move |run| (arm, run));
+        let cells: Vec<(u64, Arm, Widths)> = seeds
+            .iter()
+            .flat_map(|&seed| Arm::ALL.into_iter().flat_map(runs).map(move |(arm, run)| (seed, arm, run)))
+            .collect();
+        let found = side_by_side(&cells, |(seed, arm, widths)| {
+            lab.tell(&format!("seed {seed}: {}, {:?} bits", arm.name(), widths.widths))?;
+            let (start, _) = &starts[*seed as usize];
+            trained(&images, start, size, widths, *seed).map_err(self.failed("training"))
+        })?;
+        let of = |arm: Arm, seed: u64| -> Vec<f64> {
+            let own = cells.iter().zip(&found).filter(|((s, a, _), _)| (*s, *a) == (seed, arm));
+            own.flat_map(|(_, right)| right.iter().copied()).collect()
+        };
+        let arms = Arm::ALL.map(|arm| (arm, seeds.iter().map(|&seed| of(arm, seed)).collect()));
+        let full = starts.iter().map(|(_, right)| *right).collect();
+        let mixed = side_by_side(&mixed::cells(&seeds), |&(seed, sampling)| {
+            lab.tell(&format!("seed {seed}: mixed widths, {sampling:?}"))?;
+            let (start, _) = &starts[seed as usize];
+            mixed::trained(&images, start, size, sampling, seed).map_err(self.failed("mixed widths"))
+        })?;
+        Ok(judge(&Found { full, arms: arms.to_vec(), mixed }, size))
+    }
+
+    fn recorded(&self) -> Option<Measurement> {
+        None
+    }
+}

@@ -1,0 +1,202 @@
+//! Models of one integer code that several widths are read from (paper 57): how they are written, and how one width is taken out.
+//!
+//! The checkpoint runs at the highest width as it is: codes as compressed-tensors packs them, and the grids of inputs in
+//! `quantization_config`. Beside it lies `widths.safetensors`: for every width its batch norms (`4/layer1.0.bn1.weight`) and, in the
+//! metadata, its grids of inputs. Switching is integer arithmetic on the codes ([`switch_code`]), and never needs the numbers that
+//! were trained.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use trimtab_io::{
+    AffineScheme, AffineTensor, Checkpoint, Coded, Dtype, InputCode, OutDir, PackedConfig, Quantization,
+    QuantizationConfig, RawTensor, sha256, to_safetensors, to_tensors,
+};
+use trimtab_nn::{Layer, SiteMeta};
+use trimtab_train::quantized::{Switchable, switch_code};
+
+use crate::error::{Error, Result};
+
+/// Name of the file beside the checkpoint.
+pub const WIDTHS: &str = "widths.safetensors";
+const KEY: &str = "trimtab.widths";
+const FORMAT: u32 = 1;
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// What the metadata of [`WIDTHS`] say.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    format: u32,
+    /// From high to low.
+    widths: Vec<u8>,
+    /// Grids of the inputs of every site that has widths, by width.
+    inputs: BTreeMap<u8, BTreeMap<String, InputCode>>,
+}
+
+/// A switchable model as files.
+pub(crate) struct Exported {
+    /// Of the checkpoint.
+    pub tensors: Vec<(String, RawTensor)>,
+    /// `config.json`.
+    pub config: Value,
+    /// [`WIDTHS`].
+    pub widths: Vec<u8>,
+    /// Numbers written.
+    pub params: usize,
+}
+
+/// A width that was taken out of a switchable model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Switched {
+    /// The directory.
+    pub output: PathBuf,
+    /// Bits of the codes.
+    pub bits: u8,
+    /// Sites with such codes.
+    pub sites: usize,
+    /// Bytes of the weights.
+    pub bytes: u64,
+}
+
+fn scheme(bits: u8) -> AffineScheme {
+    AffineScheme { bits, group_size: None, symmetric: true }
+}
+
+/// Codes and steps as a packed matrix.
+fn packed(rows: usize, cols: usize, bits: u8, codes: &[i8], steps: Vec<f32>) -> Result<AffineTensor> {
+    let middle = i16::from(scheme(bits).middle());
+    let unsigned: Vec<u8> = codes.iter().map(|&code| (i16::from(code) + middle) as u8).collect();
+    Ok(AffineTensor::from_codes(rows, cols, scheme(bits), &unsigned, steps, None, None, Dtype::F32)?)
+}
+
+fn configuration(sites: &BTreeMap<String, InputCode>, bits: u8) -> Value {
+    let schemes = sites.keys().map(|name| (name.as_str(), scheme(bits), false));
+    let codes = QuantizationConfig::of_schemes(schemes, &[]);
+    PackedConfig::new(codes, []).with_input_codes(sites.clone()).to_json()
+}
+
+/// The files of a trained network without gradients; `config` is that of its family, if it has one.
+pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Exported> {
+    let widths = trained.settings().widths.clone();
+    let grid = |site: usize, width: usize| {
+        let [low, high] = trained.input_ends(site, width);
+        InputCode::Grid { step: trained.input_step(site, width), low, high }
+    };
+    let of_width = |width: usize| -> BTreeMap<String, InputCode> {
+        let sites = trained.sites().iter().enumerate();
+        sites.map(|(i, meta)| (meta.name.clone(), grid(i, width))).collect()
+    };
+    let inputs = widths.iter().enumerate().map(|(width, &bits)| (bits, of_width(width)));
+    let header = Header { format: FORMAT, widths: widths.clone(), inputs: inputs.collect() };
+    let highest = trained.at(0);
+    let (mut tensors, mut params) = (Vec::new(), 0);
+    let codes: BTreeMap<String, _> =
+        trained.codes()?.into_iter().map(|site| (site.meta.name.clone(), site)).collect();
+    for layer in highest.layers() {
+        let coded = layer.site().and_then(|site| codes.get(site.name()));
+        if let Some(site) = coded {
+            let SiteMeta { rows, cols, name, .. } = &site.meta;
+            tensors.extend(to_tensors(
+                name,
+                &packed(*rows, *cols, widths[0], &site.codes, site.steps.clone())?,
+            )?);
+            params += site.codes.len();
+        }
+        for (name, shape, values) in layer.tensors() {
+            if coded.is_none_or(|site| name != site.meta.weight_name()) {
+                params += values.len();
+                tensors.push((name, RawTensor::from_f32(shape, &values, Dtype::F32)?));
+            }
+        }
+    }
+    let mut beside = Vec::new();
+    for (width, bits) in widths.iter().enumerate() {
+        for (name, shape, values) in
+            trained.norms(width).iter().flat_map(|norm| Layer::BatchNorm(norm).tensors())
+        {
+            beside.push((format!("{bits}/{name}"), RawTensor::from_f32(shape, &values, Dtype::F32)?));
+        }
+    }
+    let told = serde_json::to_string(&header).map_err(|e| data(Path::new(WIDTHS), e))?;
+    let file = to_safetensors(&beside, &BTreeMap::from([(KEY.to_string(), told)]))?;
+    let mut config = config.unwrap_or_else(|| Value::Object(Map::new()));
+    config["quantization_config"] = configuration(&header.inputs[&widths[0]], widths[0]);
+    Ok(Exported { tensors, config, widths: file, params })
+}
+
+fn data(what: &Path, message: impl std::fmt::Display) -> Error {
+    Error::Data { what: what.display().to_string(), message: message.to_string() }
+}
+
+/// Takes the width of `bits` out of the switchable model at `path` and writes it to `output`.
+///
+/// # Errors
+/// A model that is not switchable, a width that it has not, and what files meet.
+pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switched> {
+    let checkpoint = Checkpoint::open(path)?;
+    let Some(beside) = checkpoint.side_file(WIDTHS)? else {
+        let message = format!(
+            "has no {WIDTHS}: it was not trained to be switched\nhint: trimtab train with [quantization] method = \"double_rounding\""
+        );
+        return Err(data(path, message));
+    };
+    let beside = Checkpoint::from_bytes(vec![("model.safetensors".into(), beside)])?;
+    let header =
+        beside.metadata().get(KEY).ok_or_else(|| data(path, format!("{WIDTHS} has no \"{KEY}\"")))?;
+    let header: Header = serde_json::from_str(header).map_err(|e| data(path, format!("{WIDTHS}: {e}")))?;
+    if header.format != FORMAT {
+        return Err(data(path, format!("{WIDTHS} has format {}, expected {FORMAT}", header.format)));
+    }
+    let (Some(inputs), Some(&from)) = (header.inputs.get(&bits), header.widths.first()) else {
+        let message = format!("this model has the widths {:?}, not {bits}", header.widths);
+        return Err(Error::Setting { what: "--bits", message });
+    };
+    let config = checkpoint.config().cloned().ok_or_else(|| data(path, "config.json is missing"))?;
+    let quantization = Quantization::of(&config)?.ok_or_else(|| data(path, "no quantization_config"))?;
+    let mut tensors = Vec::new();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for name in inputs.keys() {
+        let Some(Coded::Affine(matrix)) = quantization.read(&checkpoint, name)? else {
+            return Err(data(path, format!("the weight of \"{name}\" is no integer code")));
+        };
+        if matrix.scheme != scheme(from) {
+            return Err(data(path, format!("\"{name}\" is {}, expected {}", matrix.scheme, scheme(from))));
+        }
+        let parts = (1u32 << (from - bits)) as f32;
+        let mut row_codes = vec![0u8; matrix.cols];
+        let mut codes = Vec::with_capacity(matrix.rows * matrix.cols);
+        for row in 0..matrix.rows {
+            matrix.unpack_row(row, &mut row_codes);
+            let signed = |&code: &u8| (i16::from(code) - i16::from(scheme(from).middle())) as i8;
+            codes.extend(row_codes.iter().map(|code| switch_code(signed(code), from, bits)));
+        }
+        let steps = matrix.scales.iter().map(|step| step * parts).collect();
+        let switched = packed(matrix.rows, matrix.cols, bits, &codes, steps)?;
+        tensors.extend(to_tensors(name, &switched)?);
+        taken.extend(["weight_packed", "weight_scale", "weight_shape"].map(|part| format!("{name}.{part}")));
+    }
+    for name in checkpoint.names().filter(|name| !taken.contains(*name)) {
+        let own = format!("{bits}/{name}");
+        let tensor = if beside.contains(&own) { beside.tensor(&own)? } else { checkpoint.tensor(name)? };
+        tensors.push((name.to_string(), tensor));
+    }
+    let job = format!("switch {bits} {}", sha256(checkpoint.fingerprint().as_bytes()));
+    let mut out = OutDir::create(output, &job, force)?;
+    if !out.unit_done("model") {
+        out.commit_unit("model", &tensors)?;
+    }
+    let files = out.finish_shards(SHARD_BYTES, checkpoint.metadata())?;
+    let mut config = config;
+    config["quantization_config"] = configuration(inputs, bits);
+    out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+    for (name, bytes) in checkpoint.side_files()? {
+        out.put_file(&name, &bytes)?;
+    }
+    out.publish()?;
+    out.clear(&[])?;
+    let bytes = files.iter().map(|file| file.bytes).sum();
+    Ok(Switched { output: output.into(), bits, sites: inputs.len(), bytes })
+}

@@ -1,0 +1,179 @@
+//! Recipes that train a network for few bits.
+
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use trimtab_io::{Dtype, InputCode, PackedConfig, QuantizationConfig, RawTensor};
+use trimtab_models::{Normalization, Zoo};
+use trimtab_nn::Network;
+use trimtab_train::objectives::ImageBatch;
+use trimtab_train::quantized::{
+    Adapt, DoubleRounding, FixedPoint, Format, InFixedPoint, Joint, Rounding, SiteFormat, Switchable,
+};
+use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
+
+use super::{Output, Run, Summary, WeightType, logits};
+use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::switching;
+
+/// Images by which the steps of inputs begin.
+const FIRST: usize = 100;
+
+/// The formats of a model in fixed point, beside it.
+const FORMATS: &str = "formats.json";
+
+/// How a network is trained for few bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum QuantizationSettings {
+    /// All widths of one integer code at once; `trimtab apply --bits` chooses one.
+    DoubleRounding(DoubleRounding),
+    /// Fixed point with formats that change during training (AdaPT).
+    Adapt(Adapt),
+}
+
+/// What a switchable network does on held-out data at one width.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct AtWidth {
+    /// Bits.
+    pub bits: u8,
+    /// Mean loss, nats.
+    pub loss: f64,
+    /// Share of images that are classified right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+}
+
+/// A recipe with its data.
+pub(super) struct Job<'a, 'r> {
+    pub run: &'a Run<'r>,
+    pub zoo: &'a Zoo,
+    pub colours: &'a Normalization,
+    /// To train on, and to measure on.
+    pub data: [&'a Pictures; 2],
+    pub transform: Option<&'a dyn BatchTransform<ImageBatch>>,
+}
+
+impl Job<'_, '_> {
+    /// Trains `network` and writes what became of it.
+    pub fn train(
+        &self,
+        network: Network,
+        settings: &QuantizationSettings,
+        objective: &impl Objective<Network, ImageBatch>,
+        out: Output,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Summary> {
+        if self.run.recipe.dtype != WeightType::F32 {
+            let message =
+                "must be \"f32\": what is trained for few bits is written as it was measured".into();
+            return Err(Error::Setting { what: "dtype", message });
+        }
+        match settings {
+            QuantizationSettings::DoubleRounding(settings) => {
+                self.double_rounding(network, settings, objective, out, monitor)
+            }
+            QuantizationSettings::Adapt(settings) => self.adapt(network, settings, objective, out, monitor),
+        }
+    }
+
+    /// The first images, as the network sees them.
+    fn first(&self) -> Result<ImageBatch> {
+        let [data, _] = self.data;
+        let items: Vec<Item> = (0..data.len().min(FIRST)).map(|index| Item { index, epoch: 0 }).collect();
+        Ok(data.batch(&items, self.run.device)?)
+    }
+
+    fn double_rounding(
+        &self,
+        network: Network,
+        settings: &DoubleRounding,
+        objective: &impl Objective<Network, ImageBatch>,
+        mut out: Output,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Summary> {
+        if settings.mixed.is_some() {
+            let message = "is for experiments: a recipe trains every width with norms of its own".into();
+            return Err(Error::Setting { what: "quantization.mixed", message });
+        }
+        if settings.rounding != Rounding::Double {
+            let message = "is for experiments: only codes that are rounded twice can be switched".into();
+            return Err(Error::Setting { what: "quantization.rounding", message });
+        }
+        let (recipe, [data, heldout]) = (self.run.recipe, self.data);
+        let images = self.first()?.images;
+        let switchable =
+            Switchable::new(network, settings, |network, ctx| Ok(logits(network, images, ctx).map(drop)?))?;
+        let joint = Joint::new(objective, settings.clone());
+        let mut trainer = Trainer::new(data, &joint, &recipe.training, self.run.device.clone());
+        trainer.heldout = Some(heldout);
+        trainer.transform = self.transform;
+        let (outcome, measured) = self.run.go(&mut trainer, switchable, &out, "images", monitor)?;
+        let trained = outcome.result().valid();
+        let inner = Trainer::new(data, objective, &recipe.training, self.run.device.clone());
+        let at_width = |(width, &bits): (usize, &u8)| -> Result<AtWidth> {
+            let measured = inner.heldout_loss(&trained.at(width), heldout)?;
+            Ok(AtWidth { bits, loss: measured.loss, accuracy: measured.accuracy })
+        };
+        let widths = settings.widths.iter().enumerate().map(at_width).collect::<Result<_>>()?;
+        let exported = switching::export(&trained, self.zoo.config()?)?;
+        Run::write_tensors(&mut out, &exported.tensors, &self.zoo.metadata(self.colours))?;
+        out.put_file("config.json", format!("{:#}\n", exported.config).as_bytes())?;
+        out.put_file(switching::WIDTHS, &exported.widths)?;
+        let summary = self.run.publish(out, outcome, measured, [exported.params, data.len()])?;
+        Ok(Summary { widths, ..summary })
+    }
+
+    fn adapt(
+        &self,
+        network: Network,
+        settings: &Adapt,
+        objective: &impl Objective<Network, ImageBatch>,
+        mut out: Output,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Summary> {
+        let (recipe, [data, heldout]) = (self.run.recipe, self.data);
+        if recipe.training.average.is_some() {
+            let message = "cannot be kept of networks whose formats change".into();
+            return Err(Error::Setting { what: "training.average", message });
+        }
+        let module = FixedPoint::new(network, settings)?;
+        let objective = InFixedPoint { inner: objective, l1: settings.l1 };
+        let mut trainer = Trainer::new(data, &objective, &recipe.training, self.run.device.clone());
+        trainer.heldout = Some(heldout);
+        trainer.transform = self.transform;
+        let (outcome, measured) = self.run.go(&mut trainer, module, &out, "images", monitor)?;
+        let trained = outcome.result().valid();
+        let formats = trained.formats();
+        let inputs = formats.iter().map(|SiteFormat { site, format, .. }| {
+            let [low, high] = format.ends();
+            (site.clone(), InputCode::Grid { step: format.step() as f32, low, high })
+        });
+        let codes = QuantizationConfig::of_schemes([], &[]);
+        let quantization = PackedConfig::new(codes, []).with_input_codes(inputs.collect()).to_json();
+        let mut config = self.zoo.config()?.unwrap_or_else(|| json!({}));
+        config["quantization_config"] = quantization;
+        let (mut tensors, mut params) = (Vec::new(), 0);
+        for (name, shape, values) in trained.rounded().tensors() {
+            params += values.len();
+            tensors.push((name, RawTensor::from_f32(shape, &values, Dtype::F32)?));
+        }
+        Run::write_tensors(&mut out, &tensors, &self.zoo.metadata(self.colours))?;
+        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+        let told: Map<String, Value> = formats.iter().map(told).collect();
+        out.put_file(FORMATS, format!("{:#}\n", Value::Object(told)).as_bytes())?;
+        let summary = self.run.publish(out, outcome, measured, [params, data.len()])?;
+        Ok(Summary { word_bits: Some(trained.mean_word()), ..summary })
+    }
+}
+
+/// The format of a site as DSPs name it: `Qm.n` has `m` bits before the point, without the sign, and `n` behind it.
+fn told(of: &SiteFormat) -> (String, Value) {
+    let SiteFormat { site, format: Format { word, fraction }, numel, nonzero } = of;
+    let whole = i32::from(*word) - i32::from(*fraction) - 1;
+    let value = json!({
+        "word": word, "fraction": fraction, "q": format!("Q{whole}.{fraction}"), "weights": numel, "nonzero": nonzero,
+    });
+    (site.clone(), value)
+}

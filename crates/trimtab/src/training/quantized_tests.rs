@@ -1,0 +1,168 @@
+//! Networks that are trained for few bits, from the recipe to the file that runs.
+
+use trimtab_io::ImageSet;
+use trimtab_models::Model;
+use trimtab_nn::Weight;
+
+use super::tests::{PICTURES, StopAt, pictures};
+use super::*;
+use crate::judge::Judge;
+use crate::monitor::Quiet;
+use crate::switching::{WIDTHS, switch};
+
+/// A folder with images, and a recipe that is trained there.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        pictures(&dir.path().join("pictures.safetensors"));
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn train(&self, recipe: &str, name: &str, monitor: &mut dyn Monitor) -> Result<Summary> {
+        let recipe = Recipe::parse(recipe, "recipe.toml").unwrap();
+        train(&recipe, self.0.path(), &self.path(name), false, &Device::flex(), monitor)
+    }
+
+    /// Share of the test images that the model in a folder gets right.
+    fn accuracy(&self, name: &str) -> f64 {
+        let model = Model::open(&self.path(name).display().to_string(), None).unwrap();
+        let set = ImageSet::read(self.path("pictures.safetensors"), "test").unwrap();
+        let judge = Judge::Images { set };
+        let quality = judge.score(&model, &model.network().unwrap(), &mut Quiet::default()).unwrap();
+        quality.accuracy.unwrap() / 100.0
+    }
+
+    fn bytes(&self, name: &str, file: &str) -> Vec<u8> {
+        std::fs::read(self.path(name).join(file)).unwrap()
+    }
+}
+
+fn with(quantization: &str) -> String {
+    format!("{PICTURES}\n[quantization]\n{quantization}\n")
+}
+
+#[test]
+fn one_code_serves_all_widths_and_every_file_does_what_was_measured() {
+    let place = Place::new();
+    let recipe = with("method = \"double_rounding\"");
+    let summary = place.train(&recipe, "whole", &mut Quiet::default()).unwrap();
+    let bits: Vec<u8> = summary.widths.iter().map(|at| at.bits).collect();
+    assert_eq!(bits, [8, 6, 4, 2]);
+    let right: Vec<f64> = summary.widths.iter().map(|at| at.accuracy.unwrap()).collect();
+    assert!(right[..3].iter().all(|share| *share > 0.8), "{right:?}");
+    assert_eq!(summary.accuracy, summary.widths[0].accuracy, "what is measured is the highest width");
+    // As it lies there, it runs at 8 bits.
+    let model = Model::open(&place.path("whole").display().to_string(), None).unwrap();
+    let network = model.network().unwrap();
+    let packed = |site: &&trimtab_nn::Site| matches!(site.weight, Weight::Packed(_)) && site.input.len() == 1;
+    assert_eq!(
+        (network.sites().filter(packed).count(), network.sites().count()),
+        (6, 8),
+        "all but the first and the last"
+    );
+    assert!((place.accuracy("whole") - right[0]).abs() < 1e-9);
+    let mut sizes = Vec::new();
+    for (bits, right) in [8, 6, 4, 2].into_iter().zip(&right) {
+        let name = format!("at{bits}");
+        let switched = switch(&place.path("whole"), bits, &place.path(&name), false).unwrap();
+        assert_eq!((switched.bits, switched.sites), (bits, 6));
+        assert!(
+            (place.accuracy(&name) - right).abs() < 1e-9,
+            "{bits} bits: {} {right}",
+            place.accuracy(&name)
+        );
+        sizes.push(switched.bytes);
+        assert!(!place.path(&name).join(WIDTHS).exists());
+    }
+    assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+    assert_ne!(place.bytes("at8", "model.safetensors"), place.bytes("at6", "model.safetensors"));
+    let refused = |from: &str, bits: u8| {
+        switch(&place.path(from), bits, &place.path("no"), false).unwrap_err().to_string()
+    };
+    assert!(refused("whole", 3).contains("[8, 6, 4, 2], not 3"));
+    assert!(refused("at4", 2).contains(WIDTHS), "{}", refused("at4", 2));
+    // A run that was stopped ends in the same bytes, norms and steps of all widths included.
+    let error = place.train(&recipe, "stopped", &mut StopAt(7 * 12)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    place.train(&recipe, "stopped", &mut Quiet::default()).unwrap();
+    for file in ["model.safetensors", WIDTHS, "config.json"] {
+        assert!(place.bytes("whole", file) == place.bytes("stopped", file), "{file}");
+    }
+}
+
+#[test]
+fn a_trained_network_can_be_begun_with() {
+    let place = Place::new();
+    place.train(PICTURES, "plain", &mut Quiet::default()).unwrap();
+    // One step of nearly no rate: what comes out is what went in, on few bits.
+    let little = PICTURES.replace("epochs = 12", "steps = 1").replace("rate = 0.1", "rate = 1e-9");
+    let recipe = |start: &str| {
+        format!("{start}\n{little}\n[quantization]\nmethod = \"double_rounding\"\nwidths = [8, 4]\n")
+    };
+    let begun = place.train(&recipe("start = \"plain\""), "begun", &mut Quiet::default()).unwrap();
+    let fresh = place.train(&recipe(""), "fresh", &mut Quiet::default()).unwrap();
+    // Both have seen one batch's statistics; the weights tell them apart.
+    assert_ne!(place.bytes("begun", "model.safetensors"), place.bytes("fresh", "model.safetensors"));
+    assert!(begun.heldout_loss != fresh.heldout_loss);
+    let wide = recipe("start = \"plain\"").replace("width = 8", "width = 16");
+    let error = place.train(&wide, "wide", &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("start") && error.contains("conv1.weight"), "{error}");
+}
+
+#[test]
+fn formats_change_are_resumed_and_the_file_runs_in_them() {
+    let place = Place::new();
+    let recipe = with("method = \"adapt\"\nlookback = [4, 10]\nl1 = 1e-6");
+    let summary = place.train(&recipe, "whole", &mut Quiet::default()).unwrap();
+    let right = summary.accuracy.unwrap();
+    assert!(right > 0.7, "{summary:?}");
+    assert!(summary.word_bits.unwrap() > 8.5, "formats changed: {summary:?}");
+    assert!((place.accuracy("whole") - right).abs() < 1e-9, "{} {right}", place.accuracy("whole"));
+    // Every weight is a number of its format.
+    let formats: Value = serde_json::from_slice(&place.bytes("whole", "formats.json")).unwrap();
+    let model = Model::open(&place.path("whole").display().to_string(), None).unwrap();
+    let network = model.network().unwrap();
+    for site in network.sites() {
+        let of = &formats[site.name()];
+        let fraction = of["fraction"].as_i64().unwrap() as i32;
+        assert!(site.to_f32().iter().all(|w| (w * 2f32.powi(fraction)).fract() == 0.0), "{}", site.name());
+        assert!(
+            site.to_f32().iter().any(|w| (w * 2f32.powi(fraction - 1)).fract() != 0.0),
+            "and of no coarser one"
+        );
+        assert_eq!((of["weights"].as_u64().unwrap() as usize, site.input.len()), (site.meta().numel(), 1));
+    }
+    let error = place.train(&recipe, "stopped", &mut StopAt(7 * 12)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    place.train(&recipe, "stopped", &mut Quiet::default()).unwrap();
+    for file in ["model.safetensors", "config.json", "formats.json"] {
+        assert!(place.bytes("whole", file) == place.bytes("stopped", file), "{file}");
+    }
+    let fixed = with("method = \"adapt\"\nswitching = false\nstart = { word = 16, fraction = 8 }\nl1 = 0.0");
+    assert_eq!(place.train(&fixed, "fixed", &mut Quiet::default()).unwrap().word_bits, Some(16.0));
+    let average = recipe.replace("batch = 12", "batch = 12\naverage = 0.9");
+    let error = place.train(&average, "average", &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("training.average"), "{error}");
+}
+
+#[test]
+fn senseless_settings_are_refused_by_name() {
+    let place = Place::new();
+    let refused = |recipe: String| place.train(&recipe, "no", &mut Quiet::default()).unwrap_err().to_string();
+    let ascending = with("method = \"double_rounding\"\nwidths = [4, 8]");
+    assert!(refused(ascending).contains("quantization.widths"));
+    let truncated = with("method = \"double_rounding\"\nrounding = \"truncate\"");
+    assert!(refused(truncated).contains("quantization.rounding"));
+    let half = with("method = \"double_rounding\"").replace("dtype = \"f32\"", "dtype = \"bf16\"");
+    assert!(refused(half).contains("dtype"));
+    let all = with("method = \"double_rounding\"\nkeep = [\"conv\", \"linear\"]");
+    assert!(refused(all).contains("quantization.keep"));
+    let error = Recipe::parse(&with("method = \"triple_rounding\""), "recipe.toml").unwrap_err().to_string();
+    assert!(error.contains("triple_rounding"), "{error}");
+}
