@@ -88,9 +88,9 @@ impl<'a> Loader<'a> {
             None => self.dense(&meta)?,
         };
         let branch = BranchFactors::read(self.checkpoint, &meta.name)?;
-        let input = self.quantization.and_then(|quantization| quantization.input_code(&meta.name));
+        let code = self.quantization.and_then(|quantization| quantization.input_code(&meta.name));
         let mut site = Site::new(meta, weight, bias)?;
-        site.input.extend(input.map(|code| self.input_op(code)));
+        site.input.extend(code.map(|code| self.input_op(code)));
         if let Some(factors) = branch {
             site.set_branches(vec![Branch::of(&factors, self.device)])?;
         }

@@ -25,13 +25,13 @@ use crate::calibration::{Calibration, CalibrationSettings};
 use crate::convert::{self, REPLACED};
 use crate::error::{Error, Result};
 use crate::form::Form;
-use crate::inventory::{Inventory, TreatedSite, leftover};
+use crate::inventory::{TreatedSite, leftover};
 use crate::measure;
 use crate::monitor::Monitor;
 use crate::quantizer::Quantizer;
 use crate::scheme::Scheme;
 use crate::source;
-use crate::treating::{Assignment, Collected, Job, SiteReport, StageSink, TreatedStage, treat};
+use crate::treating::{Collected, Job, SiteReport, StageSink, TreatedStage, treat};
 use crate::tune_bias::{BiasTuning, tune_biases};
 
 /// Largest shard, in bytes.
