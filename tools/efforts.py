@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace, size: str, method: str, seed: int, most: i
             order = ["--act-order"] if method == "normal" else []
             made = call(args.trimtab, "apply", f"{folder}/plan.toml", args.model, *tune, *order, *data)
         seconds = time.perf_counter() - start
-        judged = call(args.trimtab, "eval", out, "--against", args.model, "--text", args.text)
+        judged = call(args.trimtab, "eval", out, "--against", args.model, "--text", args.text, "--limit", str(args.windows))
     figures = {key: made[key] for key in ("bytes", "bits_per_weight")}
     return {"size": size, "method": method, "seed": seed, "seconds": round(seconds, 1), **figures, "judged": judged}
 
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--windows", type=int, default=256, help="windows of the text to judge on")
     parser.add_argument("-o", "--output", default="runs.jsonl")
     parser.add_argument("--table")
     parser.add_argument("--plot")

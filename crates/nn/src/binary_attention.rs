@@ -48,7 +48,7 @@ pub(crate) fn attend_binary(
     hidden: Option<Tensor<4, Bool>>,
 ) -> Tensor<3> {
     let [b, heads, t, d] = q.dims();
-    let scale = scoring.scale.map_or_else(|| 1.0 / (d as f32).sqrt(), |scale| scale);
+    let scale = scoring.scale.unwrap_or_else(|| 1.0 / (d as f32).sqrt());
     let device = q.device();
     if let (true, None, Keep::Share(share), false) = (on_host(&device), &hidden, binary.keep, binary.scaled) {
         let s = k.dims()[2];

@@ -85,7 +85,7 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     report.within_budget = limit.is_none_or(|limit| treated <= limit);
     recorder.phase("proof");
     let judge = halves.as_ref().map(|(_, [_, judge])| judge).or(judge);
-    prove(&mut report, model, &prepared, &calibration, settings, judge, &applied, &mut recorder)
+    prove(&mut report, model, &prepared, &calibration, (settings, judge), &applied, &mut recorder)
         .map_err(|error| error.interrupted(Some(applied.output.display().to_string())))?;
     report.end(recorder);
     // Until they are cleared away, the same command finds its plan and its output, and goes on with the proof.
@@ -178,8 +178,7 @@ fn prove(
     model: &Model,
     prepared: &Prepared,
     calibration: &Calibration,
-    settings: &FitSettings,
-    judge: Option<&Judge>,
+    (settings, judge): (&FitSettings, Option<&Judge>),
     applied: &Applied,
     monitor: &mut dyn Monitor,
 ) -> Result<()> {

@@ -16,7 +16,10 @@ pub fn pack_signs(values: &[f32], cols: usize) -> Vec<u64> {
     for (row, out) in values.chunks_exact(cols.max(1)).zip(packed.chunks_exact_mut(words(cols).max(1))) {
         for (part, word) in row.chunks(64).zip(out) {
             // NaN counts as not negative, as the comparison of the floats does.
-            *word = part.iter().enumerate().fold(0, |word, (i, x)| word | u64::from(!(*x < 0.0)) << i);
+            *word = part.iter().enumerate().fold(0, |word, (i, x)| {
+                let negative = *x < 0.0;
+                word | u64::from(!negative) << i
+            });
         }
     }
     packed

@@ -29,6 +29,9 @@ pub struct FixedPoint {
     settings: Arc<Adapt>,
 }
 
+/// How values are rounded to a format; the last is the number of the tensor.
+type Rounding<'a> = dyn Fn(Format, &[f32], usize) -> Vec<f32> + 'a;
+
 /// Numbers that a site keeps.
 const COUNTERS: usize = 5;
 
@@ -141,7 +144,7 @@ impl FixedPoint {
         })
     }
 
-    fn seen(&self, round: &dyn Fn(Format, &[f32], usize) -> Vec<f32>) -> Network {
+    fn seen(&self, round: &Rounding<'_>) -> Network {
         let mut network = self.network.clone();
         let mut states = self.states().into_iter().enumerate();
         for stage in 0..network.stages().len() {
