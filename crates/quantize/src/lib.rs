@@ -15,6 +15,7 @@
 //! | [`gptq`] | error-compensating quantization column by column |
 //! | [`decoupleq`] | integers, steps and real zeros by turns |
 //! | [`repq`] | from a step a channel of activations to one step for all |
+//! | [`repquant`] | learned ends of the ranges of activations, and weights that absorb their rounding |
 //! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
 //! | [`solver`] | the solvers by name, with their settings |
 //! | [`treatment`] | the solvers as something that can be planned and applied to any site |
@@ -30,6 +31,7 @@ pub mod granularity;
 pub mod layer;
 pub mod range;
 pub mod repq;
+pub mod repquant;
 pub mod rtn;
 pub mod scheme;
 pub mod solver;

@@ -18,7 +18,7 @@ use trimtab_io::BranchFactors;
 use trimtab_math::linalg::Square;
 use trimtab_mend::eora::eora;
 use trimtab_models::Model;
-use trimtab_nn::{Branch, Flow, Role, Site, SiteMeta, StageSource};
+use trimtab_nn::{Branch, Flow, Network, Role, Site, SiteMeta, StageSource};
 use trimtab_quantize::damage::output_error;
 
 use crate::activations::{QuantizedInputs, no_free_norm};
@@ -86,6 +86,15 @@ pub trait StageSink {
 pub struct Collected(pub BTreeMap<usize, TreatedStage>);
 
 impl Collected {
+    /// Puts all of it in place in the network that it was made of: weights, branches, and what rounds activations.
+    pub fn put(self, network: &mut Network, inventory: &Inventory) -> Result<()> {
+        for (index, stage) in &self.0 {
+            stage.quantized.put(network.stage_mut(*index))?;
+        }
+        crate::measure::put(network, &self.overlay(inventory)?)?;
+        Ok(())
+    }
+
     /// The new weights of all stages, by site.
     pub fn overlay(self, inventory: &Inventory) -> Result<crate::measure::Overlay> {
         let mut overlay = crate::measure::Overlay::new();
@@ -392,7 +401,7 @@ impl<'a> Job<'a> {
                     self.one(sites[name], &original.to_f32(), evidence)
                 })
                 .collect::<Result<Vec<_>>>()?;
-            let rewritten = wiring.is_some();
+            let rewritten = activations.is_some_and(|activations| activations.rewrites());
             for (meta, mut one) in group.iter().zip(treated) {
                 // A weight that stays dense is no longer that of the model.
                 if one.treated.is_none() && rewritten {
@@ -466,7 +475,7 @@ impl<'a> Job<'a> {
             let site = block.site_mut(name)?;
             of_site(&site.meta().clone(), treated.clone(), stage.branches.get(name))?.into_site(site)?;
         }
-        stage.quantized.put(block)
+        stage.quantized.put(block.stage_mut())
     }
 }
 

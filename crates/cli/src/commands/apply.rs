@@ -35,7 +35,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let real = assignment.values().any(|choice| matches!(choice.scheme, Scheme::Real(_)));
     let method = args.method.unwrap_or(if real { args::Method::Decoupleq } else { args::Method::Gptq });
     let importance = settings::importance(&args.importance)?;
-    let activations = settings::activations(&args.activations)?;
+    let activations = settings::activations(&args.activations, global.seed)?;
     if let Some(activations) = &activations {
         activations.check(form, &inventory.sites)?;
     }

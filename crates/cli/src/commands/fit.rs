@@ -18,8 +18,11 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
     let importance = settings::importance(&args.importance)?;
     let quantizer = settings::quantizer(&args.quantizer, args.planning.method, global.seed);
-    let quantizer =
-        Quantizer { importance, activations: settings::activations(&args.activations)?, ..quantizer };
+    let quantizer = Quantizer {
+        importance,
+        activations: settings::activations(&args.activations, global.seed)?,
+        ..quantizer
+    };
     let calibration = settings::calibration(&args.calibration, global);
     let planning = settings::planning(&args.budget, &args.planning, calibration, quantizer, args.out.format)?;
     if let Some(activations) = &quantizer.activations {
