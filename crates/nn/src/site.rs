@@ -196,8 +196,7 @@ impl Site {
         let channels = self.input_channels();
         if let Some(quantizer) = &quantizer {
             let refuse = |why: String| {
-                let message = format!("site \"{}\": {why}", self.meta.name);
-                Err(Error::Activation { message })
+                Err(Error::Activation { message: format!("site \"{}\": {why}", self.meta.name) })
             };
             if self.meta.kind == SiteKind::Embedding {
                 return refuse("a table reads no activations that could be quantized".into());
@@ -503,15 +502,14 @@ mod tests {
         let a = Param::from_tensor(tensor(&[1.0, 1.0], [1, 2]));
         let b = Param::from_tensor(tensor(&[3.0], [1, 1]));
         site.branches.push(Branch::LowRank(LowRank { a, b, scale: 1.0 }));
-        let sum = Arc::new(Mutex::new(Sum::default()));
-        let mut taps = TapSet::new();
-        taps.attach("up", Arc::clone(&sum));
-        let mut ctx = Ctx { taps: Some(&mut taps), ..Ctx::default() };
-        let y = site.forward(tensor(&[5.0, 30.0], [1, 1, 2]), &mut ctx);
-        assert_eq!((host(y), sum.lock().unwrap().0), (vec![64.0 + 102.0], 34.0));
+        let (y, sum) = summed(|ctx| site.forward(tensor(&[5.0, 30.0], [1, 1, 2]), ctx));
+        assert_eq!((host(y), sum), (vec![64.0 + 102.0], 34.0));
         site.set_activation(None).unwrap();
-        let y = site.forward(tensor(&[5.0, 30.0], [1, 1, 2]), &mut Ctx::default());
-        assert_eq!(host(y), [65.0 + 105.0], "control");
+        assert_eq!(
+            host(site.forward(tensor(&[5.0, 30.0], [1, 1, 2]), &mut Ctx::default())),
+            [170.0],
+            "control"
+        );
         let steps = vec![scheme.step(0.0, 1.0); 3];
         let channel = ActivationScheme { granularity: ActivationGranularity::Channel, ..scheme };
         let refused = site.set_activation(Some(ActivationQuantizer::new(channel, steps).unwrap()));
@@ -541,15 +539,12 @@ mod tests {
             let expected = host(conv.convolve(of(&rounded), &mut Ctx::default()).unwrap());
             let plain = host(conv.convolve(of(&image), &mut Ctx::default()).unwrap());
             conv.set_activation(Some(quantizer.clone())).unwrap();
-            let sum = Arc::new(Mutex::new(Sum::default()));
-            let mut taps = TapSet::new();
-            taps.attach("up", Arc::clone(&sum));
-            let mut ctx = Ctx { taps: Some(&mut taps), ..Ctx::default() };
-            let found = host(conv.convolve(of(&image), &mut ctx).unwrap());
+            let (found, sum) = summed(|ctx| conv.convolve(of(&image), ctx).unwrap());
+            let found = host(found);
             assert_eq!(found, expected);
             assert_ne!(found, plain, "control");
             // Every pixel is in four of the patches, the zeros beside them add nothing.
-            assert_eq!(sum.lock().unwrap().0, 4.0 * f64::from(rounded.iter().sum::<f32>()));
+            assert_eq!(sum, 4.0 * f64::from(rounded.iter().sum::<f32>()));
         }
     }
 
@@ -571,6 +566,15 @@ mod tests {
             }
             Ok(())
         }
+    }
+
+    /// What a run gives, and the sum of what a tap sees meanwhile.
+    fn summed<T>(run: impl FnOnce(&mut Ctx<'_>) -> T) -> (T, f64) {
+        let (sum, mut taps) = (Arc::new(Mutex::new(Sum::default())), TapSet::new());
+        taps.attach("up", Arc::clone(&sum));
+        let found = run(&mut Ctx { taps: Some(&mut taps), ..Ctx::default() });
+        let sum = sum.lock().unwrap().0;
+        (found, sum)
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::measure::Put;
 use crate::monitor::Monitor;
 use crate::quantizer::{Method, Quantizer};
 use crate::scheme::scale_dtype;
+use crate::source::quantized_input;
 
 /// What becomes of each treated site.
 pub type Assignment = BTreeMap<String, Choice>;
@@ -180,6 +181,14 @@ pub fn treat(
         }
     }
     warn_of_unseen(model, inventory, batches, monitor);
+    let mut inputs = model.stages().iter().flat_map(|info| &info.sites);
+    if quantizer.activations.is_none()
+        && inputs.any(|site| matches!(quantized_input(model, site), Ok(Some(_))))
+    {
+        monitor.warn(
+            "the model quantizes activations, the result will not\nhint: --activations quantizes them anew",
+        );
+    }
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
     monitor.begin("treating", blocks.len());
     let mut done = 0;
@@ -371,6 +380,11 @@ impl<'a> Job<'a> {
     /// The sites of a block, group by group.
     fn block(&self, block: &mut BlockRun<'_>, observe: bool) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
+        // What the model itself rounds is not written: what later blocks see must be what the file will hold.
+        block.stage_mut().set_attention(None);
+        for site in block.stage_mut().sites_mut() {
+            site.set_activation(None)?;
+        }
         if let Some(importance) = self.quantizer.importance.filter(|_| observe) {
             block.weigh(&importance)?;
         }

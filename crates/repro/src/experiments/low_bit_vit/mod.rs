@@ -65,7 +65,6 @@ impl Size {
 /// Shares of right answers of one network, by arm; first its own, unquantized.
 #[derive(Clone, Debug)]
 pub struct Found {
-    pub seed: u64,
     pub loud: bool,
     pub original: f64,
     pub arms: Vec<(Arm, f64)>,
@@ -237,5 +236,5 @@ fn quantized(
         of_arms.push((arm, right(subject, &network)?));
         subject.checkpoint().release();
     }
-    Ok(Found { seed, loud, original, arms: of_arms })
+    Ok(Found { loud, original, arms: of_arms })
 }

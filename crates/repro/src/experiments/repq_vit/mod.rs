@@ -90,7 +90,6 @@ mod tests {
     #[test]
     fn the_rule_is_what_it_says() {
         let found = |loud: bool, repq: f64| Found {
-            seed: 0,
             loud,
             original: 0.6,
             arms: vec![(Arm::MinMax, 0.2), (Arm::Percentile, 0.3), (Arm::Channel, 0.5), (Arm::Repq, repq)],

@@ -129,7 +129,6 @@ mod tests {
     #[test]
     fn the_rule_is_what_it_says() {
         let found = |repq: f64, clipped: f64, full: f64| Found {
-            seed: 0,
             loud: true,
             original: 0.6,
             arms: vec![
