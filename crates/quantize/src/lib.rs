@@ -16,6 +16,7 @@
 //! | [`decoupleq`] | integers, steps and real zeros by turns |
 //! | [`repq`] | from a step a channel of activations to one step for all |
 //! | [`adaquant`] | weights, ranges, the input's range and the bias of a layer, learned together |
+//! | [`repquant`] | learned ends of the ranges of activations, and weights that absorb their rounding |
 //! | [`damage`] | `tr((W−Q) H (W−Q)ᵀ)` |
 //! | [`solver`] | the solvers by name, with their settings |
 //! | [`treatment`] | the solvers as something that can be planned and applied to any site |
@@ -32,6 +33,7 @@ pub mod granularity;
 pub mod layer;
 pub mod range;
 pub mod repq;
+pub mod repquant;
 pub mod rtn;
 pub mod scheme;
 pub mod solver;

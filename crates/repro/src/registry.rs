@@ -23,6 +23,8 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Decoupleq,
     &experiments::ZeroQ,
     &experiments::DoubleRounding,
+    &experiments::RepqVit,
+    &experiments::RepQuant,
 ];
 
 /// The experiment on the paper with this number, if there is one.

@@ -12,14 +12,17 @@ use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::{ActivationRanges, BlockRun, Histogram, RangeRule};
 use trimtab_io::{
-    ActivationGranularity, ActivationScheme, AttentionConfig, Checkpoint, Dtype, RawTensor, SoftmaxScheme,
-    input_tensors, read_input_steps, round_floats,
+    ActivationGranularity, ActivationScheme, ActivationStep, AttentionConfig, Checkpoint, Dtype, RawTensor,
+    SoftmaxScheme, input_tensors, read_input_steps, round_floats,
 };
+use trimtab_math::gram::GramAccumulator;
+use trimtab_math::linalg::Square;
 use trimtab_nn::{
     ActivationQuantizer, AttentionQuantizer, LayerMut, Norm, NormEdge, Operand, SiteKind, SiteMeta,
     SoftmaxQuantizer, Stage, Weight, Wiring, host,
 };
 use trimtab_quantize::repq::Layerwise;
+use trimtab_quantize::repquant::{ClippingSettings, absorb, clip};
 
 use crate::error::{Error, Result};
 use crate::form::Form;
@@ -39,12 +42,31 @@ pub struct Activations {
     pub softmax: Option<SoftmaxScheme>,
     /// Whether norms and the maps behind them are rewritten so that one step for all channels does what a step a channel would.
     pub reparameterize: bool,
+    /// How the ends of the channels are learned before that; `None`: they are what their range says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clipping: Option<ClippingSettings>,
+    /// Whether codes are chosen for the weights that come closest on quantized inputs (RepQuant).
+    #[serde(default)]
+    pub absorb: bool,
 }
+
+/// Damping of what absorbs, in parts of the mean diagonal.
+const ABSORB_DAMPING: f64 = 0.01;
+/// Rows that ends are learned on, at most.
+const CLIPPING_ROWS: u64 = 4096;
 
 impl Activations {
     /// The inputs of sites alone.
     pub fn of(inputs: ActivationScheme) -> Self {
-        Self { inputs, range: RangeRule::default(), operands: None, softmax: None, reparameterize: false }
+        Self {
+            inputs,
+            range: RangeRule::default(),
+            operands: None,
+            softmax: None,
+            reparameterize: false,
+            clipping: None,
+            absorb: false,
+        }
     }
 
     /// Checks that the parts fit together, and that a file of this form can hold them.
@@ -59,6 +81,12 @@ impl Activations {
                 "a reparameterization leads from a step a channel to one for all of them, which {} is not\nhint: 'int{} tensor'",
                 self.inputs, self.inputs.bits
             ));
+        }
+        if self.clipping.is_some() && !self.reparameterize {
+            return wrong(
+                "ends of channels are learned for a reparameterization\nhint: --scale-reparameterization"
+                    .into(),
+            );
         }
         if let Some(operands) = self.operands.filter(|o| o.granularity == ActivationGranularity::Channel) {
             return wrong(format!(
@@ -87,7 +115,12 @@ impl Activations {
     /// Whether steps, of anything, are found on data.
     pub fn needs_data(&self) -> bool {
         let dynamic = self.operands.is_none_or(|operands| operands.is_dynamic());
-        !self.inputs.is_dynamic() || !dynamic || self.softmax.is_some()
+        !self.inputs.is_dynamic() || !dynamic || self.softmax.is_some() || self.absorb
+    }
+
+    /// Whether weights, norms and biases other than by codes are changed.
+    pub fn rewrites(&self) -> bool {
+        self.reparameterize || self.absorb
     }
 
     /// Whether operands of attention are quantized.
@@ -134,10 +167,17 @@ impl QuantizedInputs {
         let [first, ..] = group else { return Ok(()) };
         let mut quantizer = found(block, first, scheme, settings.range)?;
         if let Some(edge) = edge {
-            let layerwise = Layerwise::of(quantizer.steps());
+            let steps = match &settings.clipping {
+                Some(clipping) => clipped(block, group, &quantizer, clipping)?,
+                None => quantizer.steps().to_vec(),
+            };
+            let layerwise = Layerwise::of(&steps);
             self.rewrite(block, edge, group, &layerwise, dtypes)?;
             self.rewritten.push((edge.name.clone(), layerwise.largest_ratio()));
             quantizer = ActivationQuantizer::new(settings.inputs, vec![layerwise.step])?;
+        }
+        if settings.absorb && group.iter().all(|meta| meta.kind == SiteKind::Linear) {
+            self.absorb(block, group, &quantizer, dtypes)?;
         }
         for meta in group {
             block.site_mut(&meta.name)?.set_activation(Some(quantizer.clone()))?;
@@ -205,6 +245,68 @@ impl QuantizedInputs {
         Ok(())
     }
 
+    /// Weights and biases of the maps that come closest on what `quantizer` makes of their input.
+    fn absorb(
+        &mut self,
+        block: &mut BlockRun<'_>,
+        group: &[&SiteMeta],
+        quantizer: &ActivationQuantizer,
+        dtypes: &dyn Fn(&str) -> Result<Dtype>,
+    ) -> Result<()> {
+        let width = group[0].cols;
+        let fail =
+            |e: &dyn std::fmt::Display| Error::Site { site: group[0].name.clone(), message: e.to_string() };
+        let mut both = GramAccumulator::new(2 * width);
+        let mut seen = Ok(());
+        block.each_input(&[&group[0].name], |_, rows, weights| {
+            let device = burn::tensor::Device::flex();
+            let n = rows.len() / width;
+            let x = Tensor::<2>::from_data(TensorData::new(rows.to_vec(), [n, width]), &device);
+            let rounded = host(quantizer.rows(x));
+            let pairs = rows.chunks(width).zip(rounded.chunks(width));
+            let pairs: Vec<f32> = pairs.flat_map(|(x, q)| x.iter().chain(q).copied()).collect();
+            if seen.is_ok() {
+                seen = both.add(&pairs, weights);
+            }
+        })?;
+        seen.map_err(|e| fail(&e))?;
+        if both.sum_w() == 0.0 {
+            return Ok(());
+        }
+        let (moment, means) = (both.mean().map_err(math)?, both.mean_x().map_err(math)?);
+        let part = |row: usize| -> Result<Square> {
+            let data = (0..width * width).map(|i| moment.at(row + i / width, width + i % width)).collect();
+            Square::new(width, data).map_err(math)
+        };
+        let (cross, quantized) = (part(0)?, part(width)?);
+        for meta in group {
+            let site = block.site_mut(&meta.name)?;
+            let weight = site.to_f32();
+            let (found, _) = absorb(&weight, &quantized, &cross, ABSORB_DAMPING).map_err(|e| fail(&e))?;
+            if let Some(bias) = site.bias.as_ref().map(|bias| host(bias.val())) {
+                let mean =
+                    |w: &[f32], x: &[f64]| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
+                let rows = weight.chunks(width).zip(found.chunks(width)).zip(bias);
+                let mut bias: Vec<f32> = rows
+                    .map(|((old, new), bias)| {
+                        (f64::from(bias) + mean(old, &means[..width]) - mean(new, &means[width..])) as f32
+                    })
+                    .collect();
+                let tensor = format!("{}.bias", meta.name);
+                round_floats(&mut bias, dtypes(&tensor)?)?;
+                self.vectors.insert(tensor, bias);
+            }
+            site.set_branches(Vec::new())?;
+            site.set_weight(Weight::stored(RawTensor::from_f32(
+                vec![meta.rows, meta.cols],
+                &found,
+                Dtype::F32,
+            )?))?;
+        }
+        self.put_vectors(block.stage_mut());
+        Ok(())
+    }
+
     /// Finds and puts in place what rounds the operands of the attention of the block.
     pub fn quantize_attention(&mut self, block: &mut BlockRun<'_>, settings: &Activations) -> Result<()> {
         if !block.stage_mut().set_attention(None) {
@@ -236,14 +338,16 @@ impl QuantizedInputs {
     }
 
     /// Puts all in place, as it was found.
-    pub fn put(&self, block: &mut BlockRun<'_>) -> Result<()> {
-        for (name, quantizer) in &self.inputs {
-            block.site_mut(name)?.set_activation(Some(quantizer.clone()))?;
+    pub fn put(&self, stage: &mut dyn Stage) -> Result<()> {
+        for site in stage.sites_mut() {
+            if let Some(quantizer) = self.inputs.get(site.name()) {
+                site.set_activation(Some(quantizer.clone()))?;
+            }
         }
         if let Some(attention) = &self.attention {
-            block.stage_mut().set_attention(Some(Arc::clone(attention)));
+            stage.set_attention(Some(Arc::clone(attention)));
         }
-        self.put_vectors(block.stage_mut());
+        self.put_vectors(stage);
         Ok(())
     }
 
@@ -340,6 +444,43 @@ fn found(
         }
     }
     Ok(ranges.quantizer()?)
+}
+
+/// Steps of the channels that the sites of `group` read, with learned ends.
+fn clipped(
+    block: &mut BlockRun<'_>,
+    group: &[&SiteMeta],
+    quantizer: &ActivationQuantizer,
+    settings: &ClippingSettings,
+) -> Result<Vec<ActivationStep>> {
+    let width = group[0].cols;
+    let fail =
+        |e: &dyn std::fmt::Display| Error::Site { site: group[0].name.clone(), message: e.to_string() };
+    let mut count = 0u64;
+    block.each_input(&[&group[0].name], |_, rows, _| count += (rows.len() / width) as u64)?;
+    // Every so many rows, from all of the data.
+    let (every, mut at, mut kept) = (count.div_ceil(CLIPPING_ROWS).max(1), 0u64, Vec::new());
+    block.each_input(&[&group[0].name], |_, rows, weights| {
+        for (i, row) in rows.chunks(width).enumerate() {
+            if at.is_multiple_of(every) && weights.is_none_or(|weights| weights[i] > 0.0) {
+                kept.extend_from_slice(row);
+            }
+            at += 1;
+        }
+    })?;
+    let mut maps = GramAccumulator::new(width);
+    for meta in group {
+        maps.add(&block.site(&meta.name)?.to_f32(), None).map_err(math)?;
+    }
+    let outputs = maps.sum_w();
+    let maps = maps.mean().map_err(math)?.into_vec().into_iter().map(|x| x * outputs).collect();
+    let maps = Square::new(width, maps).map_err(math)?;
+    let found = clip(&kept, &maps, quantizer.steps(), quantizer.scheme(), settings).map_err(|e| fail(&e))?;
+    Ok(found.steps)
+}
+
+fn math(error: trimtab_math::Error) -> Error {
+    trimtab_calibrate::Error::from(error).into()
 }
 
 /// The norm that gives what the sites of `group` read, if maps of this group read it and nothing else does.

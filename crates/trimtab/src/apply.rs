@@ -339,7 +339,7 @@ impl<'a> Writer<'a> {
             let scheme = self.job.assignment.get(&meta.name).map(|choice| &choice.scheme);
             let branch = BranchFactors::read(&unit, &meta.name)?;
             treated.branches.extend(branch.map(|branch| (meta.name.clone(), branch)));
-            let rewritten = self.job.quantizer.activations.is_some_and(|a| a.reparameterize);
+            let rewritten = self.job.quantizer.activations.is_some_and(|a| a.rewrites());
             let weight = match (self.job.form, scheme) {
                 (_, Some(Scheme::Dense)) if rewritten && site.observed => {
                     let tensor = unit.tensor(&meta.weight_name())?;
@@ -362,7 +362,7 @@ impl<'a> Writer<'a> {
             let info = &self.job.model.stages()[stage];
             let sites = self.sites(stage).filter(|site| site.observed).map(|site| &site.meta);
             treated.quantized = QuantizedInputs::read(&unit, &info.name, sites, activations)?;
-            if activations.reparameterize {
+            if activations.rewrites() {
                 // Gains and biases as they were written: what was not changed is the same.
                 for (name, tensor) in tensors.iter().filter(|(name, _)| info.tensors.contains(name)) {
                     if tensor.shape.len() == 1 && tensor.dtype.is_float() {

@@ -16,7 +16,7 @@ use trimtab_calibrate::{
 };
 use trimtab_io::{BranchFactors, RawTensor};
 use trimtab_models::Model;
-use trimtab_nn::{Branch, Flow, Role, Site, SiteMeta, StageSource};
+use trimtab_nn::{Branch, Flow, Network, Role, Site, SiteMeta, StageSource};
 
 use crate::activations::{QuantizedInputs, no_free_norm};
 use crate::branching::{self, evidence_of, mend, numbers};
@@ -28,6 +28,7 @@ use crate::inventory::{Inventory, TreatedSite};
 use crate::measure::Put;
 use crate::monitor::Monitor;
 use crate::quantizer::{Method, Quantizer};
+use crate::source::quantized_input;
 
 /// What becomes of each treated site.
 pub type Assignment = BTreeMap<String, Choice>;
@@ -85,6 +86,15 @@ pub trait StageSink {
 pub struct Collected(pub BTreeMap<usize, TreatedStage>);
 
 impl Collected {
+    /// Puts all of it in place in the network that it was made of: weights, branches, and what rounds activations.
+    pub fn put(self, network: &mut Network, inventory: &Inventory) -> Result<()> {
+        for (index, stage) in &self.0 {
+            stage.quantized.put(network.stage_mut(*index))?;
+        }
+        crate::measure::put(network, &self.overlay(inventory)?)?;
+        Ok(())
+    }
+
     /// The new weights of all stages, by site.
     pub fn overlay(self, inventory: &Inventory) -> Result<crate::measure::Overlay> {
         let mut overlay = crate::measure::Overlay::new();
@@ -168,6 +178,14 @@ pub fn treat(
         Some(calibration) => Some(calibration.fisher(model, inventory, monitor)?),
         None => None,
     };
+    let mut inputs = model.stages().iter().flat_map(|info| &info.sites);
+    if quantizer.activations.is_none()
+        && inputs.any(|site| matches!(quantized_input(model, site), Ok(Some(_))))
+    {
+        monitor.warn(
+            "the model quantizes activations, the result will not\nhint: --activations quantizes them anew",
+        );
+    }
     let blocks: BTreeSet<usize> = inventory.sites.iter().map(|site| site.stage).collect();
     monitor.begin("treating", blocks.len());
     let mut done = 0;
@@ -340,6 +358,11 @@ impl<'a> Job<'a> {
         fisher: Option<&Fisher>,
     ) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
+        // What the model itself rounds is not written: what later blocks see must be what the file will hold.
+        block.stage_mut().set_attention(None);
+        for site in block.stage_mut().sites_mut() {
+            site.set_activation(None)?;
+        }
         if let Some(importance) = self.quantizer.importance.filter(|_| observe) {
             block.weigh(&importance)?;
         }
@@ -371,7 +394,7 @@ impl<'a> Job<'a> {
                     self.one(sites[name], &original.to_f32(), evidence)
                 })
                 .collect::<Result<Vec<_>>>()?;
-            let rewritten = wiring.is_some();
+            let rewritten = activations.is_some_and(|activations| activations.rewrites());
             for (meta, mut one) in group.iter().zip(treated) {
                 // A weight that stays dense is no longer that of the model.
                 if one.treated.is_none() && rewritten {
@@ -457,7 +480,7 @@ impl<'a> Job<'a> {
             of_site(&site.meta().clone(), treated.clone(), stage.branches.get(name))?.into_site(site)?;
         }
         block.put_vectors(&stage.vectors)?;
-        stage.quantized.put(block)
+        stage.quantized.put(block.stage_mut())
     }
 }
 

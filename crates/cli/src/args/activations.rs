@@ -25,6 +25,12 @@ pub struct ActivationArgs {
     /// --activations 'int4 tensor' and the like.
     #[arg(long, requires = "activations")]
     pub scale_reparameterization: bool,
+    /// Learn the ends of the range of each channel before that, by descent on the output error of the maps (RepQuant).
+    #[arg(long, requires = "scale_reparameterization")]
+    pub learn_clipping: bool,
+    /// Choose codes for the weights that come closest to the original on quantized inputs, not for the weights themselves (RepQuant).
+    #[arg(long, requires = "activations")]
+    pub absorb_activations: bool,
 }
 
 /// How ranges are found.

@@ -43,7 +43,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         None if real => Method::Decoupleq,
         None => Method::Gptq,
     };
-    let activations = settings::activations(&args.activations)?;
+    let activations = settings::activations(&args.activations, global.seed)?;
     if let Some(activations) = &activations {
         activations.check(form, &inventory.sites)?;
     }

@@ -20,7 +20,8 @@ pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let composition =
         settings::composition(&args.planning, &args.quantizer, &args.importance, model.task(), global.seed)?;
     let quantizer = settings::composed(&args.quantizer, &composition, global.seed);
-    let quantizer = Quantizer { activations: settings::activations(&args.activations)?, ..quantizer };
+    let quantizer =
+        Quantizer { activations: settings::activations(&args.activations, global.seed)?, ..quantizer };
     let quantizer = settings::with_branches(quantizer, &args.planning.branch);
     let calibration = settings::calibration(&args.calibration, global);
     let target: Option<Target> = args.quality.as_deref().map(str::parse).transpose()?;

@@ -148,8 +148,14 @@ pub fn note_activations(report: &mut Document, args: &ActivationArgs) {
             report.set(flag, scheme.as_str());
         }
     }
-    if args.scale_reparameterization {
-        report.set("scale-reparameterization", "yes");
+    for (flag, set) in [
+        ("scale-reparameterization", args.scale_reparameterization),
+        ("learn-clipping", args.learn_clipping),
+        ("absorb-activations", args.absorb_activations),
+    ] {
+        if set {
+            report.set(flag, "yes");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use trimtab::floors::mend::eora::Variant;
 use trimtab::floors::mend::lq::LqSettings;
 use trimtab::floors::nn::Task;
 use trimtab::floors::plan::Selection;
+use trimtab::floors::quantize::repquant::ClippingSettings;
 use trimtab::form::Form;
 use trimtab::planning::PlanningSettings;
 use trimtab::pricing::Metric;
@@ -55,7 +56,7 @@ fn importance(args: &ImportanceArgs) -> anyhow::Result<Option<Importance>> {
     }
 }
 
-pub fn activations(args: &ActivationArgs) -> anyhow::Result<Option<Activations>> {
+pub fn activations(args: &ActivationArgs, seed: u64) -> anyhow::Result<Option<Activations>> {
     let Some(inputs) = &args.activations else { return Ok(None) };
     let inputs = inputs.parse().context("--activations")?;
     Ok(Some(Activations {
@@ -72,6 +73,8 @@ pub fn activations(args: &ActivationArgs) -> anyhow::Result<Option<Activations>>
             .context("--attention-operands")?,
         softmax: args.softmax.as_deref().map(str::parse).transpose().context("--softmax")?,
         reparameterize: args.scale_reparameterization,
+        clipping: args.learn_clipping.then(|| ClippingSettings { seed, ..ClippingSettings::default() }),
+        absorb: args.absorb_activations,
     }))
 }
 
