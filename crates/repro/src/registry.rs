@@ -22,6 +22,8 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Rsq,
     &experiments::Decoupleq,
     &experiments::DoubleRounding,
+    &experiments::Adapt,
+    &experiments::Bivit,
 ];
 
 /// The experiment on the paper with this number, if there is one.
