@@ -25,6 +25,8 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::DoubleRounding,
     &experiments::RepqVit,
     &experiments::RepQuant,
+    &experiments::Adapt,
+    &experiments::Bivit,
 ];
 
 /// The experiment on the paper with this number, if there is one.

@@ -8,7 +8,7 @@ use crate::ui::{Ui, bytes, table};
 
 pub fn run(args: &Convert, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let target: Target = args.to.parse()?;
-    let model = super::open(&args.model, global, ui)?;
+    let model = super::open_to_rewrite(&args.model, global, ui)?;
     let place = Place { output: &args.output, adapter: args.adapter.as_deref(), force: args.force };
     let done = convert(&model, target, place, ui)?;
     let mut text = format!(

@@ -19,6 +19,7 @@ mod train;
 mod verify;
 
 use anyhow::Context;
+use trimtab::floors::io::Quantization;
 use trimtab::floors::models::Model;
 use trimtab::monitor::Monitor;
 use trimtab_hub::{Hub, Location, Progress, locate};
@@ -60,9 +61,24 @@ fn open(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model>
     Ok(Model::open(&path, model.spec.as_deref())?.on(device(global.device)))
 }
 
+/// Opens a model that is written in another form. One that codes its inputs, or whose attention is binary, would lose that.
+fn open_to_rewrite(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model> {
+    let model = open(model, global, ui)?;
+    if let Some(Quantization::Trimtab(config)) = model.quantization()
+        && (!config.inputs().is_empty() || config.binary_attention().is_some())
+    {
+        anyhow::bail!(
+            "{} was trained for few bits and codes its inputs while it runs, which nothing that is written from it would do\n\
+             hint: eval, and for a switchable model `apply --bits`, take it as it is; else begin with the model before that training",
+            model.checkpoint().path().display()
+        );
+    }
+    Ok(model)
+}
+
 /// Opens a model whose weights are to be changed. Codes are no obstacle, but their user should know what becomes of them.
 fn open_to_treat(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model> {
-    let model = open(model, global, ui)?;
+    let model = open_to_rewrite(model, global, ui)?;
     if model.quantization().is_some() {
         ui.warn(&format!(
             "{} is quantized already: its codes are decoded, and what is not treated is written as plain numbers",

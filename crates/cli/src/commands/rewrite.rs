@@ -17,7 +17,7 @@ pub fn run(args: &Rewrite, global: &Global, ui: &mut Ui) -> anyhow::Result<Statu
     let passes: Vec<Pass> = (args.passes.iter())
         .map(|name| name.parse::<Pass>().map_err(|message| anyhow::anyhow!("--pass: {message}")))
         .collect::<anyhow::Result<_>>()?;
-    let model = super::open(&args.model, global, ui)?;
+    let model = super::open_to_rewrite(&args.model, global, ui)?;
     let calibration = settings::calibration(&args.calibration, global);
     let settings = PassSettings {
         seed: global.seed,

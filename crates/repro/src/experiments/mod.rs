@@ -1,7 +1,9 @@
 //! The experiments: one file a paper.
 
 mod adadagrad;
+mod adapt;
 mod augmented_hessian;
+mod bivit;
 mod cda;
 mod dcl;
 mod decoupled_mixup;
@@ -25,7 +27,9 @@ mod ul2;
 mod zeroq;
 
 pub use adadagrad::AdAdaGrad;
+pub use adapt::Adapt;
 pub use augmented_hessian::AugmentedHessian;
+pub use bivit::Bivit;
 pub use cda::Cda;
 pub use dcl::Dcl;
 pub use decoupled_mixup::DecoupledMixup;

@@ -252,7 +252,7 @@ pub fn diversity(n: f64, sum: &[f32]) -> f64 {
 pub fn next_lookback(diversity: f64, now: u32, [least, most]: [u32; 2]) -> u32 {
     let (least, most) = (f64::from(least), f64::from(most));
     let new = if diversity > 0.0 { (most / diversity).max(least).min(most).ceil() } else { most };
-    (0.33 * new + 0.67 * f64::from(now)).ceil().clamp(least, most) as u32
+    (0.33 * new + 0.67 * f64::from(now) - 1e-9).ceil().clamp(least, most) as u32
 }
 
 #[cfg(test)]
@@ -343,11 +343,11 @@ mod tests {
 
     #[test]
     fn pushes_by_hand() {
-        // ln D - 1 = 0.5: 1 / 0.25 = 4, and 32 * 0.25 - 6 = 2.
-        let d = 1.5f64.exp();
-        assert_eq!(push_of(d, 6, Strategy::Min), 2);
-        assert_eq!(push_of(d, 6, Strategy::Mean), 3);
-        assert_eq!(push_of(d, 6, Strategy::Max), 4);
+        // ln D - 1 = 0.4: 1 / 0.16 = 6.25, and 32 * 0.16 = 5.12.
+        let d = 1.4f64.exp();
+        assert_eq!(push_of(d, 4, Strategy::Min), 2);
+        assert_eq!(push_of(d, 4, Strategy::Mean), 5);
+        assert_eq!(push_of(d, 4, Strategy::Max), 7);
         assert_eq!(push_of(2.0, 6, Strategy::Max), 1, "below e there is nothing to gain");
         let up = push_up(Format { word: 10, fraction: 8 }, 4, 4);
         assert_eq!(up, Format { word: 16, fraction: 12 });

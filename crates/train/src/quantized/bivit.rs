@@ -15,6 +15,7 @@ use std::sync::Arc;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use trimtab_io::{AffineScheme, AffineTensor, Coded, Dtype, RealTensor};
 use trimtab_nn::straight_through::sign;
 use trimtab_nn::{
     BinaryAttention, InputOp, Keep, LayerMut, Network, Signs, SiteKind, SiteMeta, Weight, host,
@@ -142,6 +143,21 @@ pub struct SiteSigns {
     pub inputs: bool,
 }
 
+impl SiteSigns {
+    /// Codes of one bit: a value is `2 a (u - 1) + a`, which is `-a` or `a`.
+    ///
+    /// # Errors
+    /// A scale that is not finite.
+    pub fn packed(&self) -> Result<RealTensor> {
+        let scheme = AffineScheme { bits: 1, group_size: None, symmetric: true };
+        let codes: Vec<u8> = self.positive.iter().map(|positive| u8::from(*positive)).collect();
+        let scales = self.scales.iter().map(|scale| 2.0 * scale).collect();
+        let SiteMeta { rows, cols, .. } = self.meta;
+        let codes = AffineTensor::from_codes(rows, cols, scheme, &codes, scales, None, None, Dtype::F32)?;
+        Ok(RealTensor::new(codes, self.scales.clone())?)
+    }
+}
+
 fn of_attention(name: &str) -> bool {
     name.contains("attention") || name.contains("attn")
 }
@@ -197,7 +213,7 @@ impl Binary {
         host(self.phase.val())[0] as usize
     }
 
-    /// The network as it is in a phase.
+    /// The network as it is in a phase. Without gradients its matrices are packed: what is measured is what a file does.
     pub fn at(&self, phase: usize) -> Network {
         let binary = self.settings().binary(phase);
         let mut network = self.network.clone();
@@ -215,8 +231,14 @@ impl Binary {
                     continue;
                 }
                 let Weight::Dense(weight) = &site.weight else { continue };
-                let seen = self.weight(i, weight.val());
-                site.weight = Weight::Dense(Param::initialized(ParamId::new(), seen));
+                let packed = match weight.val().device().is_autodiff() {
+                    true => None,
+                    false => self.signs_of(i, weight.val()).packed().ok(),
+                };
+                site.weight = match packed {
+                    Some(packed) => Weight::coded(Coded::Real(packed)),
+                    None => Weight::Dense(Param::initialized(ParamId::new(), self.weight(i, weight.val()))),
+                };
                 if !rest || self.settings().rest_inputs {
                     site.input.push(InputOp::Signs(Signs::new()));
                 }
@@ -235,22 +257,31 @@ impl Binary {
         }
     }
 
-    /// The matrices of the last phase as signs and scales; without gradients.
+    fn signs_of(&self, i: usize, weight: Tensor<2>) -> SiteSigns {
+        let meta = &self.plan.metas[i];
+        let numbers = host(sign(weight.clone() - weight.clone().mean_dim(1)));
+        let scales = match self.settings().scales {
+            Scales::Rows => host(self.scales[i].val()),
+            Scales::Matrix => vec![host(weight.abs().mean())[0]; meta.rows],
+        };
+        let inputs = of_attention(&meta.name) || self.settings().rest_inputs;
+        SiteSigns { meta: meta.clone(), positive: numbers.iter().map(|x| *x > 0.0).collect(), scales, inputs }
+    }
+
+    /// The matrices that are binary in the phase of the last step, as signs and scales; without gradients.
     pub fn signs(&self) -> Vec<SiteSigns> {
+        let binary = self.settings().binary(self.phase());
         let of = |(i, meta): (usize, &SiteMeta)| {
             let site = self.network.sites().find(|site| site.name() == meta.name)?;
             let Weight::Dense(weight) = &site.weight else { return None };
-            let weight = weight.val();
-            let numbers = host(sign(weight.clone() - weight.clone().mean_dim(1)));
-            let scales = match self.settings().scales {
-                Scales::Rows => host(self.scales[i].val()),
-                Scales::Matrix => vec![host(weight.abs().mean())[0]; meta.rows],
-            };
-            let inputs = of_attention(&meta.name) || self.settings().rest_inputs;
-            let positive = numbers.iter().map(|x| *x > 0.0).collect();
-            Some(SiteSigns { meta: meta.clone(), positive, scales, inputs })
+            binary[usize::from(!of_attention(&meta.name))].then(|| self.signs_of(i, weight.val()))
         };
         self.plan.metas.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// Whether attention is binary in the phase of the last step.
+    pub fn attends_in_bits(&self) -> bool {
+        self.settings().binary(self.phase())[0]
     }
 }
 

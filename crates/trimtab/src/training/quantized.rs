@@ -1,14 +1,17 @@
 //! Recipes that train a network for few bits.
 
+use std::collections::BTreeMap;
+
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use trimtab_io::{Dtype, InputCode, PackedConfig, QuantizationConfig, RawTensor};
+use trimtab_io::{Dtype, InputCode, PackedConfig, QuantizationConfig, RawTensor, RealScheme};
 use trimtab_models::{Normalization, Zoo};
 use trimtab_nn::Network;
 use trimtab_train::objectives::ImageBatch;
 use trimtab_train::quantized::{
-    Adapt, DoubleRounding, FixedPoint, Format, InFixedPoint, Joint, Rounding, SiteFormat, Switchable,
+    Adapt, Attention, Binary, Bivit, DoubleRounding, FixedPoint, Format, InBits, InFixedPoint, Joint,
+    Rounding, SiteFormat, Switchable,
 };
 use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
 
@@ -31,6 +34,8 @@ pub enum QuantizationSettings {
     DoubleRounding(DoubleRounding),
     /// Fixed point with formats that change during training (AdaPT).
     Adapt(Adapt),
+    /// Transformers of one bit (BiViT); phases of the run make them so by and by.
+    Bivit(Bivit),
 }
 
 /// What a switchable network does on held-out data at one width.
@@ -74,6 +79,7 @@ impl Job<'_, '_> {
             QuantizationSettings::DoubleRounding(settings) => {
                 self.double_rounding(network, settings, objective, out, monitor)
             }
+            QuantizationSettings::Bivit(settings) => self.bivit(network, settings, objective, out, monitor),
             QuantizationSettings::Adapt(settings) => self.adapt(network, settings, objective, out, monitor),
         }
     }
@@ -165,6 +171,59 @@ impl Job<'_, '_> {
         out.put_file(FORMATS, format!("{:#}\n", Value::Object(told)).as_bytes())?;
         let summary = self.run.publish(out, outcome, measured, [params, data.len()])?;
         Ok(Summary { word_bits: Some(trained.mean_word()), ..summary })
+    }
+}
+
+impl Job<'_, '_> {
+    fn bivit(
+        &self,
+        network: Network,
+        settings: &Bivit,
+        objective: &impl Objective<Network, ImageBatch>,
+        mut out: Output,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Summary> {
+        let (recipe, [data, heldout]) = (self.run.recipe, self.data);
+        let Attention::Share(share) = settings.attention else {
+            let message = "is what is compared with: a file holds attention by a share alone".into();
+            return Err(Error::Setting { what: "quantization.attention", message });
+        };
+        let objective = InBits(objective);
+        let mut trainer = Trainer::new(data, &objective, &recipe.training, self.run.device.clone());
+        trainer.heldout = Some(heldout);
+        trainer.transform = self.transform;
+        let (outcome, measured) =
+            self.run.go(&mut trainer, Binary::new(network, settings)?, &out, "images", monitor)?;
+        let trained = outcome.result().valid();
+        let signs: BTreeMap<String, _> =
+            trained.signs().into_iter().map(|site| (site.meta.name.clone(), site)).collect();
+        let (mut tensors, mut params) = (Vec::new(), 0);
+        for layer in trained.network.layers() {
+            let coded = layer.site().and_then(|site| signs.get(site.name()));
+            if let Some(site) = coded {
+                tensors.extend(site.packed()?.to_tensors(&site.meta.name)?);
+                params += site.positive.len();
+            }
+            for (name, shape, values) in layer.tensors() {
+                if coded.is_none_or(|site| name != site.meta.weight_name()) {
+                    params += values.len();
+                    tensors.push((name, RawTensor::from_f32(shape, &values, Dtype::F32)?));
+                }
+            }
+        }
+        let bit = RealScheme { bits: 1, group_size: None }.codes();
+        let codes = QuantizationConfig::of_schemes(signs.keys().map(|name| (name.as_str(), bit, false)), &[]);
+        let inputs =
+            signs.iter().filter(|(_, site)| site.inputs).map(|(name, _)| (name.clone(), InputCode::Signs));
+        let mut packed = PackedConfig::new(codes, signs.keys().cloned()).with_inputs(inputs.collect());
+        if trained.attends_in_bits() {
+            packed = packed.with_binary_attention(share);
+        }
+        let mut config = self.zoo.config()?.unwrap_or_else(|| json!({}));
+        config["quantization_config"] = packed.to_json();
+        Run::write_tensors(&mut out, &tensors, &self.zoo.metadata(self.colours))?;
+        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+        self.run.publish(out, outcome, measured, [params, data.len()])
     }
 }
 

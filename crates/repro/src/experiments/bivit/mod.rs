@@ -1,0 +1,186 @@
+//! Paper 75: BiViT, vision transformers of one bit (He et al., ICCV 2023, arXiv:2211.07091).
+
+mod identities;
+mod verdict;
+
+use burn::tensor::Device;
+use trimtab::floors::io::ImageSet;
+use trimtab::floors::models::Zoo;
+use trimtab::floors::nn::Network;
+use trimtab::floors::train::objectives::Classify;
+use trimtab::floors::train::quantized::{Attention, Binary, Bivit as Bits, InBits, Scales, Stages};
+use trimtab::floors::train::{OptimizerConfig, Phase, Schedule, Settings, Silent, Trainer};
+use trimtab::training::logits;
+
+use super::pictures::{self, Cause, side_by_side};
+use crate::error::{Error, Result};
+use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::lab::Lab;
+use verdict::{Found, judge};
+
+const BATCH: usize = 100;
+const SEEDS: u64 = 3;
+const RATE: f64 = 1e-3;
+
+/// How much is trained.
+#[derive(Clone, Copy)]
+struct Size {
+    images: usize,
+    /// Passes in full precision, then of one bit.
+    epochs: [f64; 2],
+    seeds: u64,
+}
+
+/// One way to make a transformer binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    /// Signs of the scores.
+    Signs,
+    /// A share of the largest probability.
+    Share,
+    /// With scales of rows.
+    Rows,
+    /// With scales of rows, attention first.
+    Staged,
+}
+
+impl Arm {
+    const ALL: [Self; 4] = [Self::Signs, Self::Share, Self::Rows, Self::Staged];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Signs => "signs of scores",
+            Self::Share => "SAB",
+            Self::Rows => "SAB, PWS",
+            Self::Staged => "SAB, PWS, CLB",
+        }
+    }
+
+    fn settings(self) -> Bits {
+        let attention = if self == Self::Signs { Attention::Positive } else { Attention::Share(0.25) };
+        let scales = if matches!(self, Self::Signs | Self::Share) { Scales::Matrix } else { Scales::Rows };
+        let stages = if self == Self::Staged { Stages::AttentionFirst } else { Stages::Together };
+        Bits { attention, scales, stages, rest_inputs: true }
+    }
+}
+
+fn settings(seed: u64, epochs: &[f64]) -> Settings {
+    let phase = |&epochs: &f64| {
+        let optimizer =
+            OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let schedule = Schedule::Cosine { warmup: 0.05, floor: 0.0 };
+        Phase { steps: None, epochs: Some(epochs), schedule, ..Phase::new(1, RATE, optimizer) }
+    };
+    Settings { seed, ..Settings::new(BATCH, epochs.iter().map(phase).collect()) }
+}
+
+/// A transformer in full precision and its accuracy.
+fn begun(images: &[ImageSet; 2], size: Size, seed: u64) -> std::result::Result<(Network, f64), Cause> {
+    let train = pictures::pictures(&images[0], &[], seed)?;
+    let test = pictures::pictures(&images[1], &[], seed)?;
+    let [_, channels, image, _] = images[0].shape;
+    let zoo = Zoo::Vit {
+        image,
+        patch: 7,
+        width: 64,
+        blocks: 4,
+        heads: 4,
+        hidden: Some(128),
+        classes: 10,
+        channels,
+    };
+    let (settings, objective) = (settings(seed, &size.epochs[..1]), Classify::new(logits));
+    let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
+    trainer.heldout = Some(&test);
+    let outcome = trainer.run(pictures::network(&zoo, channels, seed)?, &mut Silent::default())?;
+    let right = outcome.last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
+    Ok((outcome.module, right))
+}
+
+/// The accuracy of an arm, and its bytes as a share of those of float32 in the matrices that are binary.
+fn trained(
+    images: &[ImageSet; 2],
+    start: &Network,
+    size: Size,
+    arm: Arm,
+    seed: u64,
+) -> std::result::Result<[f64; 2], Cause> {
+    let train = pictures::pictures(&images[0], &[], seed + 100)?;
+    let test = pictures::pictures(&images[1], &[], seed)?;
+    let epochs = size.epochs[1];
+    // As many passes for all: two phases halve them.
+    let epochs = if arm == Arm::Staged { vec![epochs / 2.0; 2] } else { vec![epochs] };
+    let settings = settings(seed + 100, &epochs);
+    let objective = InBits(Classify::new(logits));
+    let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
+    trainer.heldout = Some(&test);
+    let outcome = trainer.run(Binary::new(start.clone(), &arm.settings())?, &mut Silent::default())?;
+    let right = outcome.last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
+    let (mut packed, mut dense) = (0, 0);
+    for site in outcome.module.signs() {
+        packed += site.packed()?.bytes();
+        dense += 4 * site.positive.len() as u64;
+    }
+    Ok([right, packed as f64 / dense as f64])
+}
+
+/// The experiment.
+pub struct Bivit;
+
+impl Bivit {
+    fn failed(&self, step: &'static str) -> impl Fn(Cause) -> Error + Sync {
+        let number = self.paper();
+        move |source| Error::Experiment { number, name: "bivit", step, source }
+    }
+}
+
+impl Experiment for Bivit {
+    fn paper(&self) -> u8 {
+        75
+    }
+
+    fn rule(&self) -> &'static str {
+        "A transformer of 4 blocks and width 64 trained on MNIST in full precision, then trained on with weights, inputs and attention of one \
+         bit, 3 seeds, all arms from the same network and for the same passes. Reproduced if on every seed attention by a share of the \
+         largest probability (SAB) is at least 3 points above attention by signs of scores, and, with scales of rows, two phases (CLB) are \
+         at least as good as one; partly if one of the two holds on every seed. Not reproduced otherwise. Baselines: signs of scores, one \
+         scale a matrix, everything at once."
+    }
+
+    fn check(&self) -> Result<Vec<Check>> {
+        Ok(identities::checks())
+    }
+
+    fn measure(&self, scale: Scale, lab: &Lab<'_>) -> Result<Measurement> {
+        let size = match scale {
+            Scale::Quick => Size { images: 2000, epochs: [4.0, 4.0], seeds: 1 },
+            Scale::Full => Size { images: 4000, epochs: [8.0, 8.0], seeds: SEEDS },
+        };
+        let [train, test] = lab.images("vision/mnist10k.safetensors", self.failed("data"))?;
+        let images = [pictures::first(&train, size.images), test];
+        let seeds: Vec<u64> = (0..size.seeds).collect();
+        let starts = side_by_side(&seeds, |&seed| {
+            lab.tell(&format!("seed {seed}: full precision"))?;
+            begun(&images, size, seed).map_err(self.failed("training"))
+        })?;
+        let cells: Vec<(u64, Arm)> = seeds.iter().flat_map(|&seed| Arm::ALL.map(|arm| (seed, arm))).collect();
+        let found = side_by_side(&cells, |&(seed, arm)| {
+            lab.tell(&format!("seed {seed}: {}", arm.name()))?;
+            trained(&images, &starts[seed as usize].0, size, arm, seed).map_err(self.failed("training"))
+        })?;
+        let of = |arm: Arm| {
+            cells
+                .iter()
+                .zip(&found)
+                .filter(|((_, other), _)| *other == arm)
+                .map(|(_, found)| *found)
+                .collect()
+        };
+        let full = starts.iter().map(|(_, right)| *right).collect();
+        Ok(judge(&Found { full, arms: Arm::ALL.map(|arm| (arm, of(arm))) }, size))
+    }
+
+    fn recorded(&self) -> Option<Measurement> {
+        None
+    }
+}
