@@ -215,7 +215,7 @@ impl Job<'_, '_> {
         let codes = QuantizationConfig::of_schemes(signs.keys().map(|name| (name.as_str(), bit, false)), &[]);
         let inputs =
             signs.iter().filter(|(_, site)| site.inputs).map(|(name, _)| (name.clone(), InputCode::Signs));
-        let mut packed = PackedConfig::new(codes, signs.keys().cloned()).with_inputs(inputs.collect());
+        let mut packed = PackedConfig::new(codes, signs.keys().cloned()).with_input_codes(inputs.collect());
         if trained.attends_in_bits() {
             packed = packed.with_binary_attention(share);
         }
