@@ -22,6 +22,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Rsq,
     &experiments::Decoupleq,
     &experiments::ZeroQ,
+    &experiments::AdaQuant,
 ];
 
 /// The experiment on the paper with this number, if there is one.

@@ -1,6 +1,7 @@
 //! The experiments: one file a paper.
 
 mod adadagrad;
+mod adaquant;
 mod augmented_hessian;
 mod cda;
 mod dcl;
@@ -21,6 +22,7 @@ mod ul2;
 mod zeroq;
 
 pub use adadagrad::AdAdaGrad;
+pub use adaquant::AdaQuant;
 pub use augmented_hessian::AugmentedHessian;
 pub use cda::Cda;
 pub use dcl::Dcl;
