@@ -65,10 +65,11 @@ impl Pooled {
             let trimtab_nn::Layer::BatchNorm(norm) = layer else { continue };
             let Some([mean, variance]) = self.of(norm.name()) else { continue };
             let [stored_mean, stored] = [&norm.mean, &norm.variance].map(|param| host(param.val()));
-            let flat = |values: &[f32]| values.iter().all(|v| *v == values[0]);
-            if stored_mean.iter().all(|&m| m == 0.0) && flat(&stored) && stored.len() > 1 {
+            // A folded norm divides by exactly one: its variance is 1 less what is added to it.
+            let nearly_one = stored.iter().all(|&v| v == stored[0] && v != 1.0 && (v - 1.0).abs() < 0.01);
+            if nearly_one && stored_mean.iter().all(|&m| m == 0.0) {
                 let message = format!(
-                    "batch norm \"{}\" holds no statistics of data (it was folded, or never trained), so there are none to tune",
+                    "batch norm \"{}\" was folded and holds no statistics of data any more: tune before it is folded",
                     norm.name()
                 );
                 return Err(Error::Reconstruction { message });

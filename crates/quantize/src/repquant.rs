@@ -65,7 +65,7 @@ pub fn clip(
     settings: &ClippingSettings,
 ) -> Result<Clipped> {
     let d = start.len();
-    let n = if d == 0 { 0 } else { rows.len() / d };
+    let n = rows.len().checked_div(d).unwrap_or(0);
     if n < 2 * HELD_OUT || rows.len() != n * d || maps.n() != d {
         let found = format!("{} numbers for {d} channels, maps of {}", rows.len(), maps.n());
         return Err(Error::Setting {

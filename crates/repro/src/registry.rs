@@ -27,6 +27,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::RepQuant,
     &experiments::Adapt,
     &experiments::Bivit,
+    &experiments::AdaQuant,
 ];
 
 /// The experiment on the paper with this number, if there is one.

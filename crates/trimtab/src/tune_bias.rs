@@ -209,3 +209,162 @@ impl Dataset for Images {
         Ok(ImageBatch { images, targets: Targets::Teacher(logits.into()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use trimtab_calibrate::norms::put_vectors;
+    use trimtab_io::AffineScheme;
+    use trimtab_math::random::Stream;
+    use trimtab_models::{Model, Normalization, Zoo};
+    use trimtab_plan::Selection;
+
+    use super::*;
+    use crate::apply::{OutputSettings, apply};
+    use crate::calibration::{Calibration, CalibrationSettings};
+    use crate::form::Form;
+    use crate::inventory::Inventory;
+    use crate::monitor::Quiet;
+    use crate::quantizer::{Method, Quantizer};
+    use crate::scheme::Scheme;
+    use crate::treating::{Assignment, Collected, Job, treat};
+
+    fn model() -> Model {
+        let normalization = Normalization { mean: vec![0.5; 3], std: vec![0.25; 3] };
+        let zoo = Zoo::ResnetCifar { depth: 20, width: 4, classes: 4, channels: 3 };
+        Model::from_checkpoint(zoo.checkpoint(3, &normalization).unwrap(), None, Device::flex()).unwrap()
+    }
+
+    fn calibration(images: usize) -> Calibration {
+        let mut stream = Stream::new(9, "test/tuning", 0, 0);
+        let values: Vec<f32> = (0..images * 3 * 64).map(|_| stream.normal() as f32).collect();
+        let input =
+            Flow::Image(Tensor::from_data(TensorData::new(values, [images, 3, 8, 8]), &Device::flex()));
+        Calibration {
+            batches: vec![Batch { input, mask: None, row_weights: None }],
+            samples: images,
+            rows: images,
+            description: "noise".into(),
+            rest: None,
+            rest_is: "",
+        }
+    }
+
+    fn coarse(model: &Model) -> (Inventory, Assignment) {
+        let inventory = Inventory::take(model, &Selection::default(), Form::Packed).unwrap();
+        let scheme = Scheme::Affine(AffineScheme { bits: 2, group_size: None, symmetric: false });
+        let all = inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme.into())).collect();
+        (inventory, all)
+    }
+
+    fn numbers(network: &Network, data: &Calibration, by_batch: bool) -> Vec<f32> {
+        let mut seen = Vec::new();
+        let mut ctx = Ctx { batch_statistics: by_batch.then_some(&mut seen), ..Ctx::default() };
+        host(network.forward(data.batches[0].input.clone(), &mut ctx).unwrap().vector("test").unwrap())
+    }
+
+    fn apart(a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn tuned_norms_go_by_the_statistics_of_the_treated_network() {
+        let (model, data) = (model(), calibration(24));
+        let (inventory, assignment) = coarse(&model);
+        let of = |tune_batch_norms: bool| -> (Network, usize) {
+            let quantizer = &Quantizer { tune_batch_norms, ..Quantizer::plain(Method::Rtn) };
+            let mut treated = Collected::default();
+            let (model, inventory, assignment) = (&model, &inventory, &assignment);
+            let job = Job { model, inventory, assignment, quantizer, form: Form::Packed };
+            treat(job, Some(&data), &mut treated, &mut Quiet::default()).unwrap();
+            let mut network = model.network().unwrap();
+            let mut vectors = 0;
+            for (stage, treated) in &treated.0 {
+                put_vectors(network.stage_mut(*stage), &treated.vectors).unwrap();
+                vectors += treated.vectors.len();
+            }
+            crate::measure::put(&mut network, &treated.overlay(inventory).unwrap()).unwrap();
+            (network, vectors)
+        };
+        let ((tuned, vectors), (plain, none)) = (of(true), of(false));
+        // Nine blocks of two norms with two buffers each.
+        assert_eq!((vectors, none), (36, 0));
+        // The stem is not tuned, and goes by what it has stored in both.
+        let stem = |network: &Network| {
+            let mut seen = Vec::new();
+            let mut ctx = Ctx { batch_statistics: Some(&mut seen), ..Ctx::default() };
+            let flow =
+                network.forward_range(0, 1, data.batches[0].input.clone(), &mut Ctx::default()).unwrap();
+            host(network.forward_from(1, flow, &mut ctx).unwrap().vector("test").unwrap())
+        };
+        // Of one batch, stored and seen statistics are the same, but for n / (n - 1) in the variance.
+        let (stored, seen) = (numbers(&tuned, &data, false), stem(&tuned));
+        let size = seen.iter().map(|v| v.abs()).fold(0.0, f32::max);
+        assert!(apart(&stored, &seen) < 0.05 * size, "{} of {size}", apart(&stored, &seen));
+        assert!(apart(&numbers(&plain, &data, false), &stem(&plain)) > 0.1 * size, "control");
+    }
+
+    #[test]
+    fn tuned_biases_bring_the_treated_network_nearer_on_images_that_it_was_not_trained_on() {
+        let (model, data) = (model(), calibration(64));
+        let (inventory, assignment) = coarse(&model);
+        let quantizer = &Quantizer::plain(Method::Rtn);
+        let mut treated = Collected::default();
+        let job = Job {
+            model: &model,
+            inventory: &inventory,
+            assignment: &assignment,
+            quantizer,
+            form: Form::Packed,
+        };
+        treat(job, None, &mut treated, &mut Quiet::default()).unwrap();
+        let original = model.network().unwrap();
+        let mut network = original.clone();
+        crate::measure::put(&mut network, &treated.overlay(&inventory).unwrap()).unwrap();
+        let how = BiasTuning { rate: 0.02, epochs: 6, ..BiasTuning::default() };
+        let found = tune_biases(&original, &network, &data.batches, &how).unwrap();
+        assert!(found.after < 0.8 * found.before, "{} {}", found.before, found.after);
+        assert!(found.biases.keys().all(|name| name.ends_with(".bias")) && found.biases.len() == 20);
+        let again = tune_biases(&original, &network, &data.batches, &how).unwrap();
+        assert_eq!(again.biases, found.biases);
+        // Control: where nothing was changed nothing is to be gained.
+        let same = tune_biases(&original, &original, &data.batches, &how).unwrap();
+        assert!(same.before < 1e-6 && same.biases.is_empty(), "{} {}", same.before, same.after);
+        assert!(tune_biases(&original, &network, &calibration(1).batches, &how).is_err());
+    }
+
+    #[test]
+    fn what_was_tuned_is_in_the_file_and_the_same_again() {
+        let (model, data) = (model(), calibration(24));
+        let (inventory, assignment) = coarse(&model);
+        let dir = tempfile::tempdir().unwrap();
+        let settings = CalibrationSettings::default();
+        let write = |name: &str, tuned: bool| {
+            let quantizer = &Quantizer {
+                tune_batch_norms: tuned,
+                tune_biases: tuned.then(|| BiasTuning { rate: 0.02, epochs: 4, ..BiasTuning::default() }),
+                ..Quantizer::plain(Method::Rtn)
+            };
+            let (model, inventory, assignment) = (&model, &inventory, &assignment);
+            let job = Job { model, inventory, assignment, quantizer, form: Form::Dense };
+            let output = dir.path().join(name);
+            let out = OutputSettings { output: output.clone(), form: Form::Dense, force: false };
+            let (_, finished) =
+                apply(job, Some((&data, &settings)), None, &out, &mut Quiet::default()).unwrap();
+            finished.clear().unwrap();
+            (std::fs::read(output.join("model.safetensors")).unwrap(), output)
+        };
+        let ((first, path), (second, _)) = (write("first", true), write("second", true));
+        assert!(first == second, "the same bytes");
+        assert!(first != write("plain", false).0, "control");
+        let written = Model::open(&path.display().to_string(), None).unwrap();
+        let changed = |name: &str| {
+            let of = |model: &Model| model.checkpoint().tensor(name).unwrap().to_f32().unwrap();
+            of(&written) != of(&model)
+        };
+        assert!(changed("layer1.0.bn1.running_mean") && changed("layer3.2.bn2.running_var"));
+        assert!(changed("bn1.bias") && changed("linear.bias"), "biases of all stages");
+        assert!(!changed("bn1.running_mean") && !changed("layer1.0.bn1.weight"));
+        numbers(&written.network().unwrap(), &data, false);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod adadagrad;
 mod adapt;
+mod adaquant;
 mod augmented_hessian;
 mod bivit;
 mod cda;
@@ -28,6 +29,7 @@ mod zeroq;
 
 pub use adadagrad::AdAdaGrad;
 pub use adapt::Adapt;
+pub use adaquant::AdaQuant;
 pub use augmented_hessian::AugmentedHessian;
 pub use bivit::Bivit;
 pub use cda::Cda;
