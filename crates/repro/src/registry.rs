@@ -28,6 +28,8 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Adapt,
     &experiments::Bivit,
     &experiments::AdaQuant,
+    &experiments::LqLora,
+    &experiments::Int21,
 ];
 
 /// The experiment on the paper with this number, if there is one.
