@@ -169,7 +169,15 @@ fn with_passes(
 fn calibration(model: &Model, images: &ImageSet) -> std::result::Result<Calibration, Cause> {
     let n = CALIBRATION.min(images.len());
     let batches = vec![image_batch(images, &model.normalization()?, 0..n, model.device())?];
-    Ok(Calibration { batches, samples: n, rows: n, description: format!("{n} images"), rest: None })
+    Ok(Calibration {
+        batches,
+        samples: n,
+        rows: n,
+        description: format!("{n} images"),
+        rest: None,
+        rest_is: "",
+        fisher: Default::default(),
+    })
 }
 
 /// Largest magnitude of what each norm gives, by channel.
