@@ -21,8 +21,6 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::GradientNoise,
     &experiments::Rsq,
     &experiments::Decoupleq,
-    &experiments::LqLora,
-    &experiments::Int21,
 ];
 
 /// The experiment on the paper with this number, if there is one.
