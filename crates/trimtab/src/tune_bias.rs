@@ -246,6 +246,7 @@ mod tests {
             rows: images,
             description: "noise".into(),
             rest: None,
+            fisher: Default::default(),
             rest_is: "",
         }
     }

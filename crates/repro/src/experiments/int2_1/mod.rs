@@ -116,7 +116,7 @@ fn measure(scale: Scale, lab: &Lab<'_>) -> Attempt<Measurement> {
     let lm = WikiLm::open(lab, judged)?;
     lab.tell("the original's answers")?;
     let lessons = lm.lessons(steps * BATCH, LENGTH, TOP_K)?;
-    let mut found = Found { original: lm.perplexity()?, memory: layer::memory()?, ..Found::default() };
+    let mut found = Found::new(lm.perplexity()?, layer::memory()?);
     let mut talking = Vec::new();
     for seed in 0..seeds {
         let data = lm.calibration(lab, SAMPLES, seed)?;

@@ -42,6 +42,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// Nothing yet.
+    pub fn new(original: f64, memory: Memory) -> Self {
+        Self { original, memory, ..Self::default() }
+    }
+
     /// Takes a run; seeds come in order.
     pub fn take(&mut self, arm: Arm, bits: u8, size: f64, quality: &Quality) {
         let [perplexity, kl] = [quality.perplexity, quality.kl].map(|figure| figure.unwrap_or(f64::NAN));

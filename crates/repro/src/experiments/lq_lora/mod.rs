@@ -87,7 +87,7 @@ impl Experiment for LqLora {
         "wikilm, a llama of 6 blocks and width 256. (i) Of each of its 42 maps at 2 and 3 bits (NF, blocks of 64) and ranks 4 and 16, codes and branch by turns leave less \
          (Frobenius norm) than codes alone and than codes followed by the decomposition of their error (LoftQ with one step, EoRA without inputs). (ii) Of configurations \
          of 2, 3 and 4 bits priced by what is left beside a branch of rank 8, the plan of a budget of 3.0 bits for codes costs no more than the best \
-         uniform configuration within it, and on six maps with five options is that of brute force. (v) Fine-tuned on film reviews for 40 steps (windows of 128 tokens, two a \
+         uniform configuration within it, and on six maps with five options is that of brute force; (iii) its bytes are those of the tensors. (v) Fine-tuned on film reviews for 40 steps (windows of 128 tokens, two a \
          step; the paper: half an epoch of C4), branches of rank 8 alone, LQ-LoRA at 2.5 bits ends at a lower perplexity on reviews that no seed has \
          seen than the same codes with a branch of zero (QLoRA) and than GPTQ of the same size with a branch of zero, on each of 3 seeds. Reproduced if all hold; partly if (i) holds for at least \
          nine tenths of the pairs and (v) in the mean; else not reproduced. Beside it, without a say: (iv) the Fisher-weighted variant \
@@ -117,7 +117,7 @@ fn measure(scale: Scale, lab: &Lab<'_>) -> Attempt<Measurement> {
     let residuals = residuals::residuals(&lm, scale)?;
     lab.tell("configurations within a budget")?;
     let allocated = residuals::allocate(&lm, scale)?;
-    let mut found = Found { original: lm.perplexity()?, ..Found::default() };
+    let mut found = Found::new(lm.perplexity()?);
     lab.tell("before fine-tuning")?;
     for label in [NORMAL, THREE] {
         let choice = Choice { scheme: label.parse()?, rank: RANK };

@@ -80,8 +80,8 @@ pub fn residuals(lm: &WikiLm, scale: Scale) -> Attempt<Vec<Residual>> {
     let all = weights(lm);
     let all: Vec<_> =
         all.iter().step_by(every).flat_map(|matrix| cases.iter().map(move |case| (matrix, case))).collect();
-    let one = |pair: &(&(String, [usize; 2], Vec<f32>), &(u8, usize))| -> Attempt<Residual> {
-        let ((_, dims, weight), (bits, rank)) = (pair.0, *pair.1);
+    type Case<'a> = (&'a (String, [usize; 2], Vec<f32>), &'a (u8, usize));
+    let one = |&((_, dims, weight), &(bits, rank)): &Case<'_>| -> Attempt<Residual> {
         let scheme = NormalFloatScheme::new(bits);
         let found = split(weight, *dims, scheme, rank, 100)?;
         let codes = NormalFloatTensor::encode(weight, dims[0], dims[1], scheme)?.dequantize();

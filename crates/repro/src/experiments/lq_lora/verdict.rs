@@ -37,6 +37,11 @@ fn figures(quality: &Quality) -> [f64; 2] {
 }
 
 impl Found {
+    /// Nothing yet.
+    pub fn new(original: f64) -> Self {
+        Self { original, ..Self::default() }
+    }
+
     /// Codes alone, codes and then a branch, by turns, and by turns with the Fisher information of each seed.
     pub fn take_before(&mut self, label: &str, bits: [f64; 2], qualities: &[Quality]) {
         let [alone, after, turns, weighted @ ..] = qualities else { return };
@@ -63,7 +68,9 @@ pub fn judge(
 ) -> Measurement {
     let ahead = residuals.iter().filter(|r| r.turns < r.after && r.turns < r.codes).count();
     let first = ahead == residuals.len() && ahead > 0;
-    let second = allocated.costs[0] <= allocated.costs[1] && allocated.gap < 1e-9;
+    let second = allocated.costs[0] <= allocated.costs[1]
+        && allocated.gap < 1e-9
+        && allocated.bytes[0] == allocated.bytes[1];
     let [turns, zero, gptq] = &found.tuned;
     let everywhere = |other: &[f64]| turns.iter().zip(other).all(|(a, b)| a < b) && !turns.is_empty();
     let fifth = everywhere(zero) && everywhere(gptq);
