@@ -65,7 +65,7 @@ fn open(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model>
 fn open_to_rewrite(model: &ModelArg, global: &Global, ui: &mut Ui) -> anyhow::Result<Model> {
     let model = open(model, global, ui)?;
     if let Some(Quantization::Trimtab(config)) = model.quantization()
-        && (!config.inputs().is_empty() || config.binary_attention().is_some())
+        && (!config.input_codes().is_empty() || config.binary_attention().is_some())
     {
         anyhow::bail!(
             "{} was trained for few bits and codes its inputs while it runs, which nothing that is written from it would do\n\

@@ -244,8 +244,7 @@ fn branches_are_trained_towards_the_original_and_nothing_else_changes() {
     assert!(found["heldout_after"].as_f64() < found["heldout_before"].as_f64(), "{found}");
     let again = train(&eora, &on, &[]);
     assert_eq!(again["rank"], 4, "branches that are there go on");
-    let [none, closed, trained, both] =
-        [text(&bare), text(&eora), text(&out), text(&on)].map(|model| kl(model));
+    let [none, closed, trained, both] = [text(&bare), text(&eora), text(&out), text(&on)].map(kl);
     assert!(trained < 0.8 * none && both < closed, "{none} {closed} {trained} {both}");
     // Codes are the same bytes; factors are beside them, and count.
     let [before, after] = [&bare, &out].map(|model| Checkpoint::open(model).unwrap());

@@ -238,6 +238,7 @@ mod tests {
         Look::network(&Device::flex())
     }
 
+    #[allow(clippy::type_complexity, reason = "a start and a function of it, used once")]
     fn moving(how: &Zeroq, shape: [usize; 3]) -> (Vec<f32>, impl Fn(&[f32]) -> (f64, Vec<f32>) + use<>) {
         let device = Device::flex().autodiff();
         let network = network().fork(&device).no_grad();

@@ -58,8 +58,8 @@ mod tests {
             numel: 100,
             nonzero: 50,
         };
-        assert_eq!(size(&[site.clone()]), 0.25);
-        assert_eq!(faster(&[site.clone()], &[1e4], &Formats::default(), false), 4.0);
+        assert_eq!(size(std::slice::from_ref(&site)), 0.25);
+        assert_eq!(faster(std::slice::from_ref(&site), &[1e4], &Formats::default(), false), 4.0);
         assert!(faster(&[site], &[1e4], &Formats::default(), true) < 4.0);
     }
 }
