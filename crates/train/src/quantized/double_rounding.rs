@@ -152,6 +152,10 @@ pub fn alrs_factor<'a>(difference: u8, rate: f64, gradients: impl IntoIterator<I
     };
     let all: Vec<f64> = gradients.into_iter().map(|g| largest(g).min(1.0)).collect();
     let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
+    // The last step of a schedule that ends at 0 moves nothing.
+    if rate <= 0.0 {
+        return 0.0;
+    }
     eta(difference) * ((rate - mean).max(0.0) / rate)
 }
 
@@ -316,6 +320,7 @@ mod tests {
         assert_eq!([1, 3].map(eta), [0.5, 0.05]);
         let g: [&[f32]; 2] = [&[0.01, -0.03], &[0.05]];
         assert!((alrs_factor(2, 0.1, g) - 0.1 * (0.1 - 0.04) / 0.1).abs() < 1e-9);
+        assert_eq!(alrs_factor(2, 0.0, g), 0.0, "a schedule may end at 0");
         // A gradient that is large stops the steps; clipping bounds what one can do.
         assert_eq!(alrs_factor(0, 0.1, [&[30.0f32, 40.0][..]]), 0.0);
         assert!((alrs_factor(0, 1.0, [&[30.0f32, 40.0][..]]) - 0.2).abs() < 1e-9);

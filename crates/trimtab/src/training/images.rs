@@ -114,6 +114,7 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
     let recipe = run.recipe;
     let zoo = run.need(&recipe.network, "network")?;
     recipe.objective.check()?;
+    recipe.quantization.as_ref().map_or(Ok(()), |settings| settings.check(recipe))?;
     let [train, test] = read(source, run.base)?;
     for (set, split) in [(&train, &source.train), (&test, &source.heldout)] {
         if set.is_empty() {

@@ -15,7 +15,7 @@ use trimtab_train::quantized::{
 };
 use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
 
-use super::{Output, Run, Summary, WeightType, logits};
+use super::{Output, Recipe, Run, Summary, WeightType, logits};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::switching;
@@ -36,6 +36,34 @@ pub enum QuantizationSettings {
     Adapt(Adapt),
     /// Transformers of one bit (BiViT); phases of the run make them so by and by.
     Bivit(Bivit),
+}
+
+impl QuantizationSettings {
+    /// Refuses what makes no sense in a recipe, before anything is written.
+    pub(super) fn check(&self, recipe: &Recipe) -> Result<()> {
+        let refused =
+            |what: &'static str, message: &str| Err(Error::Setting { what, message: message.into() });
+        if recipe.dtype != WeightType::F32 {
+            let message = "must be \"f32\": what is trained for few bits is written as it was measured";
+            return refused("dtype", message);
+        }
+        match self {
+            Self::DoubleRounding(settings) if settings.mixed.is_some() => refused(
+                "quantization.mixed",
+                "is for experiments: a recipe trains every width with norms of its own",
+            ),
+            Self::DoubleRounding(settings) if settings.rounding != Rounding::Double => refused(
+                "quantization.rounding",
+                "is for experiments: only codes that are rounded twice can be switched",
+            ),
+            Self::Adapt(_) if recipe.training.average.is_some() => {
+                refused("training.average", "cannot be kept of networks whose formats change")
+            }
+            Self::DoubleRounding(settings) => Ok(settings.check()?),
+            Self::Adapt(settings) => Ok(settings.check()?),
+            Self::Bivit(settings) => Ok(settings.check()?),
+        }
+    }
 }
 
 /// What a switchable network does on held-out data at one width.
@@ -70,11 +98,6 @@ impl Job<'_, '_> {
         out: Output,
         monitor: &mut dyn Monitor,
     ) -> Result<Summary> {
-        if self.run.recipe.dtype != WeightType::F32 {
-            let message =
-                "must be \"f32\": what is trained for few bits is written as it was measured".into();
-            return Err(Error::Setting { what: "dtype", message });
-        }
         match settings {
             QuantizationSettings::DoubleRounding(settings) => {
                 self.double_rounding(network, settings, objective, out, monitor)
@@ -99,14 +122,6 @@ impl Job<'_, '_> {
         mut out: Output,
         monitor: &mut dyn Monitor,
     ) -> Result<Summary> {
-        if settings.mixed.is_some() {
-            let message = "is for experiments: a recipe trains every width with norms of its own".into();
-            return Err(Error::Setting { what: "quantization.mixed", message });
-        }
-        if settings.rounding != Rounding::Double {
-            let message = "is for experiments: only codes that are rounded twice can be switched".into();
-            return Err(Error::Setting { what: "quantization.rounding", message });
-        }
         let (recipe, [data, heldout]) = (self.run.recipe, self.data);
         let images = self.first()?.images;
         let switchable =
@@ -140,10 +155,6 @@ impl Job<'_, '_> {
         monitor: &mut dyn Monitor,
     ) -> Result<Summary> {
         let (recipe, [data, heldout]) = (self.run.recipe, self.data);
-        if recipe.training.average.is_some() {
-            let message = "cannot be kept of networks whose formats change".into();
-            return Err(Error::Setting { what: "training.average", message });
-        }
         let module = FixedPoint::new(network, settings)?;
         let objective = InFixedPoint { inner: objective, l1: settings.l1 };
         let mut trainer = Trainer::new(data, &objective, &recipe.training, self.run.device.clone());
