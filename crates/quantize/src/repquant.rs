@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 pub struct ClippingSettings {
     /// Steps of Adam; its rate is a tenth in the second half.
     pub steps: usize,
-    /// Rate.
+    /// Rate. A logit moves by about the rate a step: from the outermost end to a tenth of it is six away.
     pub rate: f64,
     /// Rows of a step.
     pub batch: usize,
@@ -35,7 +35,7 @@ pub struct ClippingSettings {
 
 impl Default for ClippingSettings {
     fn default() -> Self {
-        Self { steps: 200, rate: 1e-2, batch: 512, seed: 0 }
+        Self { steps: 300, rate: 5e-2, batch: 512, seed: 0 }
     }
 }
 

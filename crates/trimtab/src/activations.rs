@@ -503,7 +503,7 @@ pub fn no_free_norm(wiring: &Wiring) -> Option<String> {
         return None;
     }
     let mut blocked = wiring.norms.iter().filter_map(|norm| Some((&norm.name, norm.obstacle.as_ref()?)));
-    Some(match blocked.next() {
+    Some(match blocked.next_back() {
         Some((name, obstacle)) => format!("no norm is read by linear maps alone; \"{name}\": {obstacle}"),
         None => "the model has no norm that linear maps read".into(),
     })

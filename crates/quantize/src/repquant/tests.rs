@@ -119,7 +119,7 @@ fn learned_ends_are_better_on_rows_that_were_not_learned_on_and_never_worse() {
         let scheme = scheme(symmetric);
         let (rows, maps, _) = case(2000, 997);
         let start = widest(&rows, scheme);
-        let settings = ClippingSettings { steps: 300, rate: 3e-2, ..ClippingSettings::default() };
+        let settings = ClippingSettings::default();
         let found = clip(&rows, &maps, &start, scheme, &settings).unwrap();
         assert!(found.after < 0.9 * found.before, "{symmetric}: {} {}", found.before, found.after);
         assert_eq!(clip(&rows, &maps, &start, scheme, &settings).unwrap(), found);
