@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::{ActivationRanges, BlockRun, Histogram, RangeRule};
 use trimtab_io::{
@@ -52,6 +53,8 @@ pub struct Activations {
 
 /// Damping of what absorbs, in parts of the mean diagonal.
 const ABSORB_DAMPING: f64 = 0.01;
+/// One row in so many shows whether absorbing helps.
+const HELD_OUT: usize = 4;
 /// Rows that ends are learned on, at most.
 const CLIPPING_ROWS: u64 = 4096;
 
@@ -146,6 +149,8 @@ pub struct QuantizedInputs {
     pub vectors: BTreeMap<String, Vec<f32>>,
     /// Norms whose maps were rewritten, with the ratio of the loudest channel's step to the mean.
     pub rewritten: Vec<(String, f64)>,
+    /// Maps whose weights absorb the rounding of their inputs: those for which that helps on rows that were held out.
+    pub absorbed: Vec<String>,
 }
 
 impl QuantizedInputs {
@@ -256,24 +261,34 @@ impl QuantizedInputs {
         let width = group[0].cols;
         let fail =
             |e: &dyn std::fmt::Display| Error::Site { site: group[0].name.clone(), message: e.to_string() };
-        let mut both = GramAccumulator::new(2 * width);
-        let mut seen = Ok(());
+        // One row in so many is held out: few rows for many inputs would only be learned by heart.
+        let mut both = [(); 2].map(|()| GramAccumulator::new(2 * width));
+        let (mut seen, mut at) = (Ok(()), 0usize);
         block.each_input(&[&group[0].name], |_, rows, weights| {
             let device = burn::tensor::Device::flex();
             let n = rows.len() / width;
             let x = Tensor::<2>::from_data(TensorData::new(rows.to_vec(), [n, width]), &device);
             let rounded = host(quantizer.rows(x));
-            let pairs = rows.chunks(width).zip(rounded.chunks(width));
-            let pairs: Vec<f32> = pairs.flat_map(|(x, q)| x.iter().chain(q).copied()).collect();
-            if seen.is_ok() {
-                seen = both.add(&pairs, weights);
+            for (held, gram) in both.iter_mut().enumerate() {
+                let own = (0..n).filter(|i| usize::from((at + i) % HELD_OUT == HELD_OUT - 1) == held);
+                let own: Vec<usize> = own.collect();
+                let part = |rows: &[f32], i: usize| rows[i * width..(i + 1) * width].to_vec();
+                let pairs: Vec<f32> =
+                    own.iter().flat_map(|&i| [part(rows, i), part(&rounded, i)].concat()).collect();
+                let weights: Option<Vec<f64>> = weights.map(|w| own.iter().map(|&i| w[i]).collect());
+                if seen.is_ok() {
+                    seen = gram.add(&pairs, weights.as_deref());
+                }
             }
+            at += n;
         })?;
         seen.map_err(|e| fail(&e))?;
-        if both.sum_w() == 0.0 {
+        if both.iter().any(|gram| gram.sum_w() == 0.0) {
             return Ok(());
         }
-        let (moment, means) = (both.mean().map_err(math)?, both.mean_x().map_err(math)?);
+        let [fitted, held] = &both;
+        let (moment, means) = (fitted.mean().map_err(math)?, fitted.mean_x().map_err(math)?);
+        let (held, held_means) = (held.mean().map_err(math)?, held.mean_x().map_err(math)?);
         let part = |row: usize| -> Result<Square> {
             let data = (0..width * width).map(|i| moment.at(row + i / width, width + i % width)).collect();
             Square::new(width, data).map_err(math)
@@ -281,9 +296,25 @@ impl QuantizedInputs {
         let (cross, quantized) = (part(0)?, part(width)?);
         for meta in group {
             let site = block.site_mut(&meta.name)?;
-            let weight = site.to_f32();
+            let (weight, bias) = (site.to_f32(), site.bias.as_ref().map(|bias| host(bias.val())));
             let (found, _) = absorb(&weight, &quantized, &cross, ABSORB_DAMPING).map_err(|e| fail(&e))?;
-            if let Some(bias) = site.bias.as_ref().map(|bias| host(bias.val())) {
+            // Mean squared output error on the rows that were held out, the means of the others taken off.
+            let error = |new: &[f32], centered: bool| -> f64 {
+                let rows = weight.par_chunks(width).zip(new.par_chunks(width)).map(|(old, new)| {
+                    let v: Vec<f64> =
+                        old.iter().map(|&w| w.into()).chain(new.iter().map(|&w| -f64::from(w))).collect();
+                    let dot = |x: &[f64]| v.iter().zip(x).map(|(v, x)| v * x).sum::<f64>();
+                    let square: f64 = (0..2 * width).map(|i| v[i] * dot(held.row(i))).sum();
+                    let off = if centered { dot(&means) } else { 0.0 };
+                    square - 2.0 * off * dot(&held_means) + off * off
+                });
+                // In the order of the rows, at any number of threads.
+                rows.collect::<Vec<f64>>().iter().sum()
+            };
+            if error(&found, bias.is_some()) >= error(&weight, false) {
+                continue;
+            }
+            if let Some(bias) = bias {
                 let mean =
                     |w: &[f32], x: &[f64]| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
                 let rows = weight.chunks(width).zip(found.chunks(width)).zip(bias);
@@ -302,6 +333,7 @@ impl QuantizedInputs {
                 &found,
                 Dtype::F32,
             )?))?;
+            self.absorbed.push(meta.name.clone());
         }
         self.put_vectors(block.stage_mut());
         Ok(())

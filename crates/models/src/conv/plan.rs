@@ -145,6 +145,11 @@ impl ConvPlan {
             return Err(format!("no tensor \"{missing}\""));
         }
         let dense = |name: &str| {
+            // Steps of its input belong to a map as its codes do.
+            let inputs = [".input_scale", ".input_zero_point"];
+            if let Some(module) = inputs.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+                return format!("{module}.weight");
+            }
             let suffixes = ["_packed", "_scale", "_shape", "_zero_point", "_g_idx"];
             let stem = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
             stem.filter(|stem| stem.ends_with(".weight")).unwrap_or(name).to_string()

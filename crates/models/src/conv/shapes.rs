@@ -45,7 +45,11 @@ impl<'a> Shapes<'a> {
     /// Shape of the weight of the site `name`.
     pub fn weight(&self, name: &str) -> Option<WeightShape> {
         if let Some(shape) = self.tensor(&format!("{name}.weight")) {
-            return Some(WeightShape::Dense(shape.to_vec()));
+            // Codes of a byte lie where numbers would, always as a matrix.
+            return Some(match (shape, self.checkpoint.contains(&format!("{name}.weight_scale"))) {
+                (&[rows, cols], true) => WeightShape::Packed([rows, cols]),
+                _ => WeightShape::Dense(shape.to_vec()),
+            });
         }
         if !self.checkpoint.contains(&format!("{name}.weight_packed")) {
             return None;

@@ -310,6 +310,54 @@ fn a_rewritten_model_computes_the_same_and_its_codes_are_those_of_single_channel
 }
 
 #[test]
+fn weights_absorb_where_that_helps_on_rows_that_were_held_out() {
+    // Six hundred rows for maps of 32 and 64 inputs; and fewer rows than inputs, which could only be learned by heart.
+    let folder = tempfile::tempdir().unwrap();
+    let (model, calibration) = vision(folder.path());
+    let few = Calibration {
+        batches: vec![{
+            let Flow::Image(x) = calibration.batches[0].input.clone() else { panic!("images") };
+            Batch { input: Flow::Image(x.narrow(0, 0, 1)), mask: None, row_weights: None }
+        }],
+        ..vision_like(&calibration)
+    };
+    let count = |data: &Calibration, scheme: &str| {
+        let settings = Activations { absorb: true, ..Activations::of(parse(scheme)) };
+        let wiring = None;
+        let (mut absorbed, mut all) = (0, 0);
+        let stream = Stream::new(&model, &data.batches, model.device().clone(), StreamSettings::default());
+        stream
+            .run(|block| -> Result<()> {
+                let sites = block.info().sites.clone();
+                let mut found = QuantizedInputs::default();
+                for group in trimtab_calibrate::stream::reading_groups(&sites) {
+                    found.quantize(block, &group, &settings, wiring, &|_| Ok(Dtype::F32))?;
+                }
+                (absorbed, all) = (absorbed + found.absorbed.len(), all + sites.len());
+                Ok(())
+            })
+            .unwrap();
+        (absorbed, all)
+    };
+    let (absorbed, all) = count(&calibration, "int4 tensor");
+    assert!(2 * absorbed > all, "{absorbed} of {all}");
+    // Control: from 17 rows nothing is learned that holds for others.
+    let (by_heart, _) = count(&few, "int8 tensor");
+    assert!(by_heart < all, "{by_heart} of {all}");
+}
+
+/// The same data without its batches.
+fn vision_like(of: &Calibration) -> Calibration {
+    Calibration {
+        batches: Vec::new(),
+        samples: of.samples,
+        rows: of.rows,
+        description: String::new(),
+        rest: None,
+    }
+}
+
+#[test]
 fn norms_on_the_stream_are_not_rewritten() {
     let config = json!({
         "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
