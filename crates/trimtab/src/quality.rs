@@ -322,13 +322,13 @@ mod tests {
         assert!((100..INPUTS - 100).contains(&accepted), "{accepted} of {INPUTS} accepted");
     }
 
-    /// Two sites of 2, 4, 8 bytes whose true loss is the sum of `1 / bytes`, known to the prices only roughly.
-    fn prices(wrong: f64) -> PriceList {
-        let site = |name: &str, factor: f64| {
-            let option = |bytes: u64| SiteOption::new(format!("{bytes}"), bytes, factor / bytes as f64);
+    /// Two sites of 2, 4, 8 bytes whose loss is their weight over their bytes.
+    fn prices(weights: [f64; 2]) -> PriceList {
+        let site = |name: &str, weight: f64| {
+            let option = |bytes: u64| SiteOption::new(format!("{bytes}"), bytes, weight / bytes as f64);
             SitePrices::new(name, 8, [2, 4, 8].map(option).to_vec())
         };
-        PriceList::new("kl", vec![site("a", 1.0), site("b", wrong)]).unwrap()
+        PriceList::new("kl", vec![site("a", weights[0]), site("b", weights[1])]).unwrap()
     }
 
     fn search(bound: f64) -> Search {
@@ -337,15 +337,15 @@ mod tests {
         Search { target, original, tried: Vec::new(), smallest: None }
     }
 
-    fn run(search: &mut Search, prices: &PriceList) -> Result<()> {
-        let true_loss = |choice: &[usize], _: &mut dyn Monitor| {
-            let loss = choice.iter().map(|&i| 1.0 / f64::from([2, 4, 8][i])).sum();
+    /// Narrows by `prices`, while the loss really is that of the weights `real`.
+    fn run(search: &mut Search, prices: &PriceList, real: [f64; 2]) {
+        let mut judged = |choice: &[usize], _: &mut dyn Monitor| {
+            let loss = choice.iter().zip(real).map(|(&i, weight)| weight / [2.0, 4.0, 8.0][i]).sum();
             Ok(Quality { kl: Some(loss), ..Quality::default() })
         };
-        let mut judged = true_loss;
         let totals = Totals { treated_weights: 16, ..Totals::default() };
         let limits = Limits { totals, ..Limits::default() };
-        search.narrow(prices, &limits, &mut judged, &mut crate::monitor::Quiet::default())
+        search.narrow(prices, &limits, &mut judged, &mut crate::monitor::Quiet::default()).unwrap();
     }
 
     #[test]
@@ -353,7 +353,7 @@ mod tests {
         // Losses of the curve by bytes: 16: 0.25, 12: 0.375, 8: 0.5, 6: 0.75, 4: 1.
         for (bound, bytes) in [(0.25, 16), (0.37, 16), (0.4, 12), (0.5, 8), (0.8, 6), (2.0, 4)] {
             let mut search = search(bound);
-            run(&mut search, &prices(1.0)).unwrap();
+            run(&mut search, &prices([1.0; 2]), [1.0; 2]);
             let (point, reached) = search.end().unwrap();
             assert_eq!(point.costs.bytes, bytes, "{bound}");
             let best = reached.tried.iter().filter(|t| t.holds).map(|t| t.bits_per_weight);
@@ -364,19 +364,20 @@ mod tests {
     #[test]
     fn a_target_out_of_reach_says_what_was_measured() {
         let mut search = search(0.2);
-        run(&mut search, &prices(1.0)).unwrap();
+        run(&mut search, &prices([1.0; 2]), [1.0; 2]);
         let error = search.end().unwrap_err().to_string();
         assert!(error.contains("0.25000") && error.contains("kl<=0.2"), "{error}");
     }
 
     #[test]
     fn better_prices_find_a_smaller_plan() {
-        // A site thought a hundred times as dear gets all the bytes first: 8 + 2 stands for 4 + 4 on that curve.
-        let mut found = search(0.5);
-        run(&mut found, &prices(100.0)).unwrap();
+        // The first site matters and needs all its bytes; prices that think it is the second spend them there first.
+        let real = [10.0, 0.1];
+        let mut found = search(1.4);
+        run(&mut found, &prices([0.1, 10.0]), real);
         let before = found.smallest().unwrap().costs.bytes;
-        run(&mut found, &prices(1.0)).unwrap();
+        run(&mut found, &prices(real), real);
         let after = found.smallest().unwrap().costs.bytes;
-        assert!(before > 8 && after == 8, "{before} then {after}");
+        assert!(before == 16 && after == 10, "{before} then {after}");
     }
 }
