@@ -20,8 +20,8 @@ use crate::monitor::Monitor;
 
 /// Plans on the curve that the first search chooses among.
 const POINTS: usize = 96;
-/// How far from the plan found so far, as a share of its bytes, the later searches look.
-const NEAR: f64 = 0.15;
+/// Where the later searches look, in shares of the bytes of the plan found so far.
+const NEAR: std::ops::RangeInclusive<f64> = 0.5..=1.15;
 
 /// What a target is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,10 +231,8 @@ impl Search {
         points.reverse();
         points.retain(|point| limits.exceeded_by(&point.costs).is_none());
         if let Some(found) = &self.smallest {
-            let near = |point: &FrontierPoint| {
-                let share = point.costs.bytes as f64 / found.costs.bytes as f64;
-                (1.0 - NEAR..=1.0 + NEAR).contains(&share)
-            };
+            let near =
+                |point: &FrontierPoint| NEAR.contains(&(point.costs.bytes as f64 / found.costs.bytes as f64));
             points.retain(near);
         }
         if points.is_empty() {
