@@ -236,7 +236,7 @@ impl Site {
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &mut Ctx<'_>) -> Tensor<D> {
         let mut dims: [usize; D] = x.dims();
         let (n, samples) = (dims[..D - 1].iter().product(), dims[0]);
-        let x = self.prepare(x.reshape([n, dims[D - 1]]));
+        let x = self.prepare(self.beside_branches(x.reshape([n, dims[D - 1]])));
         self.show_input(&x, ctx);
         if ctx.is_done() {
             dims[D - 1] = self.meta.rows;
@@ -284,7 +284,7 @@ impl Site {
             let least = [0, 1].map(|i| kernel[i].saturating_sub(2 * padding[i]).max(1));
             return Err(Error::Image { site: self.meta.name.clone(), channels, least, found: [c, h, w] });
         };
-        let x = self.input.iter().fold(x, |x, op| op.planes(x));
+        let x = self.input.iter().fold(self.beside_branches(x), |x, op| op.planes(x));
         if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
             self.show_input(&geometry.patches(x.clone()), ctx);
         }
@@ -322,6 +322,12 @@ impl Site {
     /// Whether what is multiplied with the weight are signs.
     fn takes_signs(&self) -> bool {
         matches!(self.input.last(), Some(InputOp::Signs(_)))
+    }
+
+    /// The input where the gradients of its branches flow: what frozen weights gave before the first branch carries none yet.
+    fn beside_branches<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let trained = self.branches.iter().any(|Branch::LowRank(branch)| branch.a.val().is_autodiff());
+        if trained { x.autodiff() } else { x }
     }
 
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {

@@ -190,7 +190,8 @@ fn prove(
     report.judged_on = settings.judge.is_none().then(|| calibration.rest_is.to_string());
     let totals = &prepared.inventory.totals;
     let original = model.network()?;
-    let bits = (applied.bits_per_weight.round() as u8).clamp(2, 8);
+    // The nearest whole width; half way, the smaller.
+    let bits = ((applied.bits_per_weight - 0.01).round() as u8).clamp(2, 8);
     let mut names = vec!["original".to_string()];
     let mut sizes = vec![(totals.file_bytes_original, totals.treated_bytes_original)];
     let mut networks = Vec::new();
