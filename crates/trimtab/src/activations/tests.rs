@@ -354,6 +354,8 @@ fn vision_like(of: &Calibration) -> Calibration {
         rows: of.rows,
         description: String::new(),
         rest: None,
+        rest_is: "",
+        fisher: Default::default(),
     }
 }
 
