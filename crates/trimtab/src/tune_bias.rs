@@ -99,6 +99,9 @@ pub fn tune_biases(
     Ok(TunedBiases { biases: best.biases, before, after: best.loss })
 }
 
+/// A loss has to fall by more than this, nats per image, to be better: the rest is rounding.
+const LEAST: f64 = 1e-4;
+
 /// Keeps the biases that were best on the held-out images.
 struct Best {
     loss: f64,
@@ -107,7 +110,7 @@ struct Best {
 
 impl Observer<Network> for Best {
     fn step(&mut self, record: &StepRecord, network: &Network) {
-        if let Some(found) = record.heldout.filter(|found| found.loss < self.loss) {
+        if let Some(found) = record.heldout.filter(|found| found.loss < self.loss - LEAST) {
             self.loss = found.loss;
             self.biases = biases_of(network);
         }

@@ -117,7 +117,7 @@ fn gradients_are_those_of_differences_with_codes_held_fast() {
 fn learned_ends_are_better_on_rows_that_were_not_learned_on_and_never_worse() {
     for symmetric in [false, true] {
         let scheme = scheme(symmetric);
-        let (rows, maps, _) = case(2000, 997);
+        let (rows, maps, _) = case(20_000, 997);
         let start = widest(&rows, scheme);
         let settings = ClippingSettings::default();
         let found = clip(&rows, &maps, &start, scheme, &settings).unwrap();

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use trimtab_io::{BranchFactors, Dtype, OutDir, RawTensor, read_text};
@@ -409,7 +409,8 @@ fn branches_alone(network: Network, names: &[&str]) -> (Network, usize) {
             }
             for (path, held) in LayerMut::Site(site).held() {
                 if let (true, HeldMut::Matrix(param)) = (path.contains(".branches."), held) {
-                    *param = param.clone().set_require_grad(true);
+                    // A parameter that was frozen stays so: another, with the same numbers, takes its place.
+                    *param = Param::from_tensor(Tensor::from_data(param.val().into_data(), &device));
                     count += 1;
                 }
             }
