@@ -236,7 +236,7 @@ fn branches_are_trained_towards_the_original_and_nothing_else_changes() {
     json(&[&["apply", "int2 g64 + rank 4", "@pico", "-o", text(&eora)], &few[..]].concat());
     let kl =
         |model: &str| json(&["eval", model, "--against", "@pico", "--limit", "8"])["kl"].as_f64().unwrap();
-    let short = ["--steps", "40", "--rate", "3e-3", "--window", "64", "--windows", "120"];
+    let short = ["--steps", "60", "--rate", "1e-3", "--window", "64", "--windows", "160"];
     let train = |from: &Path, to: &Path, more: &[&str]| {
         json(&[&["correct", text(from), "--like", "@pico", "-o", text(to)], &short[..], more].concat())
     };
@@ -245,7 +245,7 @@ fn branches_are_trained_towards_the_original_and_nothing_else_changes() {
     let again = train(&eora, &on, &[]);
     assert_eq!(again["rank"], 4, "branches that are there go on");
     let [none, closed, trained, both] = [text(&bare), text(&eora), text(&out), text(&on)].map(kl);
-    assert!(trained < 0.8 * none && both < closed, "{none} {closed} {trained} {both}");
+    assert!(trained < 0.85 * none && both < closed, "{none} {closed} {trained} {both}");
     // Codes are the same bytes; factors are beside them, and count.
     let [before, after] = [&bare, &out].map(|model| Checkpoint::open(model).unwrap());
     for name in before.names() {
