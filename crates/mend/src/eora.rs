@@ -51,7 +51,7 @@ impl Branch {
     /// The factors as they are stored; `None` for rank 0.
     ///
     /// # Errors
-    /// [`Error::Io`] if a number leaves the range of `dtype`.
+    /// [`crate::Error::Io`] if a number leaves the range of `dtype`.
     pub fn factors(&self, dtype: Dtype) -> Result<Option<BranchFactors>> {
         if self.rank() == 0 {
             return Ok(None);

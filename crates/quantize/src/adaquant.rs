@@ -7,7 +7,7 @@
 //! ```
 //!
 //! by Adam, through the roundings as if they were not there and through the clippings as they are; each kind of number has a rate of
-//! its own. The loop is that of [`calibrate::reconstruct`](trimtab_calibrate::reconstruct): the numbers that are best on held-out
+//! its own. The loop is that of [`calibrate::reconstruct`](trimtab_calibrate::reconstruct()): the numbers that are best on held-out
 //! rows are returned, those of plain rounding to the extremes if none were better.
 //!
 //! [`adaquant`] sees rows of the input. [`adaquant_by_moment`] is the same for weights alone: without a quantizer of the input the loss

@@ -8,13 +8,13 @@
 //! `s` and `z` fixed, integers are found ([`Rounding`]); with the integers fixed, `s` and `z` solve a linear system. A row takes what
 //! a step found only if its error falls, so errors of rows never rise.
 //!
-//! `H` is factored once. The quadratic forms behind errors and systems are computed in double precision ([`forms`]), half of them by
+//! `H` is factored once. The quadratic forms behind errors and systems are computed in double precision (`forms`), half of them by
 //! symmetry; one evaluation of new integers gives their error *and* the solution of their system.
 //!
 //! Departures: ties are rounded to even, as everywhere here; where a 2 x 2 system is singular relative to its entries, step and zero
 //! stay (the program compares a determinant with 1e-5, whatever the size of `H`); steps and zeros are rounded to their stored type
 //! before they are judged, zeros solved again for the rounded steps; the shrunk range is searched from coarse to fine
-//! ([`shrink`]); `H` is damped once and not again inside GPTQ.
+//! (`shrink`); `H` is damped once and not again inside GPTQ.
 
 mod forms;
 mod rounding;

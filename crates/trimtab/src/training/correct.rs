@@ -164,6 +164,7 @@ pub fn correct(
     monitor: &mut dyn Monitor,
 ) -> Result<Correction> {
     let sites = sites_of(quantized, original, settings)?;
+    settings.check(quantized)?;
     let job = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "quantized": quantized.checkpoint().fingerprint(),
@@ -204,6 +205,26 @@ pub fn correct(
 
 fn bytes_of(branch: &BranchFactors) -> u64 {
     (branch.a().bytes.len() + branch.b().bytes.len()) as u64
+}
+
+impl CorrectionSettings {
+    /// What can be told before the output is begun.
+    fn check(&self, quantized: &Model) -> Result<()> {
+        let wrong = |what: &'static str, message: &str| Err(Error::Setting { what, message: message.into() });
+        if self.rank == 0 && !quantized.checkpoint().names().any(|name| name.contains(".lora_")) {
+            return wrong("--rank", "no site has a branch, and none is to get one\nhint: give a rank");
+        }
+        if self.top_k == 0 {
+            return wrong("--top-k", "expected at least one of the original's logits");
+        }
+        if self.steps == 0 {
+            return wrong("--steps", "expected at least one step");
+        }
+        if self.windows.is_some_and(|windows| windows < 2) {
+            return wrong("--windows", "expected at least 2: some are trained on, others are held out");
+        }
+        Ok(())
+    }
 }
 
 /// The sites that get a branch or have one, with the type in which factors are stored.
