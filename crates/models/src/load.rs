@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use trimtab_io::{
-    AttentionConfig, BranchFactors, Checkpoint, InputCode, Quantization, RawTensor, read_input_steps,
-    transpose,
-};
+use trimtab_io::{BranchFactors, Checkpoint, InputCode, Quantization, RawTensor, transpose};
 use trimtab_nn::{
-    ActivationGranularity, ActivationQuantizer, AttentionQuantizer, Branch, Grid, InputOp, Norm, Signs, Site,
-    SiteKind, SiteMeta, SoftmaxQuantizer, Table, Weight,
+    ActivationQuantizer, AttentionQuantizer, Branch, Grid, InputOp, Norm, Signs, Site, SiteKind, SiteMeta,
+    Table, Weight,
 };
 
 use crate::error::{Error, Result};
@@ -95,12 +92,9 @@ impl<'a> Loader<'a> {
             site.set_branches(vec![Branch::of(&factors, self.device)])?;
         }
         if let Some(scheme) = input {
-            let count = match scheme.granularity {
-                ActivationGranularity::Channel => site.input_channels(),
-                _ => 1,
-            };
-            let steps = read_input_steps(self.checkpoint, site.name(), scheme, count)?;
-            site.set_activation(Some(ActivationQuantizer::new(scheme, steps)?))?;
+            let channels = site.meta().input_channels();
+            let quantizer = ActivationQuantizer::read(self.checkpoint, site.name(), scheme, channels)?;
+            site.set_activation(Some(quantizer))?;
         }
         Ok(site)
     }
@@ -109,20 +103,7 @@ impl<'a> Loader<'a> {
     pub fn attention(&self, block: &str) -> Result<Option<Arc<AttentionQuantizer>>> {
         let config = self.quantization.and_then(Quantization::attention);
         let Some(config) = config.filter(|config| config.blocks.contains(block)) else { return Ok(None) };
-        let [operands, weights] = AttentionConfig::modules(block);
-        let operands = config.operands.map(|scheme| -> Result<_> {
-            let steps = read_input_steps(self.checkpoint, &operands, scheme, 3)?;
-            let one =
-                |i: usize| ActivationQuantizer::new(scheme, steps.get(i).copied().into_iter().collect());
-            Ok([one(0)?, one(1)?, one(2)?])
-        });
-        let weights = config.weights.map(|scheme| -> Result<_> {
-            let name = format!("{weights}.input_scale");
-            let scale = self.raw(&name, &[1])?.to_f32()?;
-            Ok(SoftmaxQuantizer::new(scheme, scale[0])?)
-        });
-        let quantizer = AttentionQuantizer { operands: operands.transpose()?, weights: weights.transpose()? };
-        Ok(Some(Arc::new(quantizer)))
+        Ok(Some(Arc::new(AttentionQuantizer::read(self.checkpoint, block, config)?)))
     }
 
     fn input_op(&self, code: InputCode) -> InputOp {

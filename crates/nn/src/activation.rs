@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::weight::{host, on_host};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
+use trimtab_io::{Checkpoint, read_input_steps};
 
 pub use trimtab_io::{ActivationGranularity, ActivationScheme, ActivationStep, SoftmaxCode, SoftmaxScheme};
 
@@ -85,6 +86,21 @@ impl ActivationQuantizer {
             }
         }
         Ok(Self { parts: Arc::new(Parts { scheme, steps }) })
+    }
+
+    /// As the file of a checkpoint has it for a module whose input has so many channels.
+    ///
+    /// # Errors
+    ///
+    /// Steps that are missing, have another shape, or are none.
+    pub fn read(
+        checkpoint: &Checkpoint,
+        module: &str,
+        scheme: ActivationScheme,
+        channels: usize,
+    ) -> Result<Self> {
+        let count = if scheme.granularity == ActivationGranularity::Channel { channels } else { 1 };
+        Self::new(scheme, read_input_steps(checkpoint, module, scheme, count)?)
     }
 
     /// The codes.

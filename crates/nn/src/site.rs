@@ -62,6 +62,16 @@ impl SiteMeta {
         self.rows * self.cols
     }
 
+    /// Channels of the input: of a convolution, those of its images.
+    pub fn input_channels(&self) -> usize {
+        match &self.kind {
+            SiteKind::Conv(conv) | SiteKind::Conv1d(conv) => {
+                self.cols / (conv.kernel[0] * conv.kernel[1]) * conv.groups
+            }
+            SiteKind::Linear | SiteKind::Embedding => self.cols,
+        }
+    }
+
     /// Name of the weight tensor in a dense checkpoint.
     pub fn weight_name(&self) -> String {
         format!("{}.weight", self.name)
@@ -185,7 +195,7 @@ impl Site {
     ///
     /// Steps for another number of channels, or a table, which reads none.
     pub fn set_activation(&mut self, quantizer: Option<ActivationQuantizer>) -> Result<()> {
-        let channels = self.input_channels();
+        let channels = self.meta.input_channels();
         if let Some(quantizer) = &quantizer {
             let refuse = |why: String| {
                 Err(Error::Activation { message: format!("site \"{}\": {why}", self.meta.name) })
@@ -209,16 +219,6 @@ impl Site {
             InputOp::Quantize(quantizer) => Some(quantizer),
             _ => None,
         })
-    }
-
-    /// Channels of the input: of a convolution, those of its images.
-    pub fn input_channels(&self) -> usize {
-        match &self.meta.kind {
-            SiteKind::Conv(conv) | SiteKind::Conv1d(conv) => {
-                self.meta.cols / (conv.kernel[0] * conv.kernel[1]) * conv.groups
-            }
-            SiteKind::Linear | SiteKind::Embedding => self.meta.cols,
-        }
     }
 
     /// The numbers of the whole map, `[out, in]`: the weight with its branches in it.
@@ -279,7 +279,7 @@ impl Site {
         };
         let [b, c, h, w] = x.dims();
         let ConvGeometry { kernel, padding, groups, .. } = *geometry;
-        let channels = self.input_channels();
+        let channels = self.meta.input_channels();
         let Some(size) = geometry.output([h, w]).filter(|_| c == channels) else {
             let least = [0, 1].map(|i| kernel[i].saturating_sub(2 * padding[i]).max(1));
             return Err(Error::Image { site: self.meta.name.clone(), channels, least, found: [c, h, w] });

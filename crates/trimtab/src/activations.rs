@@ -7,20 +7,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::{ActivationRanges, BlockRun, Histogram, RangeRule};
 use trimtab_io::{
     ActivationGranularity, ActivationScheme, ActivationStep, AttentionConfig, Checkpoint, Dtype, RawTensor,
-    SoftmaxScheme, input_tensors, read_input_steps, round_floats,
+    SoftmaxScheme, input_tensors, round_floats,
 };
 use trimtab_math::gram::GramAccumulator;
 use trimtab_math::linalg::Square;
 use trimtab_nn::{
-    ActivationQuantizer, AttentionQuantizer, LayerMut, Norm, NormEdge, Operand, SiteKind, SiteMeta,
-    SoftmaxQuantizer, Stage, Weight, Wiring, host,
+    ActivationQuantizer, AttentionQuantizer, LayerMut, Norm, NormEdge, Operand, SiteKind, SiteMeta, Stage,
+    Weight, Wiring, host,
 };
 use trimtab_quantize::repq::Layerwise;
 use trimtab_quantize::repquant::{ClippingSettings, absorb, clip};
@@ -145,17 +144,18 @@ pub struct QuantizedInputs {
     pub inputs: BTreeMap<String, ActivationQuantizer>,
     /// What rounds the operands of the attention.
     pub attention: Option<Arc<AttentionQuantizer>>,
-    /// New numbers of vectors, by tensor: gains and biases of norms, biases of maps.
-    pub vectors: BTreeMap<String, Vec<f32>>,
     /// Norms whose maps were rewritten, with the ratio of the loudest channel's step to the mean.
     pub rewritten: Vec<(String, f64)>,
     /// Maps whose weights absorb the rounding of their inputs: those for which that helps on rows that were held out.
     pub absorbed: Vec<String>,
 }
 
+/// New numbers of vectors, by tensor: gains and biases of norms, biases of maps.
+pub type Vectors = BTreeMap<String, Vec<f32>>;
+
 impl QuantizedInputs {
     /// Finds and puts in place what rounds the rows that all sites of `group` read; before that, rewrites the norm that gives
-    /// them where that is asked for and `wiring` allows it.
+    /// them where that is asked for and `wiring` allows it. The vectors that were rewritten.
     pub fn quantize(
         &mut self,
         block: &mut BlockRun<'_>,
@@ -163,13 +163,14 @@ impl QuantizedInputs {
         settings: &Activations,
         wiring: Option<&Wiring>,
         dtypes: &dyn Fn(&str) -> Result<Dtype>,
-    ) -> Result<()> {
+    ) -> Result<Vectors> {
+        let mut vectors = Vectors::new();
         let edge = wiring.and_then(|wiring| edge_of(wiring, group));
         let scheme = match &edge {
             Some(_) => ActivationScheme { granularity: ActivationGranularity::Channel, ..settings.inputs },
             None => settings.inputs,
         };
-        let [first, ..] = group else { return Ok(()) };
+        let [first, ..] = group else { return Ok(vectors) };
         let mut quantizer = found(block, first, scheme, settings.range)?;
         if let Some(edge) = edge {
             let steps = match &settings.clipping {
@@ -177,77 +178,18 @@ impl QuantizedInputs {
                 None => quantizer.steps().to_vec(),
             };
             let layerwise = Layerwise::of(&steps);
-            self.rewrite(block, edge, group, &layerwise, dtypes)?;
+            vectors.extend(rewrite(block, edge, group, &layerwise, dtypes)?);
             self.rewritten.push((edge.name.clone(), layerwise.largest_ratio()));
             quantizer = ActivationQuantizer::new(settings.inputs, vec![layerwise.step])?;
         }
         if settings.absorb && group.iter().all(|meta| meta.kind == SiteKind::Linear) {
-            self.absorb(block, group, &quantizer, dtypes)?;
+            vectors.extend(self.absorb(block, group, &quantizer, dtypes)?);
         }
         for meta in group {
             block.site_mut(&meta.name)?.set_activation(Some(quantizer.clone()))?;
             self.inputs.insert(meta.name.clone(), quantizer.clone());
         }
-        Ok(())
-    }
-
-    /// Norm and maps for one step of all channels.
-    fn rewrite(
-        &mut self,
-        block: &mut BlockRun<'_>,
-        edge: &NormEdge,
-        group: &[&SiteMeta],
-        layerwise: &Layerwise,
-        dtypes: &dyn Fn(&str) -> Result<Dtype>,
-    ) -> Result<()> {
-        let needs_bias = |what: &str| {
-            let message = format!(
-                "has no bias, which zeros of its channels that differ would need{what}\nhint: take zeros that are fixed: 'int8 tensor sym'"
-            );
-            Error::Site { site: edge.name.clone(), message }
-        };
-        if layerwise.needs_bias() && edge.bias.is_none() {
-            return Err(needs_bias(""));
-        }
-        let (name, offset) = (edge.name.clone(), edge.offset);
-        let norm = norm_of(block.stage_mut(), &name)
-            .ok_or_else(|| Error::Site { site: name.clone(), message: "is no norm of this block".into() })?;
-        let gain: Vec<f64> = host(norm.effective_gain()).into_iter().map(f64::from).collect();
-        let bias = norm.bias.as_ref().map(|bias| host(bias.val()));
-        let old: Vec<f64> = match &bias {
-            Some(bias) => bias.iter().map(|&b| f64::from(b)).collect(),
-            None => vec![0.0; gain.len()],
-        };
-        let (gain, new) = layerwise.norm(&gain, &old);
-        let stored = |tensor: &str, values: Vec<f64>| -> Result<Vec<f32>> {
-            let mut values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
-            round_floats(&mut values, dtypes(tensor)?)?;
-            Ok(values)
-        };
-        let gain = stored(&edge.gain, gain.into_iter().map(|gain| gain - offset).collect())?;
-        self.vectors.insert(edge.gain.clone(), gain);
-        if let Some(tensor) = edge.bias.as_ref().filter(|_| layerwise.needs_bias() || bias.is_some()) {
-            self.vectors.insert(tensor.clone(), stored(tensor, new)?);
-        }
-        for meta in group {
-            let site = block.site_mut(&meta.name)?;
-            let (weight, lost) = layerwise.map(&site.to_f32());
-            let tensor = format!("{}.bias", meta.name);
-            if layerwise.needs_bias() {
-                let bias = site.bias.as_ref().map(|bias| host(bias.val()));
-                let bias = bias.ok_or_else(|| needs_bias(&format!(" in \"{}\"", meta.name)))?;
-                let bias = bias.into_iter().zip(lost).map(|(bias, lost)| f64::from(bias) - lost);
-                self.vectors.insert(tensor.clone(), stored(&tensor, bias.collect())?);
-            }
-            site.set_branches(Vec::new())?;
-            site.set_weight(Weight::stored(RawTensor::from_f32(
-                vec![meta.rows, meta.cols],
-                &weight,
-                Dtype::F32,
-            )?))?;
-        }
-        self.put_vectors(block.stage_mut());
-        Ok(())
+        Ok(vectors)
     }
 
     /// Weights and biases of the maps that come closest on what `quantizer` makes of their input.
@@ -257,7 +199,8 @@ impl QuantizedInputs {
         group: &[&SiteMeta],
         quantizer: &ActivationQuantizer,
         dtypes: &dyn Fn(&str) -> Result<Dtype>,
-    ) -> Result<()> {
+    ) -> Result<Vectors> {
+        let mut vectors = Vectors::new();
         let width = group[0].cols;
         let fail =
             |e: &dyn std::fmt::Display| Error::Site { site: group[0].name.clone(), message: e.to_string() };
@@ -284,7 +227,7 @@ impl QuantizedInputs {
         })?;
         seen.map_err(|e| fail(&e))?;
         if both.iter().any(|gram| gram.sum_w() == 0.0) {
-            return Ok(());
+            return Ok(vectors);
         }
         let [fitted, held] = &both;
         let (moment, means) = (fitted.mean().map_err(math)?, fitted.mean_x().map_err(math)?);
@@ -325,7 +268,7 @@ impl QuantizedInputs {
                     .collect();
                 let tensor = format!("{}.bias", meta.name);
                 round_floats(&mut bias, dtypes(&tensor)?)?;
-                self.vectors.insert(tensor, bias);
+                vectors.insert(tensor, bias);
             }
             site.set_branches(Vec::new())?;
             site.set_weight(Weight::stored(RawTensor::from_f32(
@@ -335,8 +278,8 @@ impl QuantizedInputs {
             )?))?;
             self.absorbed.push(meta.name.clone());
         }
-        self.put_vectors(block.stage_mut());
-        Ok(())
+        block.put_vectors(&vectors)?;
+        Ok(vectors)
     }
 
     /// Finds and puts in place what rounds the operands of the attention of the block.
@@ -379,20 +322,7 @@ impl QuantizedInputs {
         if let Some(attention) = &self.attention {
             stage.set_attention(Some(Arc::clone(attention)));
         }
-        self.put_vectors(stage);
         Ok(())
-    }
-
-    fn put_vectors(&self, stage: &mut dyn Stage) {
-        for layer in stage.layers_mut() {
-            for (name, held) in layer.held() {
-                if let (Some(values), trimtab_nn::HeldMut::Vector(param)) = (self.vectors.get(&name), held) {
-                    let device = param.val().device();
-                    let data = TensorData::new(values.clone(), [values.len()]);
-                    *param = Param::from_tensor(Tensor::from_data(data, &device));
-                }
-            }
-        }
     }
 
     /// The tensors that hold the steps, as they go into a file; `block` is its name.
@@ -414,43 +344,85 @@ impl QuantizedInputs {
         Ok(tensors)
     }
 
-    /// What was found for the sites of a block, from the file of its unit.
+    /// What was found for the sites of a block, and for its attention where it has one, from the file of its unit.
     pub fn read<'m>(
         unit: &Checkpoint,
         block: &str,
         sites: impl Iterator<Item = &'m SiteMeta>,
         settings: &Activations,
+        has_attention: bool,
     ) -> Result<Self> {
         let mut all = Self::default();
         for meta in sites {
-            let count = match settings.inputs.granularity {
-                ActivationGranularity::Channel => channels(meta),
-                _ => 1,
-            };
-            let steps = read_input_steps(unit, &meta.name, settings.inputs, count)?;
-            all.inputs.insert(meta.name.clone(), ActivationQuantizer::new(settings.inputs, steps)?);
-        }
-        let [of_operands, of_weights] = AttentionConfig::modules(block);
-        let scale = format!("{of_weights}.input_scale");
-        let (has_operands, has_weights) =
-            (unit.contains(&format!("{of_operands}.input_scale")), unit.contains(&scale));
-        if has_operands || has_weights {
-            let operands = settings.operands.map(|scheme| -> Result<_> {
-                let steps = read_input_steps(unit, &of_operands, scheme, 3)?;
-                let one =
-                    |i: usize| ActivationQuantizer::new(scheme, steps.get(i).copied().into_iter().collect());
-                Ok([one(0)?, one(1)?, one(2)?])
-            });
-            let weights = settings.softmax.filter(|_| has_weights).map(|scheme| -> Result<_> {
-                let scale = unit.tensor(&scale)?.to_f32()?;
-                Ok(SoftmaxQuantizer::new(scheme, scale.first().copied().unwrap_or(f32::NAN))?)
-            });
             let quantizer =
-                AttentionQuantizer { operands: operands.transpose()?, weights: weights.transpose()? };
-            all.attention = Some(Arc::new(quantizer));
+                ActivationQuantizer::read(unit, &meta.name, settings.inputs, meta.input_channels())?;
+            all.inputs.insert(meta.name.clone(), quantizer);
+        }
+        if has_attention {
+            let config = settings.attention_config([block.to_string()]);
+            all.attention = Some(Arc::new(AttentionQuantizer::read(unit, block, &config)?));
         }
         Ok(all)
     }
+}
+
+/// Norm and maps for one step of all channels.
+fn rewrite(
+    block: &mut BlockRun<'_>,
+    edge: &NormEdge,
+    group: &[&SiteMeta],
+    layerwise: &Layerwise,
+    dtypes: &dyn Fn(&str) -> Result<Dtype>,
+) -> Result<Vectors> {
+    let mut vectors = Vectors::new();
+    let needs_bias = |what: &str| {
+        let message = format!(
+            "has no bias, which zeros of its channels that differ would need{what}\nhint: take zeros that are fixed: 'int8 tensor sym'"
+        );
+        Error::Site { site: edge.name.clone(), message }
+    };
+    if layerwise.needs_bias() && edge.bias.is_none() {
+        return Err(needs_bias(""));
+    }
+    let (name, offset) = (edge.name.clone(), edge.offset);
+    let norm = norm_of(block.stage_mut(), &name)
+        .ok_or_else(|| Error::Site { site: name.clone(), message: "is no norm of this block".into() })?;
+    let gain: Vec<f64> = host(norm.effective_gain()).into_iter().map(f64::from).collect();
+    let bias = norm.bias.as_ref().map(|bias| host(bias.val()));
+    let old: Vec<f64> = match &bias {
+        Some(bias) => bias.iter().map(|&b| f64::from(b)).collect(),
+        None => vec![0.0; gain.len()],
+    };
+    let (gain, new) = layerwise.norm(&gain, &old);
+    let stored = |tensor: &str, values: Vec<f64>| -> Result<Vec<f32>> {
+        let mut values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+        round_floats(&mut values, dtypes(tensor)?)?;
+        Ok(values)
+    };
+    let gain = stored(&edge.gain, gain.into_iter().map(|gain| gain - offset).collect())?;
+    vectors.insert(edge.gain.clone(), gain);
+    if let Some(tensor) = edge.bias.as_ref().filter(|_| layerwise.needs_bias() || bias.is_some()) {
+        vectors.insert(tensor.clone(), stored(tensor, new)?);
+    }
+    for meta in group {
+        let site = block.site_mut(&meta.name)?;
+        let (weight, lost) = layerwise.map(&site.to_f32());
+        let tensor = format!("{}.bias", meta.name);
+        if layerwise.needs_bias() {
+            let bias = site.bias.as_ref().map(|bias| host(bias.val()));
+            let bias = bias.ok_or_else(|| needs_bias(&format!(" in \"{}\"", meta.name)))?;
+            let bias = bias.into_iter().zip(lost).map(|(bias, lost)| f64::from(bias) - lost);
+            vectors.insert(tensor.clone(), stored(&tensor, bias.collect())?);
+        }
+        site.set_branches(Vec::new())?;
+        site.set_weight(Weight::stored(RawTensor::from_f32(
+            vec![meta.rows, meta.cols],
+            &weight,
+            Dtype::F32,
+        )?))?;
+    }
+    block.put_vectors(&vectors)?;
+    Ok(vectors)
 }
 
 /// What rounds the rows that `site` reads of the block as it now is.
@@ -546,15 +518,6 @@ fn norm_of<'s>(stage: &'s mut dyn Stage, name: &str) -> Option<&'s mut Norm> {
         LayerMut::Norm(norm) if norm.name() == name => Some(norm),
         _ => None,
     })
-}
-
-fn channels(meta: &SiteMeta) -> usize {
-    match &meta.kind {
-        SiteKind::Conv(conv) | SiteKind::Conv1d(conv) => {
-            meta.cols / (conv.kernel[0] * conv.kernel[1]) * conv.groups
-        }
-        SiteKind::Linear | SiteKind::Embedding => meta.cols,
-    }
 }
 
 #[cfg(test)]

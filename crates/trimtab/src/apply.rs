@@ -4,29 +4,29 @@
 //! What a resumed run sees of a finished block is what it wrote, so that the bytes do not depend on where it was
 //! killed.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trimtab_calibrate::Treated;
-use trimtab_calibrate::norms::put_vectors;
 use trimtab_io::gguf::GgufTensor;
 use trimtab_io::{
-    AffineGroup, AffineScheme, BranchFactors, Bytes, Checkpoint, Coded, CompressedFormat, Dtype, GroupScheme,
-    OutDir, PackedConfig, QuantizationConfig, RawTensor, ensure_space, float_tensors, int_tensors,
-    to_safetensors, to_tensors,
+    BranchFactors, Bytes, Checkpoint, Coded, CompressedFormat, Dtype, OutDir, PackedConfig, RawTensor,
+    ensure_space, float_tensors, int_tensors, to_safetensors, to_tensors,
 };
-use trimtab_nn::{SiteKind, StageSource, Task};
+use trimtab_nn::StageSource;
 use trimtab_plan::Plan;
 
+use self::rules::{check_format, check_tuning, is_norm_buffer, quantization};
 use crate::activations::QuantizedInputs;
 use crate::calibration::{Calibration, CalibrationSettings};
 use crate::convert::{self, REPLACED};
 use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::inventory::{TreatedSite, leftover};
-use crate::measure;
 use crate::monitor::Monitor;
 use crate::quantizer::Quantizer;
 use crate::scheme::Scheme;
@@ -187,51 +187,6 @@ pub fn apply(
     sink.finish(plan)
 }
 
-/// Whether a tensor holds statistics of a batch norm.
-fn is_norm_buffer(name: &str) -> bool {
-    name.ends_with(".running_mean") || name.ends_with(".running_var")
-}
-
-/// What of the tuning makes no sense for the model.
-fn check_tuning(job: &Job<'_>) -> Result<()> {
-    let refused = |what: &'static str, message: &str| Err(Error::Setting { what, message: message.into() });
-    let mut tensors = job.model.stages().iter().flat_map(|stage| &stage.tensors);
-    if job.quantizer.tune_batch_norms && !tensors.any(|name| is_norm_buffer(name)) {
-        return refused("--tune-batch-norm", "the model has no batch norm");
-    }
-    if job.quantizer.tune_biases.is_some() && job.model.task() != Task::Images {
-        return refused("--tune-bias", "biases are tuned for classifiers of images only");
-    }
-    match job.quantizer.tunes_vectors() && job.form == Form::Gguf {
-        true => {
-            refused("--tune-batch-norm, --tune-bias", "a GGUF file takes norms and biases from the original")
-        }
-        false => Ok(()),
-    }
-}
-
-/// What the format cannot hold.
-fn check_format(job: &Job<'_>) -> Result<()> {
-    if job.form == Form::Gguf {
-        convert::gguf::overhead(job.model)?;
-    }
-    for site in &job.inventory.sites {
-        let Some(choice) = job.assignment.get(&site.meta.name) else { continue };
-        if let Err(why) = choice.fits(site, job.form, None) {
-            let hint = match job.form {
-                Form::Packed => "leave it out, choose another scheme, or write --format safetensors or gguf",
-                Form::Dense | Form::Gguf => "leave it out, or choose another scheme or --format",
-            };
-            return Err(Error::Format {
-                format: job.form.format(),
-                what: format!("\"{}\" as {choice}: {why}", site.meta.name),
-                hint,
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Writes stages into an output directory.
 struct Writer<'a> {
     job: Job<'a>,
@@ -316,8 +271,7 @@ impl<'a> Writer<'a> {
                 None if self.job.form == Form::Gguf => {}
                 None => {
                     let mut tensor = source::tensor(self.job.model, &info.sites, name)?;
-                    let vector = treated.quantized.vectors.get(name).or_else(|| treated.vectors.get(name));
-                    if let Some(values) = vector {
+                    if let Some(values) = treated.vectors.get(name) {
                         tensor = RawTensor::from_f32(tensor.shape.clone(), values, tensor.dtype)?;
                     }
                     tensors.push((name.clone(), tensor));
@@ -361,12 +315,15 @@ impl<'a> Writer<'a> {
         if let Some(activations) = &self.job.quantizer.activations {
             let info = &self.job.model.stages()[stage];
             let sites = self.sites(stage).filter(|site| site.observed).map(|site| &site.meta);
-            treated.quantized = QuantizedInputs::read(&unit, &info.name, sites, activations)?;
+            let has_attention = self.manifest.attention.contains(&info.name);
+            treated.quantized = QuantizedInputs::read(&unit, &info.name, sites, activations, has_attention)?;
             if activations.rewrites() {
-                // Gains and biases as they were written: what was not changed is the same.
-                for (name, tensor) in tensors.iter().filter(|(name, _)| info.tensors.contains(name)) {
-                    if tensor.shape.len() == 1 && tensor.dtype.is_float() {
-                        treated.quantized.vectors.insert(name.clone(), tensor.to_f32()?);
+                let vector = |tensor: &RawTensor| tensor.shape.len() == 1 && tensor.dtype.is_float();
+                for (name, tensor) in tensors.iter().filter(|(_, tensor)| vector(tensor)) {
+                    // Gains and biases that are not those of the model.
+                    let old = info.tensors.contains(name).then(|| self.job.model.checkpoint().tensor(name));
+                    if old.transpose()?.is_some_and(|old| old.bytes[..] != tensor.bytes[..]) {
+                        treated.vectors.insert(name.clone(), tensor.to_f32()?);
                     }
                 }
             }
@@ -389,11 +346,9 @@ impl<'a> Writer<'a> {
             if !self.dir.unit_done(&Self::key(stage)) {
                 continue;
             }
-            let treated = self.read(stage)?;
-            put_vectors(network.stage_mut(stage), &treated.vectors)?;
             let mut one = Collected::default();
-            one.keep(stage, treated)?;
-            measure::put(&mut network, &one.overlay(self.job.inventory)?)?;
+            one.keep(stage, self.read(stage)?)?;
+            one.put(&mut network, self.job.inventory)?;
         }
         let found = tune_biases(&original, &network, &calibration.batches, how)?;
         for (stage, info) in model.stages().iter().enumerate() {
@@ -571,40 +526,6 @@ impl StageSink for Writer<'_> {
 
 pub(crate) fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
-}
-
-/// How the output is quantized, where it holds codes in tensors of their own.
-fn quantization(job: Job<'_>) -> Result<PackedConfig> {
-    let Job { assignment, inventory, quantizer, .. } = job;
-    let codes = |site: &TreatedSite| -> Option<GroupScheme> {
-        match &assignment.get(&site.meta.name)?.scheme {
-            Scheme::Affine(scheme) => Some(integers(*scheme)),
-            Scheme::Real(scheme) => Some(integers(scheme.codes())),
-            Scheme::Float(scheme) => Some((*scheme).into()),
-            Scheme::NormalFloat(_) | Scheme::Blocks(_) | Scheme::Dense => None,
-        }
-    };
-    let scheme = |name: &String| assignment.get(name).map(|choice| choice.scheme);
-    let packed = inventory.sites.iter().filter_map(|site| Some((site.meta.name.as_str(), codes(site)?)));
-    let dense =
-        inventory.sites.iter().filter(|site| codes(site).is_none()).map(|site| site.meta.name.clone());
-    let ignore: Vec<String> = inventory.untouched.iter().cloned().chain(dense).collect();
-    let names = || inventory.sites.iter().map(|site| site.meta.name.clone());
-    let real = names().filter(|name| matches!(scheme(name), Some(Scheme::Real(_))));
-    let normal = names().filter_map(|name| match scheme(&name) {
-        Some(Scheme::NormalFloat(scheme)) => Some((name, scheme)),
-        _ => None,
-    });
-    let config =
-        PackedConfig::new(QuantizationConfig::of_codes(packed, &ignore)?, real).with_normal_floats(normal);
-    let Some(activations) = quantizer.activations else { return Ok(config) };
-    let sites = inventory.sites.iter().map(|site| &site.meta);
-    let sites = sites.filter(|meta| meta.kind != SiteKind::Embedding).map(|meta| meta.name.as_str());
-    Ok(config.with_inputs(activations.inputs, sites)?)
-}
-
-fn integers(scheme: AffineScheme) -> GroupScheme {
-    GroupScheme::Affine(AffineGroup { scheme, per_tensor: false, act_order: false })
 }
 
 /// Blocks as a tensor of bytes, a row of blocks a row.

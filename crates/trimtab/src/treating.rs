@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use trimtab_calibrate::norms::put_vectors;
 use trimtab_calibrate::stream::reading_groups;
 use trimtab_calibrate::{
     Batch, BlockRun, Fisher, Inputs, Outcome, Part, ReconstructSettings, SiteEvidence, Steps, Stream,
@@ -18,7 +19,7 @@ use trimtab_io::{BranchFactors, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Branch, Flow, Network, Role, Site, SiteMeta, StageSource};
 
-use crate::activations::{QuantizedInputs, no_free_norm};
+use crate::activations::{QuantizedInputs, Vectors, no_free_norm};
 use crate::branching::{self, evidence_of, mend, numbers};
 use crate::calibration::Calibration;
 use crate::choice::Choice;
@@ -62,12 +63,12 @@ pub struct TreatedStage {
     pub weights: BTreeMap<String, Treated>,
     /// Branches beside them, by site.
     pub branches: BTreeMap<String, BranchFactors>,
-    /// What rounds activations, and what was rewritten for that.
+    /// What rounds activations.
     pub quantized: QuantizedInputs,
     /// What happened.
     pub reports: Vec<SiteReport>,
-    /// New vectors of its norms, by the name of their tensor.
-    pub vectors: BTreeMap<String, Vec<f32>>,
+    /// New vectors, by the name of their tensor: of norms, and biases.
+    pub vectors: Vectors,
     /// Mean squared error of the block's output on held-out samples, before and after its scales were trained.
     pub tuned: Option<[f64; 2]>,
 }
@@ -86,10 +87,12 @@ pub trait StageSink {
 pub struct Collected(pub BTreeMap<usize, TreatedStage>);
 
 impl Collected {
-    /// Puts all of it in place in the network that it was made of: weights, branches, and what rounds activations.
+    /// Puts all of it in place in the network that it was made of: weights, branches, vectors, and what rounds activations.
     pub fn put(self, network: &mut Network, inventory: &Inventory) -> Result<()> {
         for (index, stage) in &self.0 {
-            stage.quantized.put(network.stage_mut(*index))?;
+            let place = network.stage_mut(*index);
+            stage.quantized.put(place)?;
+            put_vectors(place, &stage.vectors)?;
         }
         crate::measure::put(network, &self.overlay(inventory)?)?;
         Ok(())
@@ -206,7 +209,7 @@ pub fn treat(
         let begun = Instant::now();
         let mut stage = run.block(block, !batches.is_empty(), fisher)?;
         if quantizer.tune_batch_norms && !batches.is_empty() {
-            stage.vectors = run.tune_norms(block)?;
+            stage.vectors.extend(run.tune_norms(block)?);
         }
         if !stage.reports.is_empty() {
             done += 1;
@@ -378,7 +381,8 @@ impl<'a> Job<'a> {
                     out.quantized.quantize_attention(block, activations)?;
                 }
                 let dtype = |tensor: &str| Ok(self.model.checkpoint().require(tensor)?.dtype);
-                out.quantized.quantize(block, group, activations, wiring.as_ref(), &dtype)?;
+                let vectors = out.quantized.quantize(block, group, activations, wiring.as_ref(), &dtype)?;
+                out.vectors.extend(vectors);
             }
             let group = group.as_slice();
             let moments = if observe { block.second_moments(group)? } else { BTreeMap::new() };
@@ -463,7 +467,7 @@ impl<'a> Job<'a> {
     }
 
     /// Measures the statistics of the batch norms of a treated block anew and puts them in place, rounded as they are stored.
-    fn tune_norms(&self, block: &mut BlockRun<'_>) -> Result<BTreeMap<String, Vec<f32>>> {
+    fn tune_norms(&self, block: &mut BlockRun<'_>) -> Result<Vectors> {
         let mut vectors = block.norm_statistics()?;
         for (name, values) in &mut vectors {
             let dtype = self.model.checkpoint().require(name)?.dtype;
@@ -485,297 +489,4 @@ impl<'a> Job<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use trimtab_calibrate::SecondMoment;
-    use trimtab_nn::{Ctx, TapSet};
-    use trimtab_plan::Selection;
-
-    use super::*;
-    use crate::calibration::CalibrationSettings;
-
-    #[test]
-    fn a_pass_that_ends_at_the_tap_sees_what_a_whole_pass_sees() {
-        let model = Model::open("@pico", None).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        let settings = CalibrationSettings { samples: Some(5), ..CalibrationSettings::default() };
-        let calibration = Calibration::load(&model, &settings).unwrap();
-        // The whole network, undisturbed, one batch after the other.
-        let network = model.network().unwrap();
-        let mut taps = TapSet::new();
-        let mut whole = BTreeMap::new();
-        for site in &inventory.sites {
-            let moment = Arc::new(Mutex::new(SecondMoment::new(site.meta.cols)));
-            taps.attach(&site.meta.name, Arc::clone(&moment));
-            whole.insert(site.meta.name.as_str(), moment);
-        }
-        for batch in &calibration.batches {
-            let mut ctx = Ctx { taps: Some(&mut taps), ..batch.ctx() };
-            network.forward(batch.input.clone(), &mut ctx).unwrap();
-        }
-        taps.finish().unwrap();
-        // The stream, group by group, as treating asks.
-        let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
-        let stream = Stream::new(&model, &calibration.batches, model.device().clone(), settings);
-        let mut seen = 0;
-        stream
-            .run(|block| -> Result<()> {
-                let sites = inventory.sites.iter().filter(|site| site.stage == block.index());
-                for group in reading_groups(sites.map(|site| &site.meta)) {
-                    for (name, moment) in block.second_moments(&group)? {
-                        let expected = whole[name.as_str()].lock().unwrap().mean().unwrap();
-                        let scale = expected.mean_diagonal();
-                        let far = moment.as_slice().iter().zip(expected.as_slice());
-                        let far = far.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                        assert!(scale > 0.0 && far <= 1e-9 * scale, "{name}: {far} of {scale}");
-                        seen += 1;
-                    }
-                }
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(seen, inventory.sites.len());
-    }
-
-    #[test]
-    fn experts_are_treated_whether_a_token_reached_them_or_not() {
-        let config = serde_json::json!({
-            "model_type": "mixtral", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 50, "num_local_experts": 4,
-            "num_experts_per_tok": 2, "max_position_embeddings": 16,
-        });
-        let checkpoint = trimtab_models::init::checkpoint(&config, 1, trimtab_io::Dtype::F32).unwrap();
-        let device = burn::tensor::Device::flex();
-        let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        // One token reaches two of the four experts of a block.
-        let batches = vec![trimtab_calibrate::Batch::windows(&[&[7u32][..]], &device)];
-        let calibration = Calibration {
-            batches,
-            samples: 1,
-            rows: 1,
-            description: "one token".into(),
-            rest: None,
-            fisher: Default::default(),
-            rest_is: "",
-        };
-        let scheme: Choice = "int4 g8".parse().unwrap();
-        let assignment: Assignment =
-            inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
-        let quantizer = Quantizer::default();
-        let job = Job {
-            model: &model,
-            inventory: &inventory,
-            assignment: &assignment,
-            quantizer: &quantizer,
-            form: Form::Packed,
-        };
-        let mut treated = Collected::default();
-        treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet::default()).unwrap();
-        let weights: usize = treated.0.values().map(|stage| stage.weights.len()).sum();
-        assert_eq!(weights, inventory.sites.len());
-        // A branch beside all of them, by the plain decomposition where nothing was seen.
-        let beside = |(name, choice): (&String, &Choice)| (name.clone(), Choice { rank: 2, ..*choice });
-        let assignment: Assignment = assignment.iter().map(beside).collect();
-        let mut mended = Collected::default();
-        let job = Job { assignment: &assignment, ..job };
-        treat(job, Some(&calibration), &mut mended, &mut crate::monitor::Quiet::default()).unwrap();
-        let branches: usize = mended.0.values().map(|stage| stage.branches.len()).sum();
-        assert_eq!(branches, inventory.sites.len());
-        for report in mended.0.values().flat_map(|stage| &stage.reports) {
-            assert!(Some(report.damage) < report.bare_damage, "{report:?}");
-        }
-        // What is put over a network is taken off again, branches too.
-        let mut network = model.network().unwrap();
-        let overlay = mended.overlay(&inventory).unwrap();
-        let (_, undo) = crate::measure::put(&mut network, &overlay).unwrap();
-        let count = |network: &trimtab_nn::Network| {
-            let stages = network.stages().iter();
-            stages.flat_map(|stage| stage.sites()).map(|site| site.branches.len()).sum::<usize>()
-        };
-        assert_eq!(count(&network), inventory.sites.len());
-        crate::measure::put(&mut network, &undo).unwrap();
-        assert_eq!(count(&network), 0);
-        let experts = inventory.sites.iter().filter(|site| site.meta.name.contains(".experts."));
-        assert_eq!(experts.count(), 2 * 4 * 3);
-    }
-
-    #[test]
-    fn a_tower_is_treated_by_what_images_show_and_left_out_of_plans_on_text() {
-        let part = |kind: &str| {
-            serde_json::json!({
-                "model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "intermediate_size": 32, "vocab_size": 50, "image_size": 8, "patch_size": 4,
-                "max_position_embeddings": 16,
-            })
-        };
-        let config = serde_json::json!({
-            "model_type": "llava", "image_token_index": 49, "text_config": part("llama"),
-            "vision_config": part("clip_vision_model"),
-        });
-        let checkpoint = trimtab_models::init::checkpoint(&config, 1, trimtab_io::Dtype::F32).unwrap();
-        let device = burn::tensor::Device::flex();
-        let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        let scheme: Choice = "int4 g8".parse().unwrap();
-        let assignment: Assignment =
-            inventory.sites.iter().map(|site| (site.meta.name.clone(), scheme)).collect();
-        let quantizer = Quantizer::default();
-        let run = |batch: Batch| {
-            let (inventory, assignment, quantizer) = (&inventory, &assignment, &quantizer);
-            let job = Job { model: &model, inventory, assignment, quantizer, form: Form::Packed };
-            let description = "one text".to_string();
-            let data = Calibration {
-                batches: vec![batch],
-                samples: 1,
-                rows: 6,
-                description,
-                rest: None,
-                fisher: Default::default(),
-                rest_is: "",
-            };
-            let (mut treated, mut heard) = (Collected::default(), crate::monitor::Quiet::default());
-            treat(job, Some(&data), &mut treated, &mut heard).unwrap();
-            let reports = treated.0.into_values().flat_map(|stage| stage.reports);
-            // Damping is what GPTQ adds to what it saw.
-            let blind: Vec<String> =
-                reports.filter(|report| report.damping == 0.0).map(|report| report.site).collect();
-            (blind, heard.warnings)
-        };
-        let text = Batch::windows(&[&[7u32, 49, 49, 49, 49, 8][..]], &device);
-        let image = burn::tensor::Tensor::random([1, 3, 8, 8], burn::tensor::Distribution::Default, &device);
-        let both = Batch { input: Flow::both(text.input.clone(), Flow::Image(image)), ..text.clone() };
-        let (plannable, left_out) = inventory.clone().without_optional(&model, Form::Packed).unwrap();
-
-        let (blind, heard) = run(both);
-        assert!(blind.is_empty() && heard.is_empty(), "{blind:?} {heard:?}");
-        let (blind, heard) = run(text);
-        assert_eq!(blind, left_out);
-        assert!(heard[0].contains("only images reach them"), "{heard:?}");
-        // One block of the tower and two of the projector's maps; the other block stands behind the features.
-        assert_eq!(left_out.len(), 6 + 2);
-        assert_eq!(plannable.sites.len() + left_out.len(), inventory.sites.len());
-        assert!(plannable.sites.iter().all(|site| site.meta.name.starts_with("language_model.")));
-        let tower = Selection { include: vec!["vision_tower.*".into()], ..Selection::default() };
-        let none = Inventory::take(&model, &tower, Form::Packed)
-            .unwrap()
-            .without_optional(&model, Form::Packed)
-            .map(drop)
-            .unwrap_err();
-        assert!(none.to_string().contains("--method rtn"), "{none}");
-    }
-
-    #[test]
-    fn importance_weighs_tokens_and_uniform_importance_is_gptq() {
-        use trimtab_calibrate::{Control, Importance, Strategy};
-        let model = Model::open("@pico", None).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        let settings = CalibrationSettings { samples: Some(4), window: Some(64), ..Default::default() };
-        let calibration = Calibration::load(&model, &settings).unwrap();
-        let choice: Choice = "int3 row sym".parse().unwrap();
-        let assignment: Assignment =
-            inventory.sites.iter().map(|site| (site.meta.name.clone(), choice)).collect();
-        let codes = |importance: Option<Importance>| {
-            let quantizer = Quantizer { importance, ..Quantizer::default() };
-            let job = Job {
-                model: &model,
-                inventory: &inventory,
-                assignment: &assignment,
-                quantizer: &quantizer,
-                form: Form::Packed,
-            };
-            let mut sink = Collected::default();
-            treat(job, Some(&calibration), &mut sink, &mut crate::monitor::Quiet::default()).unwrap();
-            let overlay = sink.overlay(&inventory).unwrap();
-            overlay.into_iter().map(|(name, put)| (name, put.weight.to_f32())).collect::<BTreeMap<_, _>>()
-        };
-        let by = |strategy| Some(Importance { strategy, ..Importance::default() });
-        let plain = codes(None);
-        assert_eq!(plain, codes(by(Strategy::Uniform)));
-        for strategy in Strategy::ALL.into_iter().filter(|strategy| *strategy != Strategy::Uniform) {
-            assert_ne!(plain, codes(by(strategy)), "{}", strategy.name());
-        }
-        // At any number of threads the same, also what is drawn.
-        let shuffled = Some(Importance { control: Control::Shuffled(2), ..Importance::default() });
-        let threads = |n: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
-            pool.install(|| (codes(by(Strategy::Attention)), codes(shuffled)))
-        };
-        assert_eq!(threads(1), threads(3));
-    }
-
-    #[test]
-    fn blocks_are_tuned_with_their_branches_in_place() {
-        let model = Model::open("@pico", None).unwrap();
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        let settings = CalibrationSettings { samples: Some(16), window: Some(32), ..Default::default() };
-        let calibration = Calibration::load(&model, &settings).unwrap();
-        let run = |form: Form, tuning: Option<ReconstructSettings>| {
-            let rank = |site: &TreatedSite| if site.observed { 4 } else { 0 };
-            let scheme = "int2 row real".parse().unwrap();
-            let choice = |site: &TreatedSite| Choice { scheme, rank: rank(site) };
-            let assignment: Assignment =
-                inventory.sites.iter().map(|site| (site.meta.name.clone(), choice(site))).collect();
-            let quantizer = Quantizer { method: Method::Decoupleq, tuning, ..Quantizer::default() };
-            let (inventory, assignment, quantizer) = (&inventory, &assignment, &quantizer);
-            let job = Job { model: &model, inventory, assignment, quantizer, form };
-            let mut treated = Collected::default();
-            treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet::default()).unwrap();
-            treated.0
-        };
-        let tuning = ReconstructSettings { rate: 1e-3, epochs: 2, ..ReconstructSettings::default() };
-        let (plain, packed) = (run(Form::Packed, None), run(Form::Packed, Some(tuning)));
-        let dense = run(Form::Dense, Some(tuning));
-        for (i, stage) in packed.iter().filter(|(_, stage)| stage.tuned.is_some()) {
-            let [before, after] = stage.tuned.unwrap();
-            assert!(after <= before, "{before} {after}");
-            // Numbers that the file will hold have the branch in them.
-            assert_eq!(stage.branches.len(), stage.weights.len());
-            assert!(dense[i].branches.is_empty() && dense[i].tuned.is_some());
-        }
-        // The control: training helps some block on samples held out; blocks before it are as without.
-        let helped =
-            packed.iter().find(|(_, stage)| stage.tuned.is_some_and(|[before, after]| after < before));
-        let first = helped.unwrap().0;
-        let in_order =
-            inventory.sites.iter().find(|site| packed[first].weights.contains_key(&site.meta.name));
-        let reads = &in_order.unwrap().meta.reads;
-        let (mut changed, mut compared) = (0, 0);
-        for (name, treated) in &packed[first].weights {
-            let site = inventory.sites.iter().find(|site| &site.meta.name == name).unwrap();
-            let without = numbers(&plain[first].weights[name]);
-            let mut mended = numbers(treated);
-            changed += usize::from(mended != without);
-            packed[first].branches[name].merge_into(&mut mended).unwrap();
-            let rounded = Form::Dense.shape(Treated::Dense(mended.clone()), site.dtype).unwrap();
-            let found = numbers(&dense[first].weights[name]);
-            let norm = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
-            let apart: Vec<f32> = numbers(&rounded).iter().zip(&found).map(|(a, b)| a - b).collect();
-            // Later sites of the block saw rounded numbers before them, and at two bits a code that tips over tips others.
-            if &site.meta.reads == reads {
-                assert!(norm(&apart) < 0.1 * norm(&found), "{name}: {} of {}", norm(&apart), norm(&found));
-                compared += 1;
-            }
-        }
-        assert!(changed > 0 && compared > 0, "{changed}, {compared}");
-    }
-
-    #[test]
-    fn reports_come_back_from_their_files_to_the_last_bit() {
-        // A value that a reader without exact rounding brings back one unit off.
-        let damage = 1.8459107313753826;
-        let report = SiteReport {
-            site: "a".into(),
-            scheme: "int3 g64".into(),
-            bytes: 1,
-            damage,
-            bare_damage: Some(damage),
-            rtn_damage: damage,
-            fell_back: false,
-            damping: 0.01,
-        };
-        let text = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<SiteReport>(&text).unwrap(), report);
-    }
-}
+mod tests;

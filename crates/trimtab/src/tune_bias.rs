@@ -216,7 +216,6 @@ impl Dataset for Images {
 #[cfg(test)]
 mod tests {
     use burn::tensor::TensorData;
-    use trimtab_calibrate::norms::put_vectors;
     use trimtab_io::AffineScheme;
     use trimtab_math::random::Stream;
     use trimtab_models::{Model, Normalization, Zoo};
@@ -282,12 +281,8 @@ mod tests {
             let job = Job { model, inventory, assignment, quantizer, form: Form::Packed };
             treat(job, Some(&data), &mut treated, &mut Quiet::default()).unwrap();
             let mut network = model.network().unwrap();
-            let mut vectors = 0;
-            for (stage, treated) in &treated.0 {
-                put_vectors(network.stage_mut(*stage), &treated.vectors).unwrap();
-                vectors += treated.vectors.len();
-            }
-            crate::measure::put(&mut network, &treated.overlay(inventory).unwrap()).unwrap();
+            let vectors = treated.0.values().map(|stage| stage.vectors.len()).sum();
+            treated.put(&mut network, inventory).unwrap();
             (network, vectors)
         };
         let ((tuned, vectors), (plain, none)) = (of(true), of(false));

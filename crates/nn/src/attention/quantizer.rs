@@ -7,6 +7,7 @@
 use std::f32::consts::SQRT_2;
 
 use burn::tensor::{Tensor, TensorData};
+use trimtab_io::{AttentionConfig, Checkpoint, read_input_steps};
 
 use crate::activation::{ActivationQuantizer, SoftmaxCode, SoftmaxScheme};
 use crate::error::{Error, Result};
@@ -32,6 +33,33 @@ pub struct AttentionQuantizer {
     pub operands: Option<[ActivationQuantizer; 3]>,
     /// Of what the softmax gives.
     pub weights: Option<SoftmaxQuantizer>,
+}
+
+impl AttentionQuantizer {
+    /// As the file of a checkpoint has it for a block.
+    ///
+    /// # Errors
+    ///
+    /// Steps that are missing, have another shape, or are none.
+    pub fn read(checkpoint: &Checkpoint, block: &str, config: &AttentionConfig) -> Result<Self> {
+        let [of_operands, of_weights] = AttentionConfig::modules(block);
+        let operands = config.operands.map(|scheme| -> Result<_> {
+            let steps = read_input_steps(checkpoint, &of_operands, scheme, 3)?;
+            let one =
+                |i: usize| ActivationQuantizer::new(scheme, steps.get(i).copied().into_iter().collect());
+            Ok([one(0)?, one(1)?, one(2)?])
+        });
+        let weights = config.weights.map(|scheme| -> Result<_> {
+            let name = format!("{of_weights}.input_scale");
+            match checkpoint.tensor(&name)?.to_f32()?[..] {
+                [scale] => SoftmaxQuantizer::new(scheme, scale),
+                ref other => Err(Error::Activation {
+                    message: format!("\"{name}\" has {} numbers, expected one", other.len()),
+                }),
+            }
+        });
+        Ok(Self { operands: operands.transpose()?, weights: weights.transpose()? })
+    }
 }
 
 /// What rounds the weights of values.

@@ -14,7 +14,6 @@ use trimtab::floors::train::objectives::TaughtWindows;
 use trimtab::form::Form;
 use trimtab::inventory::{Inventory, TreatedSite};
 use trimtab::judge::{Judge, Quality};
-use trimtab::measure::put;
 use trimtab::monitor::Quiet;
 use trimtab::quantizer::Quantizer;
 use trimtab::training::correct::{CorrectionSettings, taught_by, train_branches, with_branches};
@@ -93,7 +92,7 @@ impl WikiLm {
         let mut treated = Collected::default();
         treat(job, calibration, &mut treated, &mut Quiet::default())?;
         let mut network = self.model.network()?;
-        put(&mut network, &treated.overlay(inventory)?)?;
+        treated.put(&mut network, inventory)?;
         Ok(network)
     }
 
