@@ -13,7 +13,7 @@ use crate::fields::Fields;
 use crate::float::{FineGrainedConfig, GptOssConfig, read_fine_grained, read_gpt_oss};
 use crate::gptq::{GptqConfig, read_gptq};
 use crate::input_code::InputCode;
-use crate::real::{AttentionConfig, PackedConfig};
+use crate::packed_config::{AttentionConfig, PackedConfig};
 
 /// What `quant_method` may be.
 const KNOWN: &str = "compressed-tensors, gptq, awq, bitsandbytes, fp8, mxfp4, trimtab";

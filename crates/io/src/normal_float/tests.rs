@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::real::PackedConfig;
+use crate::packed_config::PackedConfig;
 use crate::write::to_safetensors;
 use crate::{Coded, QuantizationConfig};
 

@@ -7,9 +7,11 @@ use trimtab::floors::io::ImageSet;
 use trimtab::floors::io::augment::{Augment, Normalize, Pipeline};
 use trimtab::floors::models::{Model, Normalization, Zoo};
 use trimtab::floors::nn::Network;
-use trimtab::floors::train::objectives::ViewBatch;
-use trimtab::floors::train::{self, Dataset, Item};
-use trimtab::training::Pictures;
+use trimtab::floors::train::objectives::{Classify, ViewBatch};
+use trimtab::floors::train::{
+    self, Dataset, Item, OptimizerConfig, Phase, Schedule, Settings, Silent, StepRecord, Trainer,
+};
+use trimtab::training::{Pictures, logits};
 
 use crate::error::Result;
 
@@ -41,6 +43,34 @@ pub fn pictures(images: &ImageSet, augment: &[Augment], seed: u64) -> std::resul
 /// The first so many images, or all.
 pub fn first(images: &ImageSet, count: usize) -> ImageSet {
     images.select(&(0..count.min(images.len())).collect::<Vec<_>>())
+}
+
+/// Settings of training for so many passes, one phase each, at rates that warm up over a twentieth and fall to 0 by half a cosine.
+pub fn passes(seed: u64, batch: usize, epochs: &[f64], rate: f64, optimizer: &OptimizerConfig) -> Settings {
+    let phase = |&epochs: &f64| {
+        let schedule = Schedule::Cosine { warmup: 0.05, floor: 0.0 };
+        Phase { steps: None, epochs: Some(epochs), schedule, ..Phase::new(1, rate, optimizer.clone()) }
+    };
+    Settings { seed, ..Settings::new(batch, epochs.iter().map(phase).collect()) }
+}
+
+/// A new network of the zoo, trained to classify; and its accuracy on the second set.
+pub fn classifier(
+    zoo: &Zoo,
+    channels: usize,
+    [train, test]: [&Pictures; 2],
+    settings: &Settings,
+) -> std::result::Result<(Network, f64), Cause> {
+    let objective = Classify::new(logits);
+    let mut trainer = Trainer::new(train, &objective, settings, Device::flex());
+    trainer.heldout = Some(test);
+    let outcome = trainer.run(network(zoo, channels, settings.seed)?, &mut Silent::default())?;
+    Ok((outcome.module, accuracy(&outcome.last)))
+}
+
+/// The accuracy at the end of a run.
+pub fn accuracy(last: &Option<StepRecord>) -> f64 {
+    last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0)
 }
 
 /// All images, `[n, C, H, W]`, as a data set gives them in its first pass.

@@ -11,9 +11,7 @@ use trimtab::floors::io::augment::{Augment, HorizontalFlip, RandomCrop};
 use trimtab::floors::models::Zoo;
 use trimtab::floors::train::objectives::Classify;
 use trimtab::floors::train::quantized::{Adapt as Formats, FixedPoint, Format, InFixedPoint};
-use trimtab::floors::train::{
-    Observer, OptimizerConfig, Phase, Schedule, Settings, Silent, StepRecord, Trainer,
-};
+use trimtab::floors::train::{Observer, OptimizerConfig, StepRecord, Trainer};
 use trimtab::training::logits;
 
 use super::pictures::{self, Cause, side_by_side};
@@ -89,36 +87,23 @@ fn trained(images: &[ImageSet; 2], size: Size, arm: Arm, seed: u64) -> std::resu
     let train = pictures::pictures(&images[0], &AUGMENT, seed)?;
     let test = pictures::pictures(&images[1], &[], seed)?;
     let zoo = Zoo::ResnetCifar { depth: 8, width: WIDTH, classes: 10, channels: 3 };
-    let network = pictures::network(&zoo, 3, seed)?;
     let optimizer = OptimizerConfig::Sgd { momentum: 0.9, weight_decay: 1e-8 };
-    let schedule = Schedule::Cosine { warmup: 0.05, floor: 0.0 };
-    let phase = Phase { steps: None, epochs: Some(size.epochs), schedule, ..Phase::new(1, 0.1, optimizer) };
-    let settings = Settings { seed, ..Settings::new(BATCH, vec![phase]) };
+    let settings = pictures::passes(seed, BATCH, &[size.epochs], 0.1, &optimizer);
     let inner = Classify::new(logits);
-    let accuracy =
-        |last: &Option<StepRecord>| last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
     let Some(formats) = arm.formats() else {
-        let mut trainer = Trainer::new(&train, &inner, &settings, Device::flex());
-        trainer.heldout = Some(&test);
-        let outcome = trainer.run(network, &mut Silent::default())?;
-        return Ok(Found {
-            right: accuracy(&outcome.last),
-            words: 32.0,
-            last_words: 32.0,
-            size: 1.0,
-            faster: 1.0,
-        });
+        let (_, right) = pictures::classifier(&zoo, 3, [&train, &test], &settings)?;
+        return Ok(Found { right, words: 32.0, last_words: 32.0, size: 1.0, faster: 1.0 });
     };
     let objective = InFixedPoint { inner: &inner, l1: formats.l1 };
     let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
     trainer.heldout = Some(&test);
     let mut words = Words::default();
-    let outcome = trainer.run(FixedPoint::new(network, &formats)?, &mut words)?;
+    let outcome = trainer.run(FixedPoint::new(pictures::network(&zoo, 3, seed)?, &formats)?, &mut words)?;
     let module = outcome.module.valid();
     let sites = module.formats();
     let products = cost::products(&module.network, WIDTH);
     Ok(Found {
-        right: accuracy(&outcome.last),
+        right: pictures::accuracy(&outcome.last),
         words: words.sum / words.steps,
         last_words: module.mean_word(),
         size: cost::size(&sites),

@@ -9,7 +9,7 @@ use trimtab::floors::models::Zoo;
 use trimtab::floors::nn::Network;
 use trimtab::floors::train::objectives::Classify;
 use trimtab::floors::train::quantized::{Attention, Binary, Bivit as Bits, InBits, Scales, Stages};
-use trimtab::floors::train::{OptimizerConfig, Phase, Schedule, Settings, Silent, Trainer};
+use trimtab::floors::train::{OptimizerConfig, Settings, Silent, Trainer};
 use trimtab::training::logits;
 
 use super::pictures::{self, Cause, side_by_side};
@@ -65,13 +65,8 @@ impl Arm {
 }
 
 fn settings(seed: u64, epochs: &[f64]) -> Settings {
-    let phase = |&epochs: &f64| {
-        let optimizer =
-            OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-        let schedule = Schedule::Cosine { warmup: 0.05, floor: 0.0 };
-        Phase { steps: None, epochs: Some(epochs), schedule, ..Phase::new(1, RATE, optimizer) }
-    };
-    Settings { seed, ..Settings::new(BATCH, epochs.iter().map(phase).collect()) }
+    let optimizer = OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    pictures::passes(seed, BATCH, epochs, RATE, &optimizer)
 }
 
 /// A transformer in full precision and its accuracy.
@@ -89,12 +84,7 @@ fn begun(images: &[ImageSet; 2], size: Size, seed: u64) -> std::result::Result<(
         classes: 10,
         channels,
     };
-    let (settings, objective) = (settings(seed, &size.epochs[..1]), Classify::new(logits));
-    let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
-    trainer.heldout = Some(&test);
-    let outcome = trainer.run(pictures::network(&zoo, channels, seed)?, &mut Silent::default())?;
-    let right = outcome.last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
-    Ok((outcome.module, right))
+    pictures::classifier(&zoo, channels, [&train, &test], &settings(seed, &size.epochs[..1]))
 }
 
 /// The accuracy of an arm, and its bytes as a share of those of float32 in the matrices that are binary.
@@ -115,7 +105,7 @@ fn trained(
     let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
     trainer.heldout = Some(&test);
     let outcome = trainer.run(Binary::new(start.clone(), &arm.settings())?, &mut Silent::default())?;
-    let right = outcome.last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
+    let right = pictures::accuracy(&outcome.last);
     let (mut packed, mut dense) = (0, 0);
     for site in outcome.module.signs() {
         packed += site.packed()?.bytes();

@@ -12,7 +12,7 @@ use trimtab::floors::models::Zoo;
 use trimtab::floors::nn::Network;
 use trimtab::floors::train::objectives::Classify;
 use trimtab::floors::train::quantized::{DoubleRounding as Widths, Joint, Rounding, Switchable};
-use trimtab::floors::train::{Dataset, Item, OptimizerConfig, Phase, Schedule, Settings, Silent, Trainer};
+use trimtab::floors::train::{Dataset, Item, OptimizerConfig, Settings, Silent, Trainer};
 use trimtab::training::{Pictures, logits};
 
 use super::pictures::{self, Cause, side_by_side};
@@ -97,21 +97,14 @@ impl Data {
 
 fn settings(seed: u64, epochs: f64, rate: f64) -> Settings {
     let optimizer = OptimizerConfig::Sgd { momentum: 0.9, weight_decay: 1e-4 };
-    let schedule = Schedule::Cosine { warmup: 0.05, floor: 0.0 };
-    let phase = Phase { steps: None, epochs: Some(epochs), schedule, ..Phase::new(1, rate, optimizer) };
-    Settings { seed, ..Settings::new(BATCH, vec![phase]) }
+    pictures::passes(seed, BATCH, &[epochs], rate, &optimizer)
 }
 
 /// A network in full precision, trained, and its accuracy.
 fn begun(images: &[ImageSet; 2], size: Size, seed: u64) -> std::result::Result<(Network, f64), Cause> {
     let data = Data::new(images, seed)?;
     let zoo = Zoo::ResnetCifar { depth: 8, width: WIDTH, classes: 10, channels: 3 };
-    let (settings, objective) = (settings(seed, size.epochs[0], 0.1), Classify::new(logits));
-    let mut trainer = Trainer::new(&data.train, &objective, &settings, Device::flex());
-    trainer.heldout = Some(&data.test);
-    let outcome = trainer.run(pictures::network(&zoo, 3, seed)?, &mut Silent::default())?;
-    let right = outcome.last.as_ref().and_then(|last| last.heldout?.accuracy).unwrap_or(0.0);
-    Ok((outcome.module, right))
+    pictures::classifier(&zoo, 3, [&data.train, &data.test], &settings(seed, size.epochs[0], 0.1))
 }
 
 /// A network in full precision as one that has widths; its inputs are looked at on the first batch.
