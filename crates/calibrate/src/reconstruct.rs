@@ -12,6 +12,7 @@ use std::ops::Range;
 use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
+use trimtab_math::adam::Adam;
 use trimtab_math::random::Stream;
 use trimtab_nn::{Ctx, Flow, HeldMut, LayerMut, Stage, Weight, host};
 
@@ -227,7 +228,9 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
     let mut best = trainee.stored(values.clone());
     let before = judge(&best, trainee)?;
     let mut after = before;
-    let mut adam = Adam::new(&values, trainee.rates(), *settings);
+    let adam = |values: &Vec<f32>| Adam::new(values.len(), settings.betas, settings.epsilon);
+    let mut adams: Vec<(Adam, f64)> = values.iter().map(adam).zip(trainee.rates()).collect();
+    let mut steps = 0;
     for epoch in 0..settings.epochs {
         let mut order: Vec<usize> = (0..trained.len()).collect();
         Stream::new(settings.seed, "reconstruct/order", epoch as u64, 0).shuffle(&mut order);
@@ -239,9 +242,12 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
                 continue;
             }
             let gradients = loss.backward();
-            let gradients: Vec<Option<Vec<f32>>> =
-                leaves.iter().map(|leaf| leaf.grad(&gradients).map(host)).collect();
-            adam.step(&mut values, &gradients);
+            steps += 1;
+            for ((values, leaf), (adam, factor)) in values.iter_mut().zip(&leaves).zip(&mut adams) {
+                if let Some(gradient) = leaf.grad(&gradients) {
+                    adam.step(steps, values, &host(gradient), settings.rate * *factor);
+                }
+            }
         }
         let candidate = trainee.stored(values.clone());
         let found = judge(&candidate, trainee)?;
@@ -249,7 +255,7 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
             (best, after) = (candidate, found);
         }
     }
-    Ok(Trained { values: best, before, after, steps: adam.steps as usize })
+    Ok(Trained { values: best, before, after, steps: steps as usize })
 }
 
 /// Some rows of a batch.
@@ -374,38 +380,4 @@ fn track(block: &mut dyn Stage) {
 
 fn constant<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     Param::initialized(burn::module::ParamId::new(), value.without_autodiff().autodiff())
-}
-
-/// Adam on vectors of the host.
-struct Adam {
-    settings: ReconstructSettings,
-    rates: Vec<f64>,
-    moments: Vec<[Vec<f32>; 2]>,
-    steps: i32,
-}
-
-impl Adam {
-    fn new(values: &[Vec<f32>], rates: Vec<f64>, settings: ReconstructSettings) -> Self {
-        let zeros = |values: &Vec<f32>| [vec![0.0; values.len()], vec![0.0; values.len()]];
-        Self { settings, rates, moments: values.iter().map(zeros).collect(), steps: 0 }
-    }
-
-    fn step(&mut self, values: &mut [Vec<f32>], gradients: &[Option<Vec<f32>>]) {
-        self.steps += 1;
-        let betas = self.settings.betas;
-        let corrections = betas.map(|beta| 1.0 - beta.powi(self.steps));
-        let root = corrections[1].sqrt() as f32;
-        let ([b1, b2], epsilon) = (betas.map(|beta| beta as f32), self.settings.epsilon as f32);
-        let all = values.iter_mut().zip(gradients).zip(&mut self.moments).zip(&self.rates);
-        for (((values, gradients), moments), factor) in all {
-            let Some(gradients) = gradients else { continue };
-            let rate = (self.settings.rate * factor / corrections[0]) as f32;
-            let [first, second] = moments;
-            for (((x, &g), m), v) in values.iter_mut().zip(gradients).zip(first).zip(second) {
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *x -= rate * *m / (v.sqrt() / root + epsilon);
-            }
-        }
-    }
 }

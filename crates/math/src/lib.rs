@@ -10,11 +10,13 @@
 //! | [`random`] | Philox streams named by seed, purpose, step and item |
 //! | [`linalg`] | Cholesky with the house damping policy, triangular inverse, eigenvalues, SVD, solve |
 //! | [`hadamard`], [`rotation`] | Hadamard matrices, random rotations |
+//! | [`adam`] | Adam on numbers of the host |
 //! | [`gram`] | the streaming second moment `Σ w x xᵀ` |
 //! | [`hutchinson`] | traces of a Hessian by its gradient |
 //! | [`stats`] | means, paired t, rank correlation, log-sum-exp, KL |
 //! | [`vector`] | exponentials, softmax and sums of `f32` rows, vectorized |
 
+pub mod adam;
 pub mod error;
 pub mod gram;
 pub mod hadamard;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::straight_through;
 use crate::weight::{host, on_host};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -220,9 +221,7 @@ pub fn fake_quantize<const D: usize>(
     let dims = x.dims();
     let (low, high) = (-zero.clone(), -zero + f32::from(highest));
     let clipped = (x / scale.clone()).max_pair(low.expand(dims)).min_pair(high.expand(dims));
-    // The difference is 0 to the last bit: it carries the gradient, and the value is that of the rounded number.
-    let whole = clipped.clone().detach().round() + (clipped.clone() - clipped.detach());
-    whole * scale
+    straight_through::round(clipped) * scale
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use serde::{Deserialize, Serialize};
 use trimtab_io::{ActivationScheme, ActivationStep};
+use trimtab_math::adam::Adam;
 use trimtab_math::linalg::{Damping, Square, cholesky_damped};
 use trimtab_math::random::Stream;
 
@@ -82,7 +83,8 @@ pub fn clip(
     let mut ends = Ends::of(rows, start, scheme);
     let before = error(&held_out, maps, start, scheme);
     let count = learned_on.len() / d;
-    let mut adam = Adam::new(2 * d);
+    let mut adam = Adam::new(2 * d, [0.9, 0.999], 1e-8);
+    let mut logits: Vec<f32> = ends.logits.iter().map(|&logit| logit as f32).collect();
     let mut stream = Stream::new(settings.seed, "repquant/clipping", 0, 0);
     for step in 0..settings.steps {
         let batch: Vec<f32> = (0..settings.batch.min(count))
@@ -93,7 +95,9 @@ pub fn clip(
             .collect();
         let rate = if 2 * step < settings.steps { settings.rate } else { 0.1 * settings.rate };
         let gradient = ends.gradient(&batch, maps, scheme);
-        adam.step(&mut ends.logits, &gradient, rate);
+        let gradient: Vec<f32> = gradient.into_iter().map(|g| g as f32).collect();
+        adam.step(step as i32 + 1, &mut logits, &gradient, rate);
+        ends.logits = logits.iter().map(|&logit| logit.into()).collect();
     }
     let steps = ends.steps(scheme);
     let after = error(&held_out, maps, &steps, scheme);
@@ -239,29 +243,6 @@ enum Share {
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
-}
-
-/// Adam with its usual settings.
-struct Adam {
-    moments: Vec<[f64; 2]>,
-    time: i32,
-}
-
-impl Adam {
-    fn new(n: usize) -> Self {
-        Self { moments: vec![[0.0; 2]; n], time: 0 }
-    }
-
-    fn step(&mut self, values: &mut [f64], gradient: &[f64], rate: f64) {
-        self.time += 1;
-        let [first, second] = [0.9f64, 0.999];
-        let [unbias, unbias_square] = [first, second].map(|beta| 1.0 - beta.powi(self.time));
-        for ((value, g), [m, v]) in values.iter_mut().zip(gradient).zip(&mut self.moments) {
-            *m = first * *m + (1.0 - first) * g;
-            *v = second * *v + (1.0 - second) * g * g;
-            *value -= rate * (*m / unbias) / ((*v / unbias_square).sqrt() + 1e-8);
-        }
-    }
 }
 
 /// The map `[rows, d]` that comes closest on quantized inputs to what `weight` gives on the inputs themselves: `quantized` is the

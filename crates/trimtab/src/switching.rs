@@ -11,19 +11,19 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trimtab_io::{
-    AffineScheme, AffineTensor, Checkpoint, Coded, Dtype, InputCode, OutDir, PackedConfig, Quantization,
-    QuantizationConfig, RawTensor, sha256, to_safetensors, to_tensors,
+    AffineScheme, AffineTensor, Bytes, Checkpoint, Coded, Dtype, InputCode, OutDir, PackedConfig,
+    Quantization, QuantizationConfig, RawTensor, sha256, to_safetensors, to_tensors,
 };
 use trimtab_nn::{Layer, SiteMeta};
 use trimtab_train::quantized::{Switchable, switch_code};
 
+use crate::apply::{SHARD_BYTES, pretty};
 use crate::error::{Error, Result};
 
 /// Name of the file beside the checkpoint.
 pub const WIDTHS: &str = "widths.safetensors";
 const KEY: &str = "trimtab.widths";
 const FORMAT: u32 = 1;
-const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// What the metadata of [`WIDTHS`] say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,6 +131,35 @@ fn data(what: &Path, message: impl std::fmt::Display) -> Error {
     Error::Data { what: what.display().to_string(), message: message.to_string() }
 }
 
+/// What a file of widths says, checked, and the norms in it; `path` is the model that it belongs to.
+fn read_widths(path: &Path, bytes: Bytes) -> Result<(Header, Checkpoint)> {
+    let beside = Checkpoint::from_bytes(vec![("model.safetensors".into(), bytes)])?;
+    let header =
+        beside.metadata().get(KEY).ok_or_else(|| data(path, format!("{WIDTHS} has no \"{KEY}\"")))?;
+    let header: Header = serde_json::from_str(header).map_err(|e| data(path, format!("{WIDTHS}: {e}")))?;
+    if header.format != FORMAT {
+        return Err(data(path, format!("{WIDTHS} has format {}, expected {FORMAT}", header.format)));
+    }
+    let widths = &header.widths;
+    let falling = widths.windows(2).all(|pair| pair[0] > pair[1]);
+    if !falling || widths.is_empty() || !widths.iter().all(|bits| (2..=8).contains(bits)) {
+        return Err(data(
+            path,
+            format!("{WIDTHS} has the widths {widths:?}, expected some of 8 to 2, falling"),
+        ));
+    }
+    if !header.inputs.keys().rev().eq(widths) {
+        return Err(data(path, format!("{WIDTHS} has other widths for inputs than for weights")));
+    }
+    let problem = |(name, code): (&String, &InputCode)| {
+        code.problem().map(|why| format!("inputs of \"{name}\": {why}"))
+    };
+    if let Some(problem) = header.inputs.values().flatten().find_map(problem) {
+        return Err(data(path, format!("{WIDTHS}: {problem}")));
+    }
+    Ok((header, beside))
+}
+
 /// Takes the width of `bits` out of the switchable model at `path` and writes it to `output`.
 ///
 /// # Errors
@@ -143,13 +172,7 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
         );
         return Err(data(path, message));
     };
-    let beside = Checkpoint::from_bytes(vec![("model.safetensors".into(), beside)])?;
-    let header =
-        beside.metadata().get(KEY).ok_or_else(|| data(path, format!("{WIDTHS} has no \"{KEY}\"")))?;
-    let header: Header = serde_json::from_str(header).map_err(|e| data(path, format!("{WIDTHS}: {e}")))?;
-    if header.format != FORMAT {
-        return Err(data(path, format!("{WIDTHS} has format {}, expected {FORMAT}", header.format)));
-    }
+    let (header, beside) = read_widths(path, beside)?;
     let (Some(inputs), Some(&from)) = (header.inputs.get(&bits), header.widths.first()) else {
         let message = format!("this model has the widths {:?}, not {bits}", header.widths);
         return Err(Error::Setting { what: "--bits", message });
@@ -191,7 +214,7 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
     let files = out.finish_shards(SHARD_BYTES, checkpoint.metadata())?;
     let mut config = config;
     config["quantization_config"] = configuration(inputs, bits);
-    out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+    out.put_file("config.json", pretty(&config).as_bytes())?;
     for (name, bytes) in checkpoint.side_files()? {
         out.put_file(&name, &bytes)?;
     }
@@ -199,4 +222,54 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
     out.clear(&[])?;
     let bytes = files.iter().map(|file| file.bytes).sum();
     Ok(Switched { output: output.into(), bits, sites: inputs.len(), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &Value) -> Vec<u8> {
+        let norm = RawTensor::from_f32(vec![2], &[1.0, 2.0], Dtype::F32).unwrap();
+        let told = BTreeMap::from([(KEY.to_string(), header.to_string())]);
+        to_safetensors(&[("4/bn.weight".to_string(), norm)], &told).unwrap()
+    }
+
+    fn header() -> Value {
+        let grid = |high: i32| serde_json::json!({"conv": {"grid": {"step": 0.5, "low": 0, "high": high}}});
+        serde_json::json!({"format": FORMAT, "widths": [8, 4], "inputs": {"8": grid(255), "4": grid(15)}})
+    }
+
+    #[test]
+    fn widths_that_cannot_be_taken_are_refused() {
+        let read = |header: &Value| read_widths(Path::new("m"), file(header).into());
+        assert_eq!(read(&header()).unwrap().0.widths, [8, 4]);
+        let refused = |key: &str, value: Value| {
+            let mut header = header();
+            header[key] = value;
+            read(&header).unwrap_err().to_string()
+        };
+        assert!(refused("format", 2.into()).contains("format 2"));
+        // A width above that of the codes would shift to the wrong side.
+        for widths in [vec![], vec![4, 8], vec![16, 4], vec![8, 1], vec![8, 8, 4]] {
+            assert!(refused("widths", widths.clone().into()).contains("widths"), "{widths:?}");
+        }
+        assert!(refused("widths", vec![6, 4].into()).contains("other widths"));
+        let grid = serde_json::json!({"conv": {"grid": {"step": -1.0, "low": 0, "high": 15}}});
+        assert!(refused("inputs", serde_json::json!({"8": {}, "4": grid})).contains("conv"));
+    }
+
+    #[test]
+    fn damaged_files_of_widths_are_refused_or_consistent() {
+        let whole = file(&header());
+        trimtab_hostile::storm_of(&whole, 1, |bytes| {
+            let Ok((header, _)) = read_widths(Path::new("m"), bytes.to_vec().into()) else { return false };
+            assert!(
+                header
+                    .widths
+                    .iter()
+                    .all(|bits| header.inputs.contains_key(bits) && *bits <= header.widths[0])
+            );
+            true
+        });
+    }
 }

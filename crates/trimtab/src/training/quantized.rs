@@ -16,6 +16,7 @@ use trimtab_train::quantized::{
 use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
 
 use super::{Output, Recipe, Run, Summary, WeightType, logits};
+use crate::apply::pretty;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::switching;
@@ -140,7 +141,7 @@ impl Job<'_, '_> {
         let widths = settings.widths.iter().enumerate().map(at_width).collect::<Result<_>>()?;
         let exported = switching::export(&trained, self.zoo.config()?)?;
         Run::write_tensors(&mut out, &exported.tensors, &self.zoo.metadata(self.colours))?;
-        out.put_file("config.json", format!("{:#}\n", exported.config).as_bytes())?;
+        out.put_file("config.json", pretty(&exported.config).as_bytes())?;
         out.put_file(switching::WIDTHS, &exported.widths)?;
         let summary = self.run.publish(out, outcome, measured, [exported.params, data.len()])?;
         Ok(Summary { widths, ..summary })
@@ -177,15 +178,13 @@ impl Job<'_, '_> {
             tensors.push((name, RawTensor::from_f32(shape, &values, Dtype::F32)?));
         }
         Run::write_tensors(&mut out, &tensors, &self.zoo.metadata(self.colours))?;
-        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+        out.put_file("config.json", pretty(&config).as_bytes())?;
         let told: Map<String, Value> = formats.iter().map(told).collect();
-        out.put_file(FORMATS, format!("{:#}\n", Value::Object(told)).as_bytes())?;
+        out.put_file(FORMATS, pretty(&Value::Object(told)).as_bytes())?;
         let summary = self.run.publish(out, outcome, measured, [params, data.len()])?;
         Ok(Summary { word_bits: Some(trained.mean_word()), ..summary })
     }
-}
 
-impl Job<'_, '_> {
     fn bivit(
         &self,
         network: Network,
@@ -233,7 +232,7 @@ impl Job<'_, '_> {
         let mut config = self.zoo.config()?.unwrap_or_else(|| json!({}));
         config["quantization_config"] = packed.to_json();
         Run::write_tensors(&mut out, &tensors, &self.zoo.metadata(self.colours))?;
-        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+        out.put_file("config.json", pretty(&config).as_bytes())?;
         self.run.publish(out, outcome, measured, [params, data.len()])
     }
 }
