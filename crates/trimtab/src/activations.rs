@@ -17,6 +17,7 @@ use trimtab_io::{
 };
 use trimtab_math::gram::GramAccumulator;
 use trimtab_math::linalg::Square;
+use trimtab_models::Model;
 use trimtab_nn::{
     ActivationQuantizer, AttentionQuantizer, LayerMut, Norm, NormEdge, Operand, SiteKind, SiteMeta, Stage,
     Weight, Wiring, host,
@@ -112,6 +113,26 @@ impl Activations {
             ));
         }
         Ok(())
+    }
+
+    /// [`Self::check`], and that a model can be rewritten as they ask.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_model(&self, model: &Model, form: Form, sites: &[TreatedSite]) -> Result<()> {
+        self.check(form, sites)?;
+        if !self.reparameterize {
+            return Ok(());
+        }
+        let wiring = model.wiring();
+        if let Some(message) = no_free_norm(&wiring) {
+            return Err(Error::Setting { what: "--scale-reparameterization", message });
+        }
+        // Zeros of channels differ wherever they may.
+        match wiring.free_norms().find(|norm| norm.bias.is_none()).filter(|_| !self.inputs.symmetric) {
+            Some(norm) => Err(needs_bias(&norm.name, "")),
+            None => Ok(()),
+        }
     }
 
     /// Whether steps, of anything, are found on data.
@@ -366,6 +387,13 @@ impl QuantizedInputs {
     }
 }
 
+fn needs_bias(norm: &str, place: &str) -> Error {
+    let message = format!(
+        "has no bias, which zeros of its channels that differ would need{place}\nhint: take zeros that are fixed: 'int8 tensor sym'"
+    );
+    Error::Site { site: norm.into(), message }
+}
+
 /// Norm and maps for one step of all channels.
 fn rewrite(
     block: &mut BlockRun<'_>,
@@ -375,14 +403,8 @@ fn rewrite(
     dtypes: &dyn Fn(&str) -> Result<Dtype>,
 ) -> Result<Vectors> {
     let mut vectors = Vectors::new();
-    let needs_bias = |what: &str| {
-        let message = format!(
-            "has no bias, which zeros of its channels that differ would need{what}\nhint: take zeros that are fixed: 'int8 tensor sym'"
-        );
-        Error::Site { site: edge.name.clone(), message }
-    };
     if layerwise.needs_bias() && edge.bias.is_none() {
-        return Err(needs_bias(""));
+        return Err(needs_bias(&edge.name, ""));
     }
     let (name, offset) = (edge.name.clone(), edge.offset);
     let norm = norm_of(block.stage_mut(), &name)
@@ -410,7 +432,7 @@ fn rewrite(
         let tensor = format!("{}.bias", meta.name);
         if layerwise.needs_bias() {
             let bias = site.bias.as_ref().map(|bias| host(bias.val()));
-            let bias = bias.ok_or_else(|| needs_bias(&format!(" in \"{}\"", meta.name)))?;
+            let bias = bias.ok_or_else(|| needs_bias(&edge.name, &format!(" in \"{}\"", meta.name)))?;
             let bias = bias.into_iter().zip(lost).map(|(bias, lost)| f64::from(bias) - lost);
             vectors.insert(tensor.clone(), stored(&tensor, bias.collect())?);
         }
@@ -502,7 +524,7 @@ fn edge_of<'w>(wiring: &'w Wiring, group: &[&SiteMeta]) -> Option<&'w NormEdge> 
 }
 
 /// Why a network has no norm to rewrite; `None` where it has one.
-pub fn no_free_norm(wiring: &Wiring) -> Option<String> {
+fn no_free_norm(wiring: &Wiring) -> Option<String> {
     if wiring.free_norms().next().is_some() {
         return None;
     }

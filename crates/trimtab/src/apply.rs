@@ -161,6 +161,9 @@ pub fn apply(
 ) -> Result<(Applied, Finished)> {
     check_format(&job)?;
     check_tuning(&job)?;
+    if let Some(activations) = &job.quantizer.activations {
+        activations.check_model(job.model, job.form, &job.inventory.sites)?;
+    }
     let hash = job_hash(&job, calibration.map(|(_, settings)| settings))?;
     let dir = OutDir::create(&out.output, &hash, out.force)?;
     if dir.units().next().is_some() {

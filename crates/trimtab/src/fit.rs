@@ -52,7 +52,10 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     memory::check(&prediction)?;
     let judge = settings.judge.as_ref().or(calibration.rest.as_ref());
     let halves = match (settings.target, judge) {
-        (Some(target), Some(judge)) => Some((target, judge.halves()?)),
+        (Some(target), Some(judge)) => {
+            target.check(judge)?;
+            Some((target, judge.halves()?))
+        }
         (Some(_), None) => {
             let message = "there is nothing to measure it on\nhint: pass --text, --pairs or --images";
             return Err(Error::Setting { what: "--quality", message: message.into() });

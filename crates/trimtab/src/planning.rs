@@ -137,7 +137,7 @@ pub fn plan(
     monitor: &mut dyn Monitor,
 ) -> Result<Planned> {
     if goal.is_some() && settings.metric != Metric::Kl {
-        let message = "a quality is searched for along measured prices\nhint: leave --metric at kl";
+        let message = "a quality is searched for along measured prices\nhint: pass --metric kl";
         return Err(Error::Setting { what: "--metric", message: message.into() });
     }
     if let Some(caution) = prepared.caution() {

@@ -77,21 +77,36 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether data of this kind can tell.
+    ///
+    /// # Errors
+    /// Data that do not give what the target is about.
+    pub fn check(&self, judge: &Judge) -> Result<()> {
+        let told = match judge {
+            Judge::Text { .. } => matches!(self.measure, Measure::Perplexity | Measure::Kl),
+            Judge::Pairs { .. } => self.measure == Measure::Spearman,
+            Judge::Images { .. } => matches!(self.measure, Measure::Accuracy | Measure::Kl),
+        };
+        if told { Ok(()) } else { Err(self.untold()) }
+    }
+
+    fn untold(&self) -> Error {
+        Error::Setting {
+            what: "--quality",
+            message: format!(
+                "the data that the result is judged on give no {}\nhint: ppl and kl need a text, spearman needs --pairs, accuracy \
+                 and kl --images",
+                self.measure.names()[0]
+            ),
+        }
+    }
+
     /// Whether `quality` holds the condition.
     ///
     /// # Errors
     /// Data that do not give what the target is about.
     pub fn holds(&self, quality: &Quality, original: &Quality) -> Result<bool> {
-        let value = |quality: &Quality| {
-            self.measure.of(quality).ok_or_else(|| Error::Setting {
-                what: "--quality",
-                message: format!(
-                    "the data that the result is judged on give no {}\nhint: ppl and kl need a text, spearman needs --pairs, accuracy \
-                     and kl --images",
-                    self.measure.names()[0]
-                ),
-            })
-        };
+        let value = |quality: &Quality| self.measure.of(quality).ok_or_else(|| self.untold());
         let bound = if self.relative { self.bound * value(original)? } else { self.bound };
         let value = value(quality)?;
         Ok(if self.measure.at_most() { value <= bound } else { value >= bound })
@@ -209,8 +224,6 @@ impl Search {
     ) -> Result<Self> {
         // KL needs an original to compare with; it is 0 here.
         let original = goal.judge.compare(model, &[network], network, monitor)?.remove(0);
-        // What these data cannot measure is refused before any work.
-        goal.target.holds(&original, &original)?;
         Ok(Self { target: goal.target, original, tried: Vec::new(), smallest: None })
     }
 

@@ -19,7 +19,7 @@ use trimtab_io::{BranchFactors, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Branch, Flow, Network, Role, Site, SiteMeta, StageSource};
 
-use crate::activations::{QuantizedInputs, Vectors, no_free_norm};
+use crate::activations::{QuantizedInputs, Vectors};
 use crate::branching::{self, evidence_of, mend, numbers};
 use crate::calibration::Calibration;
 use crate::choice::Choice;
@@ -166,11 +166,7 @@ pub fn treat(
         }
     };
     if let Some(activations) = &quantizer.activations {
-        activations.check(run.form, &inventory.sites)?;
-        let why = activations.reparameterize.then(|| no_free_norm(&model.wiring())).flatten();
-        if let Some(message) = why {
-            return Err(Error::Setting { what: "--scale-reparameterization", message });
-        }
+        activations.check_model(model, run.form, &inventory.sites)?;
         if ranges && batches.is_empty() {
             let message = "ranges are found on data\nhint: pass --calibration".into();
             return Err(Error::Setting { what: "--activations", message });

@@ -62,7 +62,18 @@ impl QuantizationSettings {
             }
             Self::DoubleRounding(settings) => Ok(settings.check()?),
             Self::Adapt(settings) => Ok(settings.check()?),
-            Self::Bivit(settings) => Ok(settings.check()?),
+            Self::Bivit(settings) => share_of(settings).and(Ok(settings.check()?)),
+        }
+    }
+}
+
+/// The share by which attention is binary; that by signs is what it is compared with, and no file holds it.
+fn share_of(settings: &Bivit) -> Result<f32> {
+    match settings.attention {
+        Attention::Share(share) => Ok(share),
+        _ => {
+            let message = "is what is compared with: a file holds attention by a share alone".into();
+            Err(Error::Setting { what: "quantization.attention", message })
         }
     }
 }
@@ -194,10 +205,7 @@ impl Job<'_, '_> {
         monitor: &mut dyn Monitor,
     ) -> Result<Summary> {
         let (recipe, [data, heldout]) = (self.run.recipe, self.data);
-        let Attention::Share(share) = settings.attention else {
-            let message = "is what is compared with: a file holds attention by a share alone".into();
-            return Err(Error::Setting { what: "quantization.attention", message });
-        };
+        let share = share_of(settings)?;
         let objective = InBits(objective);
         let mut trainer = Trainer::new(data, &objective, &recipe.training, self.run.device.clone());
         trainer.heldout = Some(heldout);
