@@ -133,7 +133,8 @@ fn data(what: &Path, message: impl std::fmt::Display) -> Error {
 
 /// What a file of widths says, checked, and the norms in it; `path` is the model that it belongs to.
 fn read_widths(path: &Path, bytes: Bytes) -> Result<(Header, Checkpoint)> {
-    let beside = Checkpoint::from_bytes(vec![("model.safetensors".into(), bytes)])?;
+    let beside = Checkpoint::from_bytes(vec![("model.safetensors".into(), bytes)]);
+    let beside = beside.map_err(|e| data(path, format!("{WIDTHS} is damaged: {e}")))?;
     let header =
         beside.metadata().get(KEY).ok_or_else(|| data(path, format!("{WIDTHS} has no \"{KEY}\"")))?;
     let header: Header = serde_json::from_str(header).map_err(|e| data(path, format!("{WIDTHS}: {e}")))?;

@@ -172,8 +172,13 @@ pub fn correct(
         "settings": settings,
         "text": content(settings.text.as_deref())?,
     });
+    let windows = windows_of(quantized, settings)?;
     let mut out = OutDir::create(output, &trimtab_io::sha256(job.to_string().as_bytes()), force)?;
-    let [trained, heldout] = taught(quantized, original, settings, monitor)?;
+    let teacher = original.network()?;
+    let mut ask = |windows| taught_by(&teacher, windows, settings.top_k, monitor);
+    let [trained, heldout] = windows;
+    let [trained, heldout] = [ask(trained)?, ask(heldout)?];
+    drop(teacher);
     let windows = trimtab_train::Dataset::len(&trained);
     let network = with_branches(quantized.network()?, &sites, settings)?;
     system::forget_recent_peak();
@@ -208,6 +213,20 @@ fn bytes_of(branch: &BranchFactors) -> u64 {
 }
 
 impl CorrectionSettings {
+    /// Settings of the loop: AdamW for the branches alone.
+    fn of_loop(&self) -> Settings {
+        let schedule = Schedule::Cosine { warmup: 0.03, floor: 0.0 };
+        let optimizer =
+            OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let phase = Phase {
+            name: "branches".into(),
+            schedule,
+            trainable: Paths(vec![".branches.".into()]),
+            ..Phase::new(self.steps, self.rate, optimizer)
+        };
+        Settings { seed: self.seed, clip_norm: Some(1.0), ..Settings::new(self.batch, vec![phase]) }
+    }
+
     /// What can be told before the output is begun.
     fn check(&self, quantized: &Model) -> Result<()> {
         let wrong = |what: &'static str, message: &str| Err(Error::Setting { what, message: message.into() });
@@ -220,6 +239,7 @@ impl CorrectionSettings {
         if self.steps == 0 {
             return wrong("--steps", "expected at least one step");
         }
+        self.of_loop().check()?;
         if self.windows.is_some_and(|windows| windows < 2) {
             return wrong("--windows", "expected at least 2: some are trained on, others are held out");
         }
@@ -275,13 +295,8 @@ fn sites_of(quantized: &Model, original: &Model, settings: &CorrectionSettings) 
     Ok(inventory.sites)
 }
 
-/// Windows to train on and held-out ones, each with what the original says of it.
-fn taught(
-    quantized: &Model,
-    original: &Model,
-    settings: &CorrectionSettings,
-    monitor: &mut dyn Monitor,
-) -> Result<[TaughtWindows; 2]> {
+/// Windows to train on and held-out ones.
+fn windows_of(quantized: &Model, settings: &CorrectionSettings) -> Result<[TokenWindows; 2]> {
     let text = match &settings.text {
         Some(path) => read_text(path)?,
         None => pico::calibration_text(settings.seed),
@@ -297,12 +312,8 @@ fn taught(
     let cut = (count - held.min(count)) * window;
     let rest = tokens.split_off(cut.min(tokens.len()));
     tokens.extend(rest.first());
-    let parts = [(tokens, "the training text"), (rest, "the held-out text")];
-    let parts = parts.map(|(tokens, what)| TokenWindows::new(tokens, window, vocab, what));
-    let network = original.network()?;
-    let [trained, heldout] = parts;
-    let mut ask = |windows: TokenWindows| taught_by(&network, windows, settings.top_k, monitor);
-    Ok([ask(trained?)?, ask(heldout?)?])
+    let cut = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
+    Ok([cut(tokens, "the training text")?, cut(rest, "the held-out text")?])
 }
 
 /// What a network says of each window.
@@ -371,16 +382,7 @@ pub fn train_branches(
         let message = "no site has a branch, and none is to get one\nhint: give a rank".into();
         return Err(Error::Setting { what: "--rank", message });
     }
-    let schedule = Schedule::Cosine { warmup: 0.03, floor: 0.0 };
-    let optimizer = OptimizerConfig::AdamW { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    let phase = Phase {
-        name: "branches".into(),
-        schedule,
-        trainable: Paths(vec![".branches.".into()]),
-        ..Phase::new(settings.steps, settings.rate, optimizer)
-    };
-    let loop_settings =
-        Settings { seed: settings.seed, clip_norm: Some(1.0), ..Settings::new(settings.batch, vec![phase]) };
+    let loop_settings = settings.of_loop();
     let (teacher, text) = settings.loss.weights();
     let objective = FollowTeacher { logits, teacher, text };
     let mut trainer = Trainer::new(trained, &objective, &loop_settings, Device::flex());

@@ -62,6 +62,9 @@ impl QuantizationSettings {
             }
             Self::DoubleRounding(settings) => Ok(settings.check()?),
             Self::Adapt(settings) => Ok(settings.check()?),
+            Self::Bivit(_) if !matches!(recipe.network, Some(Zoo::Vit { .. })) => {
+                refused("quantization.method", "bivit is for transformers: expected [network] kind = \"vit\"")
+            }
             Self::Bivit(settings) => share_of(settings).and(Ok(settings.check()?)),
         }
     }
