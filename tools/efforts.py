@@ -23,7 +23,7 @@ COLOURS = {"rtn": "#999999", "gptq": "#d95f02", "fast": "#7570b3", "normal": "#1
 
 
 def call(program: str, *words: str) -> dict:
-    run = subprocess.run([program, *words, "--json", "--threads", "2"], capture_output=True, text=True)
+    run = subprocess.run([program, *words, "--json"], capture_output=True, text=True)
     # 1: done, and a stated condition was missed; the figures say which.
     if run.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(words)}\n{run.stderr}")
@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace, size: str, method: str, seed: int, most: i
     """`most`: bytes of the file of GPTQ, the budget of the efforts."""
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/out"
-        data = ["--calibration", args.calibration, "--seed", str(seed), "-o", out]
+        data = ["--calibration", args.calibration, "--samples", str(args.samples), "--seed", str(seed), "--threads", str(args.threads), "-o", out]
         start = time.perf_counter()
         if method in ("rtn", "gptq"):
             flags = ["--method", method] + (["--act-order"] if method == "gptq" else [])
@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--samples", type=int, default=128, help="windows of the text to calibrate on")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--windows", type=int, default=256, help="windows of the text to judge on")
     parser.add_argument("-o", "--output", default="runs.jsonl")
     parser.add_argument("--table")

@@ -152,10 +152,11 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let message = format!("is no item of the {} that there are", self.data.len());
             return Err(Error::setting(format!("{}.epochs", phase.name), message));
         }
-        let run = self.resume(module, workers)?;
+        let device = self.device.clone().autodiff();
+        // With parameters of its own: graphs that share one are one graph, for which runs on several threads wait without end.
+        let run = self.resume(module.fork(&device), workers)?;
         observer.begins(run.position.step)?;
         let course = Course::new(self.settings, self.data.len(), [workers.rank(), workers.size()]);
-        let device = self.device.clone().autodiff();
         let (data, transform) = (self.data, self.transform);
         let make = |order: &Order| made(data, &order.items, transform, order.place, &device);
         // A pool of one thread stands for a core of its own: there is nobody to make anything meanwhile.

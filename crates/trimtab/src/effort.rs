@@ -1,7 +1,7 @@
 //! How much work a fit may take: compositions of methods, so that a user gets the best of them without knowing their names.
 //!
 //! What a flag says goes before what the effort says. What the form of the output or the engine cannot hold (real zero points,
-//! branches) is no option there, whatever the effort: [`crate::choice::Choice::fits`]. `docs/effort.md` has the measurements behind these
+//! branches) is no option there, whatever the effort: [`crate::choice::Choice::fits`]. `docs/quantization.md` has the measurements behind these
 //! settings.
 
 use std::fmt;
@@ -63,6 +63,8 @@ impl Effort {
             Self::Normal => measured,
             Self::Best => Composition {
                 method: Method::Decoupleq,
+                // A treatment by decoupleQ takes long, and the plan of the first round was the best of three where it was measured.
+                rounds: 1,
                 ranks: vec![0, 8],
                 // Attention concentrates on some tokens of a text; patches of an image have no such order.
                 importance: (task == Task::Language).then(Importance::default),

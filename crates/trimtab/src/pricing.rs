@@ -1,31 +1,31 @@
 //! Pricing: what every option of every site costs and damages.
 //!
 //! Bytes are exact. Damage is first the squared error of the site's output, weighted by its inputs, of the very codes
-//! that the solver would choose on the original model's inputs. With [`Metric::Kl`] it is then put on the scale of the
+//! that the solver would choose on the original model's inputs (where the solver takes long, of a few of them, and of the
+//! others an estimate: `site`). With [`Metric::Kl`] it is then put on the scale of the
 //! model's output: for a few probe options the change of the output is measured with this one site treated, and
 //! between them damage follows the output error (a straight line in logarithms). So every site is on one scale, for
 //! the price of a few forward passes a site.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod site;
 
-use rayon::prelude::*;
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Fisher, Inputs, Moments, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
-use trimtab_mend::eora::{EoraSettings, Variant, eora};
+use trimtab_calibrate::{Inputs, Stream, StreamSettings, Treated};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Site, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
 
-use crate::branching::{self, evidence_of};
 use crate::calibration::Calibration;
 use crate::choice::Choice;
 use crate::error::{Error, Result};
-use crate::evidence::{self, Evidence};
+use crate::evidence::Evidence;
 use crate::inventory::{Inventory, TreatedSite};
 use crate::measure::Gauge;
 use crate::monitor::Monitor;
 use crate::quantizer::Quantizer;
-use crate::scheme::{Choices, Scheme};
+use crate::scheme::Choices;
 
 /// Which damage is priced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +113,7 @@ pub fn observe(
         let stage = model.load(site.stage)?;
         let weight = stage.sites().into_iter().find(|s| s.name() == site.meta.name).map(Site::to_f32);
         let weight = weight.ok_or_else(|| no_site(&site.meta.name))?;
-        found.insert(site.meta.name.clone(), price_site(site, &weight, (None, None), options)?);
+        found.insert(site.meta.name.clone(), site::price(site, &weight, (None, None), options)?);
     }
     let blocks = inventory.sites.iter().map(|site| site.stage).max().unwrap_or(0);
     monitor.begin("pricing", blocks);
@@ -133,7 +133,7 @@ pub fn observe(
             for site in &sites {
                 let weight = block.site(&site.meta.name)?.to_f32();
                 let moments = moments.get(&site.meta.name);
-                found.insert(site.meta.name.clone(), price_site(site, &weight, (moments, fisher), options)?);
+                found.insert(site.meta.name.clone(), site::price(site, &weight, (moments, fisher), options)?);
             }
             monitor.advance(index, &format!("{}: {} sites priced", block.info().name, sites.len()));
             Ok(())
@@ -144,97 +144,6 @@ pub fn observe(
 
 fn no_site(name: &str) -> Error {
     Error::Site { site: name.into(), message: "the model has no such site".into() }
-}
-
-/// An option of a site: its output error, and what the Fisher information says of it.
-type Figures = (usize, f64, Option<f64>);
-
-/// Prices the options of one site, in parallel.
-fn price_site(
-    site: &TreatedSite,
-    weight: &[f32],
-    (moments, fisher): (Option<&Moments>, Option<&Fisher>),
-    (choices, quantizer): (&Choices, &Quantizer),
-) -> Result<Priced> {
-    let mut ranks: BTreeMap<Scheme, Vec<usize>> = BTreeMap::new();
-    for Choice { scheme, rank } in choices.of(site)? {
-        ranks.entry(scheme).or_default().push(rank);
-    }
-    let schemes: Vec<(Scheme, Vec<usize>)> = ranks.into_iter().collect();
-    let probes = probe_schemes(&schemes.iter().map(|(scheme, _)| *scheme).collect::<Vec<_>>(), site);
-    let failed = |message: String| Error::Site { site: site.meta.name.clone(), message };
-    let seen = evidence_of(&site.meta, moments.map(|m| m.whole.as_ref()), fisher);
-    type Found = (Scheme, Vec<Figures>, f64, Option<[f64; 2]>, Option<Treated>);
-    let price = |(scheme, ranks): &(Scheme, Vec<usize>)| -> Result<Found> {
-        let observed = seen.second_moment.is_some();
-        let Some(method) = quantizer.treatment(*scheme, site.dtype, observed) else {
-            let halves = moments.and_then(|moments| moments.first.as_ref()).map(|_| [0.0; 2]);
-            let nothing = ranks.iter().map(|&rank| (rank, 0.0, Some(0.0))).collect();
-            return Ok((*scheme, nothing, 0.0, halves, None));
-        };
-        let outcome = method.treat(&site.meta, weight, seen).map_err(failed)?;
-        let halves = evidence::by_halves(site, weight, &outcome, moments)?;
-        let divergence =
-            |values: &[f32]| seen.fisher.map(|fisher| branching::divergence(weight, values, fisher));
-        // Of EoRA all ranks are priced from one decomposition; what is found by turns, or weighed otherwise, is found rank by rank.
-        let apart = seen.fisher.is_some() || quantizer.turns(seen).is_some();
-        let errors = match ranks.iter().copied().max().unwrap_or(0) {
-            0 => {
-                let divergence = divergence(&branching::numbers(&outcome.treated));
-                ranks.iter().map(|&rank| (rank, outcome.damage, divergence)).collect()
-            }
-            _ if apart => {
-                let of = |&rank: &usize| -> Result<Figures> {
-                    let plain = outcome.treated.clone();
-                    if rank == 0 {
-                        return Ok((0, outcome.damage, divergence(&branching::numbers(&plain))));
-                    }
-                    let found = branching::mend(quantizer, &*method, (site, rank), weight, seen, plain)?;
-                    let damage = branching::damage(weight, &found.values, seen)?;
-                    Ok((rank, damage, divergence(&found.values)))
-                };
-                ranks.iter().map(of).collect::<Result<_>>()?
-            }
-            most => {
-                by_rank((weight, site.meta.rows), &outcome, seen, (ranks, most), quantizer).map_err(failed)?
-            }
-        };
-        let treated = probes.contains(scheme).then_some(outcome.treated);
-        Ok((*scheme, errors, outcome.damage, halves, treated))
-    };
-    let mut priced = Priced { evidence: Evidence::of(&site.meta, weight, moments)?, ..Priced::default() };
-    for (scheme, errors, bare, halves, treated) in
-        schemes.par_iter().map(price).collect::<Result<Vec<_>>>()?
-    {
-        for (rank, error, divergence) in errors {
-            let choice = Choice { scheme, rank };
-            priced.errors.insert(choice, error);
-            priced.divergences.extend(divergence.map(|divergence| (choice, divergence)));
-            // What the halves of the data say of a branch is not asked: it would take a decomposition for each.
-            priced.evidence.add(choice.to_string(), error, halves.filter(|_| rank == 0));
-        }
-        priced.probes.extend(treated.map(|treated| (bare, treated)));
-    }
-    Ok(priced)
-}
-
-/// The output error of a treated weight with the branch of each rank beside it: what the singular values leave. The factors
-/// are not rounded here.
-fn by_rank(
-    (weight, rows): (&[f32], usize),
-    outcome: &Outcome,
-    seen: SiteEvidence<'_>,
-    (ranks, most): (&[usize], usize),
-    quantizer: &Quantizer,
-) -> std::result::Result<Vec<Figures>, String> {
-    let values = branching::numbers(&outcome.treated);
-    // Prices are of EoRA: only there the singular values are those of the output error. Where nothing was observed, that is
-    // the error of the weight.
-    let variant = if seen.second_moment.is_some() { Variant::Eora } else { Variant::Svd };
-    let settings = EoraSettings { variant, ..quantizer.branch_settings(seen) };
-    let branch =
-        eora(weight, &values, rows, seen.second_moment, most, &settings).map_err(|e| e.to_string())?;
-    Ok(ranks.iter().map(|&rank| (rank, branch.residual(outcome.damage, rank), None)).collect())
 }
 
 /// Writes damages into a price list: the output errors themselves.
@@ -280,17 +189,6 @@ pub fn interpolate(probes: &[Probe], error: f64) -> f64 {
         (Some(low), None) => proportional(low),
         (None, None) => 0.0,
     }
-}
-
-/// Schemes at which the change of the output is measured: the narrowest codes to choose from and the next wider ones.
-fn probe_schemes(schemes: &[Scheme], site: &TreatedSite) -> Vec<Scheme> {
-    let widths: BTreeSet<u8> = schemes.iter().filter_map(Scheme::width).collect();
-    // With the most scales: nearest to what a plan picks at these widths.
-    let finest = |width: u8| {
-        let of_width = schemes.iter().filter(|scheme| scheme.width() == Some(width));
-        of_width.max_by_key(|scheme| scheme.bytes(&site.meta, site.dtype)).copied()
-    };
-    widths.into_iter().take(2).filter_map(finest).collect()
 }
 
 /// Points of the line from output error to damage, by site.

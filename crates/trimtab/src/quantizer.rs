@@ -135,6 +135,12 @@ impl Quantizer {
         Self { tuning: None, activations: None, tune_batch_norms: false, tune_biases: None, ..*self }
     }
 
+    /// A quicker method whose errors lie to those of this one about alike for all options of a width; `None` where it is quick itself.
+    pub fn sketch(&self) -> Option<Self> {
+        let slow = matches!(self.method, Method::Decoupleq | Method::Adaquant);
+        slow.then_some(Self { method: Method::Gptq, act_order: true, ..*self })
+    }
+
     /// Whether calibration data are needed even where codes need none.
     pub fn tunes_vectors(&self) -> bool {
         self.tune_batch_norms || self.tune_biases.is_some()

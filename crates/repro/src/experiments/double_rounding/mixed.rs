@@ -76,7 +76,8 @@ pub(super) fn trained(
         Ok(soft_cross_entropy(said, targets))
     };
     let probing = Probing { least: 8, most: 16, seed, ..Probing::default() };
-    let traces = site_traces(start, switchable.sites(), &probing, loss)?;
+    let start = start.clone().fork(&Device::flex().autodiff());
+    let traces = site_traces(&start, switchable.sites(), &probing, loss)?;
     let traces: Vec<f64> = traces.iter().map(|trace| trace.trace.max(0.0)).collect();
     // Three parts a step, of which four make one of the joint arms: as many backward passes.
     let settings = settings(seed + 200, size.epochs[1] * 4.0 / 3.0, 0.02);

