@@ -68,8 +68,19 @@ impl WikiLm {
 
     /// A sample of the reviews to calibrate on.
     pub fn calibration(&self, lab: &Lab<'_>, samples: usize, seed: u64) -> Attempt<Calibration> {
+        self.calibration_on(SEEN, lab, samples, seed)
+    }
+
+    /// A sample of a text.
+    pub fn calibration_on(
+        &self,
+        text: &str,
+        lab: &Lab<'_>,
+        samples: usize,
+        seed: u64,
+    ) -> Attempt<Calibration> {
         let settings = CalibrationSettings {
-            source: Some(lab.file(SEEN)?),
+            source: Some(lab.file(text)?),
             samples: Some(samples),
             window: Some(WINDOW),
             seed,
@@ -152,13 +163,15 @@ impl WikiLm {
         }
         Ok(network)
     }
-}
 
-impl WikiLm {
     /// Texts to be continued: the first tokens of held-out windows.
     pub fn begun(&self, texts: usize, length: usize) -> Vec<Vec<u32>> {
-        let Judge::Text { tokens, .. } = &self.judge else { return Vec::new() };
-        tokens.chunks_exact(WINDOW).take(texts).map(|window| window[..length].to_vec()).collect()
+        self.held_out().chunks_exact(WINDOW).take(texts).map(|window| window[..length].to_vec()).collect()
+    }
+
+    /// Tokens of the reviews to judge on.
+    pub fn held_out(&self) -> &[u32] {
+        if let Judge::Text { tokens, .. } = &self.judge { tokens } else { &[] }
     }
 
     /// Negative log-likelihood that the original gives the tokens after the first `from`, summed.

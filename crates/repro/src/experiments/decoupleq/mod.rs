@@ -3,23 +3,17 @@
 mod identities;
 mod verdict;
 
-use trimtab::calibration::{Calibration, CalibrationSettings};
+use trimtab::calibration::Calibration;
 use trimtab::floors::calibrate::stream::reading_groups;
 use trimtab::floors::calibrate::{Inputs, ReconstructSettings, SiteEvidence, Stream, StreamSettings};
-use trimtab::floors::io::{RealScheme, read_text};
-use trimtab::floors::models::Model;
+use trimtab::floors::io::RealScheme;
 use trimtab::floors::nn::Network;
-use trimtab::floors::plan::Selection;
-use trimtab::form::Form;
-use trimtab::inventory::Inventory;
-use trimtab::judge::{Judge, Quality};
-use trimtab::measure;
-use trimtab::monitor::Quiet;
+use trimtab::judge::Quality;
 use trimtab::quantizer::{Method, Quantizer, Range};
 use trimtab::scheme::Scheme;
-use trimtab::treating::{Assignment, Collected, Job, treat};
 
 use self::verdict::{Found, judge};
+use super::wikilm::WikiLm;
 use crate::error::{Error, Result};
 use crate::experiment::{Check, Experiment, Measurement, Scale};
 use crate::lab::Lab;
@@ -28,8 +22,6 @@ use crate::lab::Lab;
 const SEEDS: u64 = 3;
 /// Windows of calibration.
 const SAMPLES: usize = 64;
-/// Tokens of a window.
-const WINDOW: usize = 256;
 /// Windows of the held-out text.
 const HELD_OUT: usize = 64;
 /// Widths.
@@ -117,40 +109,22 @@ impl Experiment for Decoupleq {
             Scale::Quick => (1, 32, &BITS[..1]),
             Scale::Full => (SEEDS, HELD_OUT, &BITS[..]),
         };
-        let folder = lab.file("lm/wikilm")?;
-        let [calibration, test] =
-            [lab.file("text/reviews/calibration.txt")?, lab.file("text/reviews/test.txt")?];
-        let failed = |error: trimtab::Error| self.failed("measuring")(Box::new(error));
-        let model = Model::open(&folder.display().to_string(), None)
-            .map_err(|error| self.failed("opening wikilm")(Box::new(error)))?;
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).map_err(failed)?;
-        let original = model.network().map_err(|error| self.failed("loading wikilm")(Box::new(error)))?;
-        let text = read_text(&test).map_err(|error| self.failed("reading")(Box::new(error)))?;
-        let tokens = model.tokenizer().and_then(|tokenizer| Ok(tokenizer.encode(&text, false)?));
-        let tokens = tokens.map_err(|error| self.failed("tokenizing")(Box::new(error)))?;
-        let proof = Judge::Text { tokens, window: WINDOW, stride: WINDOW, limit: held_out };
+        let lm = WikiLm::open(lab, held_out).map_err(self.failed("opening wikilm"))?;
         let mut found = Vec::new();
         for seed in 0..seeds {
-            let settings = CalibrationSettings {
-                source: Some(calibration.clone()),
-                samples: Some(SAMPLES),
-                window: Some(WINDOW),
-                seed,
-                ..CalibrationSettings::default()
-            };
-            let data = Calibration::load(&model, &settings).map_err(failed)?;
-            let run = Run { model: &model, inventory: &inventory, data: &data };
-            let errors = run.layer_errors(bits).map_err(failed)?;
+            let data = lm.calibration(lab, SAMPLES, seed).map_err(self.failed("calibration"))?;
+            let errors = layer_errors(&lm, &data, bits);
+            let errors = errors.map_err(|error| self.failed("layers")(Box::new(error)))?;
             lab.tell(&format!("seed {seed}: layers on the inputs of the original"))?;
             for (&bits, errors) in bits.iter().zip(errors) {
                 let mut networks = Vec::new();
                 for &arm in Arm::at(bits) {
-                    networks.push(run.network(arm, bits).map_err(failed)?);
+                    let network = lm.treated(scheme(bits).into(), &arm.quantizer(), Some(&data));
+                    networks.push(network.map_err(self.failed("treating"))?);
                     lab.tell(&format!("seed {seed}, {bits} bits: {}", arm.name()))?;
                 }
                 let networks: Vec<&Network> = networks.iter().collect();
-                let quality =
-                    proof.compare(&model, &networks, &original, &mut Quiet::default()).map_err(failed)?;
+                let quality = lm.judged(&networks).map_err(self.failed("judging"))?;
                 for ((&arm, quality), error) in Arm::at(bits).iter().zip(quality).zip(errors) {
                     let Quality { perplexity: Some(perplexity), kl: Some(kl), .. } = quality else {
                         continue;
@@ -163,14 +137,10 @@ impl Experiment for Decoupleq {
                 }
             }
         }
-        let score = proof.score(&model, &original, &mut Quiet::default()).map_err(failed)?;
-        let bytes = |bits| -> f64 {
-            let scheme = scheme(bits);
-            let treated = inventory.sites.iter().map(|site| scheme.bytes(&site.meta, site.dtype)).sum();
-            inventory.totals.bits_per_weight(treated).unwrap_or(f64::NAN)
-        };
-        let sizes: Vec<(u8, f64)> = bits.iter().map(|&bits| (bits, bytes(bits))).collect();
-        Ok(judge(&found, seeds, &sizes, score.perplexity.unwrap_or(f64::NAN), held_out))
+        let original = lm.perplexity().map_err(self.failed("judging"))?;
+        let sizes: Vec<(u8, f64)> =
+            bits.iter().map(|&bits| (bits, lm.bits(scheme(bits).into())[0])).collect();
+        Ok(judge(&found, seeds, &sizes, original, held_out))
     }
 
     fn recorded(&self) -> Option<Measurement> {
@@ -182,58 +152,36 @@ fn scheme(bits: u8) -> Scheme {
     Scheme::Real(RealScheme { bits, group_size: None })
 }
 
-/// The model with one choice of calibration windows.
-struct Run<'a> {
-    model: &'a Model,
-    inventory: &'a Inventory,
-    data: &'a Calibration,
-}
-
-impl Run<'_> {
-    /// The model as an arm makes it.
-    fn network(&self, arm: Arm, bits: u8) -> trimtab::Result<Network> {
-        let name = |site: &trimtab::inventory::TreatedSite| (site.meta.name.clone(), scheme(bits).into());
-        let assignment: Assignment = self.inventory.sites.iter().map(name).collect();
-        let (quantizer, mut treated) = (&arm.quantizer(), Collected::default());
-        let (model, inventory, form) = (self.model, self.inventory, Form::Packed);
-        let job = Job { model, inventory, assignment: &assignment, quantizer, form };
-        treat(job, Some(self.data), &mut treated, &mut Quiet::default())?;
-        let mut network = model.network()?;
-        measure::put(&mut network, &treated.overlay(inventory)?)?;
-        Ok(network)
-    }
-
-    /// Summed output errors of all sites on the inputs of the original network, arm by arm for each width.
-    fn layer_errors(&self, bits: &[u8]) -> trimtab::Result<Vec<[f64; 5]>> {
-        let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
-        let mut sums = vec![[0.0; 5]; bits.len()];
-        let stream = Stream::new(self.model, &self.data.batches, self.model.device().clone(), settings);
-        stream.run(|block| -> trimtab::Result<()> {
-            let sites = self.inventory.sites.iter().filter(|site| site.stage == block.index());
-            for group in reading_groups(sites.map(|site| &site.meta)) {
-                let moments = block.second_moments(&group)?;
-                for meta in group {
-                    let site = self.inventory.sites.iter().find(|site| site.meta.name == meta.name);
-                    let dtype = site.map_or(trimtab::floors::io::Dtype::F32, |site| site.dtype);
-                    let weight = block.site(&meta.name)?.weight.to_f32();
-                    let second_moment = moments.get(&meta.name).map(|h| h.as_ref());
-                    for (&bits, sums) in bits.iter().zip(&mut sums) {
-                        // Refined blocks have the codes of their layers.
-                        for (arm, sum) in Arm::ALL[..4].iter().zip(sums) {
-                            let quantizer = arm.quantizer();
-                            let Some(treatment) = quantizer.treatment(scheme(bits), dtype, true) else {
-                                continue;
-                            };
-                            let outcome =
-                                treatment.treat(meta, &weight, SiteEvidence { second_moment, fisher: None });
-                            let failed = |message| trimtab::Error::Site { site: meta.name.clone(), message };
-                            *sum += outcome.map_err(failed)?.damage;
-                        }
+/// Summed output errors of all sites on the inputs of the original network, arm by arm for each width.
+fn layer_errors(lm: &WikiLm, data: &Calibration, bits: &[u8]) -> trimtab::Result<Vec<[f64; 5]>> {
+    let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
+    let mut sums = vec![[0.0; 5]; bits.len()];
+    let stream = Stream::new(&lm.model, &data.batches, lm.model.device().clone(), settings);
+    stream.run(|block| -> trimtab::Result<()> {
+        let sites = lm.inventory.sites.iter().filter(|site| site.stage == block.index());
+        for group in reading_groups(sites.map(|site| &site.meta)) {
+            let moments = block.second_moments(&group)?;
+            for meta in group {
+                let site = lm.inventory.sites.iter().find(|site| site.meta.name == meta.name);
+                let dtype = site.map_or(trimtab::floors::io::Dtype::F32, |site| site.dtype);
+                let weight = block.site(&meta.name)?.weight.to_f32();
+                let second_moment = moments.get(&meta.name).map(|h| h.as_ref());
+                for (&bits, sums) in bits.iter().zip(&mut sums) {
+                    // Refined blocks have the codes of their layers.
+                    for (arm, sum) in Arm::ALL[..4].iter().zip(sums) {
+                        let quantizer = arm.quantizer();
+                        let Some(treatment) = quantizer.treatment(scheme(bits), dtype, true) else {
+                            continue;
+                        };
+                        let outcome =
+                            treatment.treat(meta, &weight, SiteEvidence { second_moment, fisher: None });
+                        let failed = |message| trimtab::Error::Site { site: meta.name.clone(), message };
+                        *sum += outcome.map_err(failed)?.damage;
                     }
                 }
             }
-            Ok(())
-        })?;
-        Ok(sums)
-    }
+        }
+        Ok(())
+    })?;
+    Ok(sums)
 }

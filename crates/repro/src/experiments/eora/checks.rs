@@ -10,12 +10,11 @@ use trimtab::floors::mend::eora::{EoraSettings, Variant, eora};
 use trimtab::floors::quantize::damage::output_error;
 
 use crate::experiment::Check;
+use crate::experiments::wikilm::Failure;
 
 const ROWS: usize = 200;
 const COLS: usize = 220;
 const RANK: usize = 6;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn problem() -> Result<(Vec<f32>, Vec<f32>, Square), Failure> {
     let mut stream = Stream::new(87, "eora/checks", 0, 0);

@@ -16,6 +16,7 @@ use super::Eora;
 use super::run::{Compressor, Lm};
 use crate::error::Result;
 use crate::experiment::Scale;
+use crate::experiments::wikilm::{Attempt, Failure, WINDOW};
 use crate::lab::Lab;
 
 /// Steps and peak rate of the trained branch, as published.
@@ -24,9 +25,6 @@ const RATE: f64 = 1e-3;
 const LAST_RATE: f64 = 1e-6;
 /// Windows of held-out inputs: those that models are judged on.
 const HELD_OUT: usize = 16;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-type Found<T> = std::result::Result<T, Failure>;
 
 /// What is left of the output error of a compressor on held-out inputs, in parts of the output's power.
 #[derive(Clone, Debug)]
@@ -71,10 +69,10 @@ impl Lm {
         Ok(all)
     }
 
-    fn moments(&self, batches: &[Batch]) -> Found<std::collections::BTreeMap<String, Square>> {
+    fn moments(&self, batches: &[Batch]) -> Attempt<std::collections::BTreeMap<String, Square>> {
         let mut found = std::collections::BTreeMap::new();
         let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
-        Stream::new(self.model(), batches, Device::flex(), settings).run(|block| -> Found<()> {
+        Stream::new(self.model(), batches, Device::flex(), settings).run(|block| -> Attempt<()> {
             let sites: Vec<_> = self.sites(block.index()).map(|site| &site.meta).collect();
             if block.index() % 2 == 1 {
                 for (name, moment) in block.second_moments(&sites)? {
@@ -86,9 +84,8 @@ impl Lm {
         Ok(found)
     }
 
-    fn compare(&self, compressor: Compressor, rank: usize, calibration: &Calibration) -> Found<Layers> {
-        let (tokens, window) = self.held_out().ok_or("a text to judge on")?;
-        let windows: Vec<&[u32]> = tokens.chunks_exact(window).take(HELD_OUT).collect();
+    fn compare(&self, compressor: Compressor, rank: usize, calibration: &Calibration) -> Attempt<Layers> {
+        let windows: Vec<&[u32]> = self.held_out().chunks_exact(WINDOW).take(HELD_OUT).collect();
         let batches: Vec<Batch> = windows.chunks(2).map(|two| Batch::windows(two, &Device::flex())).collect();
         let (mut seen, mut held_out) = (self.moments(&calibration.batches)?, self.moments(&batches)?);
         let mut cases = Vec::new();
@@ -104,7 +101,7 @@ impl Lm {
                 cases.push((site, Case { rows: site.meta.rows, weight, seen, held_out }));
             }
         }
-        let one = |(i, (site, case)): (usize, &(&TreatedSite, Case))| -> Found<[f64; 6]> {
+        let one = |(i, (site, case)): (usize, &(&TreatedSite, Case))| -> Attempt<[f64; 6]> {
             let changed = compressor.change(site, &case.weight, Some(&case.seen))?;
             let zeros = vec![0.0; case.weight.len()];
             let error = |values: &[f32]| output_error(&case.weight, values, &case.held_out);
@@ -118,7 +115,7 @@ impl Lm {
             found[5] = error(&with(&changed, Some(learned))?)?;
             Ok(found)
         };
-        let found: Vec<[f64; 6]> = cases.par_iter().enumerate().map(one).collect::<Found<_>>()?;
+        let found: Vec<[f64; 6]> = cases.par_iter().enumerate().map(one).collect::<Attempt<_>>()?;
         // In the order of the sites: the same sum at any number of threads. Each map in parts of its own power.
         let mean =
             |k: usize| found.iter().map(|errors| errors[k] / errors[0]).sum::<f64>() / found.len() as f64;
@@ -127,7 +124,7 @@ impl Lm {
     }
 }
 
-fn with(changed: &[f32], factors: Option<BranchFactors>) -> Found<Vec<f32>> {
+fn with(changed: &[f32], factors: Option<BranchFactors>) -> Attempt<Vec<f32>> {
     let mut values = changed.to_vec();
     if let Some(factors) = factors {
         factors.merge_into(&mut values)?;
@@ -138,7 +135,7 @@ fn with(changed: &[f32], factors: Option<BranchFactors>) -> Found<Vec<f32>> {
 /// The published alternative: AdamW on the output error `tr((E − B A) S (E − B A)ᵀ)` from a random `A` and `B = 0`, with a cosine.
 ///
 /// Its gradients are `−2 ((E S) Aᵀ − B (A S Aᵀ))` and `−2 (Bᵀ (E S) − (Bᵀ B) (A S))`, here in parts of the error at the start.
-fn learn(case: &Case, changed: &[f32], rank: usize, item: u64) -> Found<BranchFactors> {
+fn learn(case: &Case, changed: &[f32], rank: usize, item: u64) -> Attempt<BranchFactors> {
     let device = Device::flex();
     let (rows, cols) = (case.rows, case.seen.n());
     let matrix =

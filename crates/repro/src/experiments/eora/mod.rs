@@ -71,7 +71,7 @@ impl Experiment for Eora {
         let seeds = if scale == Scale::Quick { 1 } else { SEEDS };
         let (mut found, mut layers) = (Found::default(), Vec::new());
         for seed in 0..seeds {
-            let reviews = lm.calibration(run::REVIEWS, seed, lab)?;
+            let reviews = lm.on_task(seed, lab)?;
             let mut arms = arms(scale);
             if scale == Scale::Full {
                 arms.extend(Compressor::SAME_BYTES.map(|compressor| Arm { compressor, branch: None }));
@@ -80,7 +80,7 @@ impl Experiment for Eora {
             if scale == Scale::Full {
                 let task = [Arm { compressor: Compressor::Rtn(3), branch: Some((Variant::Eora, TASK_RANK)) }];
                 found.on_task.extend(lm.measure(&task, &reviews, lab, "calibrated on the task")?);
-                let other = lm.calibration(run::OTHER, seed, lab)?;
+                let other = lm.on_other(seed, lab)?;
                 found.on_other.extend(lm.measure(&task, &other, lab, "calibrated on other text")?);
             }
             if seed == 0 {

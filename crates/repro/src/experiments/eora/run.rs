@@ -2,43 +2,34 @@
 
 use burn::tensor::Device;
 use rayon::prelude::*;
-use trimtab::calibration::{Calibration, CalibrationSettings};
+use trimtab::calibration::Calibration;
 use trimtab::floors::calibrate::stream::reading_groups;
 use trimtab::floors::calibrate::{BlockRun, Inputs, SiteEvidence, Stream, StreamSettings, Treated};
-use trimtab::floors::io::{AffineScheme, BranchFactors, Dtype, read_text};
+use trimtab::floors::io::{AffineScheme, BranchFactors, Dtype};
 use trimtab::floors::math::linalg::Square;
 use trimtab::floors::mend::eora::{EoraSettings, Variant, eora};
 use trimtab::floors::models::Model;
 use trimtab::floors::nn::{Branch, Network, SiteMeta};
-use trimtab::floors::plan::Selection;
-use trimtab::form::Form;
-use trimtab::inventory::{Inventory, TreatedSite};
-use trimtab::judge::{Judge, Quality};
+use trimtab::inventory::TreatedSite;
+use trimtab::judge::Quality;
 use trimtab::measure::{Overlay, Put, put};
-use trimtab::monitor::Quiet;
 use trimtab::quantizer::{Method, Quantizer};
 use trimtab::scheme::Scheme;
 
 use super::Eora;
 use crate::error::{Error, Result};
+use crate::experiments::wikilm::{Failure, WINDOW, WikiLm};
 use crate::lab::Lab;
 
-/// The task.
-pub const REVIEWS: &str = "text/reviews/calibration.txt";
-/// Other text.
-pub const OTHER: &str = "text/wikitext2/valid.txt";
-const HELD_OUT: &str = "text/reviews/test.txt";
-const MODEL: &str = "lm/wikilm";
+/// A text that is not the task.
+const OTHER: &str = "text/wikitext2/valid.txt";
 /// Windows to calibrate on, and to judge on.
 const SAMPLES: usize = 8;
 const JUDGED: usize = 16;
-const WINDOW: usize = 256;
 /// Weights that share a scale.
 const GROUP: usize = 64;
 /// Networks that are held at once.
 const AT_ONCE: usize = 8;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is done to a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,45 +129,28 @@ pub struct Outcome {
 }
 
 /// The model and what it is judged on.
-pub struct Lm {
-    model: Model,
-    inventory: Inventory,
-    judge: Judge,
-}
+pub struct Lm(WikiLm);
 
 impl Lm {
     pub fn open(lab: &Lab<'_>) -> Result<Self> {
-        let failed = Eora::failed("the model");
-        let path = lab.file(MODEL)?.display().to_string();
-        let model = Model::open(&path, None).map_err(|e| failed(Box::new(e) as Failure))?;
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed);
-        let inventory = inventory.map_err(|e| failed(Box::new(e) as Failure))?;
-        let text = read_text(lab.file(HELD_OUT)?).map_err(|e| failed(Box::new(e) as Failure))?;
-        let tokens = model.tokenizer().map_err(|e| failed(Box::new(e) as Failure))?.encode(&text, false);
-        let tokens = tokens.map_err(|e| failed(Box::new(e) as Failure))?;
-        let judge = Judge::Text { tokens, window: WINDOW, stride: WINDOW, limit: JUDGED };
-        Ok(Self { model, inventory, judge })
+        WikiLm::open(lab, JUDGED).map(Self).map_err(Eora::failed("the model"))
     }
 
     pub fn describe(&self) -> String {
         format!(
-            "wikilm: llama of 6 blocks, width 256, {} weights in {} maps; {SAMPLES} windows of {WINDOW} tokens to calibrate on, {JUDGED} to judge on",
-            self.inventory.totals.treated_weights,
-            self.inventory.sites.len()
+            "{}; {SAMPLES} windows of {WINDOW} tokens to calibrate on, {JUDGED} to judge on",
+            self.0.describe()
         )
     }
 
-    /// A sample of a text.
-    pub fn calibration(&self, text: &str, seed: u64, lab: &Lab<'_>) -> Result<Calibration> {
-        let settings = CalibrationSettings {
-            source: Some(lab.file(text)?),
-            samples: Some(SAMPLES),
-            window: Some(WINDOW),
-            sequential: false,
-            seed,
-            ..CalibrationSettings::default()
-        };
-        Calibration::load(&self.model, &settings).map_err(Eora::failed("calibration"))
+    /// A sample of the reviews.
+    pub fn on_task(&self, seed: u64, lab: &Lab<'_>) -> Result<Calibration> {
+        self.0.calibration(lab, SAMPLES, seed).map_err(Eora::failed("calibration"))
+    }
+
+    /// A sample of another text.
+    pub fn on_other(&self, seed: u64, lab: &Lab<'_>) -> Result<Calibration> {
+        self.0.calibration_on(OTHER, lab, SAMPLES, seed).map_err(Eora::failed("calibration"))
     }
 
     /// Compresses the model in each way and judges the results.
@@ -192,20 +166,14 @@ impl Lm {
             lab.tell(&format!("{what}: {} of {} models", i * AT_ONCE, arms.len()))?;
             let networks: Vec<Network> =
                 part.iter().map(|&arm| self.compressed(arm, calibration, lab)).collect::<Result<_>>()?;
-            let qualities = self.judged(&networks).map_err(Eora::failed("judging"))?;
+            let all: Vec<&Network> = networks.iter().collect();
+            let qualities = self.0.judged(&all).map_err(Eora::failed("judging"))?;
             for (&arm, Quality { perplexity, kl, .. }) in part.iter().zip(qualities) {
                 let [perplexity, kl] = [perplexity, kl].map(|figure| figure.unwrap_or(f64::NAN));
                 outcomes.push(Outcome { arm, bits_per_weight: self.bits_per_weight(arm), perplexity, kl });
             }
         }
         Ok(outcomes)
-    }
-
-    /// How good networks are, and how far from the original.
-    fn judged(&self, networks: &[Network]) -> trimtab::Result<Vec<Quality>> {
-        let original = self.model.network()?;
-        let all: Vec<&Network> = networks.iter().collect();
-        self.judge.compare(&self.model, &all, &original, &mut Quiet::default())
     }
 
     /// Everything that the weights and branches of the treated maps take.
@@ -216,8 +184,8 @@ impl Lm {
             });
             arm.compressor.bytes(site) + branch
         };
-        let bytes: u64 = self.inventory.sites.iter().map(bytes).sum();
-        self.inventory.totals.bits_per_weight(bytes).unwrap_or(f64::NAN)
+        let bytes: u64 = self.0.inventory.sites.iter().map(bytes).sum();
+        self.0.inventory.totals.bits_per_weight(bytes).unwrap_or(f64::NAN)
     }
 
     /// The model with every map compressed and made up for, in the order in which data reach them: each sees what those
@@ -226,7 +194,7 @@ impl Lm {
         let failed = Eora::failed::<Failure>("compression");
         let mut overlay = Overlay::new();
         let settings = StreamSettings { inputs: Inputs::Treated, ..StreamSettings::default() };
-        let stream = Stream::new(&self.model, &calibration.batches, Device::flex(), settings);
+        let stream = Stream::new(&self.0.model, &calibration.batches, Device::flex(), settings);
         stream
             .run(|block| -> std::result::Result<(), Boxed> {
                 if lab.stops() {
@@ -238,7 +206,7 @@ impl Lm {
                 Ok(stopped) => *stopped,
                 Err(source) => failed(source),
             })?;
-        let mut network = self.model.network().map_err(|e| failed(Box::new(e)))?;
+        let mut network = self.0.model.network().map_err(|e| failed(Box::new(e)))?;
         put(&mut network, &overlay).map_err(|e| failed(Box::new(e)))?;
         Ok(network)
     }
@@ -282,18 +250,15 @@ impl Lm {
 
     /// The treated sites of a stage.
     pub fn sites(&self, stage: usize) -> impl Iterator<Item = &TreatedSite> {
-        self.inventory.sites.iter().filter(move |site| site.stage == stage)
+        self.0.inventory.sites.iter().filter(move |site| site.stage == stage)
     }
 
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.0.model
     }
 
-    pub fn held_out(&self) -> Option<(&[u32], usize)> {
-        match &self.judge {
-            Judge::Text { tokens, window, .. } => Some((tokens, *window)),
-            _ => None,
-        }
+    pub fn held_out(&self) -> &[u32] {
+        self.0.held_out()
     }
 }
 
