@@ -185,6 +185,13 @@ pub fn correct(
     let place = Some((out.partial().join(STATE), metrics_of(output), force));
     let found = train_branches(network, &sites, [&trained, &heldout], settings, place, monitor)?;
     let peak_anonymous_bytes = system::recent_peak_anonymous_bytes();
+    if let [before, after] = found.heldout
+        && after > before
+    {
+        let message =
+            format!("held-out windows are worse off than before: {before:.4} to {after:.4} nats a token");
+        monitor.warn(&format!("{message}\nhint: lower --rate, or train on more text for more --steps"));
+    }
     let branch_bytes = found.branches.values().map(bytes_of).sum();
     let beside: u64 = sites.iter().map(|site| site.meta.numel() as u64).sum();
     write(quantized, &found.branches, &mut out)?;
