@@ -236,6 +236,22 @@ impl BlockRun<'_> {
         pooled.buffers(&*self.stage)
     }
 
+    /// The block as the source has it.
+    pub fn original(&self) -> Result<Box<dyn Stage>> {
+        Ok(self.stream.source.load(self.index)?)
+    }
+
+    /// What reaches the block of some batches, and the batches.
+    pub fn sampled(&mut self, batches: &[usize]) -> Result<Vec<(Flow, Batch)>> {
+        let one = |&i: &usize| Ok((self.inputs(i..i + 1)?.remove(0), self.stream.batches[i].clone()));
+        batches.iter().map(one).collect()
+    }
+
+    /// The batches of the stream.
+    pub fn batches(&self) -> &[Batch] {
+        self.stream.batches
+    }
+
     /// Puts vectors of the block in place, by the names of their tensors.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! | [`float`] | scales of FP8, NVFP4 and MXFP4, and round-to-nearest into them |
 //! | [`gptq`] | error-compensating quantization column by column |
 //! | [`decoupleq`] | integers, steps and real zeros by turns |
+//! | [`qvlm`] | factors that shrink ranges of activations, searched together over blocks of layers |
 //! | [`repq`] | from a step a channel of activations to one step for all |
 //! | [`adaquant`] | weights, ranges, the input's range and the bias of a layer, learned together |
 //! | [`repquant`] | learned ends of the ranges of activations, and weights that absorb their rounding |
@@ -31,6 +32,7 @@ pub mod float;
 pub mod gptq;
 pub mod granularity;
 pub mod layer;
+pub mod qvlm;
 pub mod range;
 pub mod repq;
 pub mod repquant;

@@ -4,6 +4,8 @@
 //! of weights are then chosen for the quantized inputs. With a reparameterization of scales (RepQ-ViT), a norm and the maps behind it
 //! are rewritten first, so that one step for all channels rounds as a step a channel would.
 
+pub mod clip_search;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,9 +24,11 @@ use trimtab_nn::{
     ActivationQuantizer, AttentionQuantizer, LayerMut, Norm, NormEdge, Operand, SiteKind, SiteMeta, Stage,
     Weight, Wiring, host,
 };
+use trimtab_quantize::qvlm::ClipSearch;
 use trimtab_quantize::repq::Layerwise;
 use trimtab_quantize::repquant::{ClippingSettings, absorb, clip};
 
+use self::clip_search::Searched;
 use crate::error::{Error, Result};
 use crate::form::Form;
 use crate::inventory::TreatedSite;
@@ -49,6 +53,9 @@ pub struct Activations {
     /// Whether codes are chosen for the weights that come closest on quantized inputs (RepQuant).
     #[serde(default)]
     pub absorb: bool,
+    /// How factors that shrink the ranges are searched once all codes of a block are chosen (Q-VLM); `None`: ranges stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_search: Option<ClipSearch>,
 }
 
 /// Damping of what absorbs, in parts of the mean diagonal.
@@ -69,6 +76,7 @@ impl Activations {
             reparameterize: false,
             clipping: None,
             absorb: false,
+            clip_search: None,
         }
     }
 
@@ -90,6 +98,18 @@ impl Activations {
                 "ends of channels are learned for a reparameterization\nhint: --scale-reparameterization"
                     .into(),
             );
+        }
+        if let Some(search) = &self.clip_search {
+            if let Some(message) = search.problem() {
+                return Err(Error::Setting { what: "--clip-search", message });
+            }
+            if self.inputs.is_dynamic() {
+                let message = format!(
+                    "steps of {} are found as activations come: no factor can be searched for them\nhint: 'int{} tensor'",
+                    self.inputs, self.inputs.bits
+                );
+                return Err(Error::Setting { what: "--clip-search", message });
+            }
         }
         if let Some(operands) = self.operands.filter(|o| o.granularity == ActivationGranularity::Channel) {
             return wrong(format!(
@@ -167,6 +187,8 @@ pub struct QuantizedInputs {
     pub attention: Option<Arc<AttentionQuantizer>>,
     /// Norms whose maps were rewritten, with the ratio of the loudest channel's step to the mean.
     pub rewritten: Vec<(String, f64)>,
+    /// Layers whose factors were searched together, and what was found.
+    pub searched: Vec<Searched>,
     /// Maps whose weights absorb the rounding of their inputs: those for which that helps on rows that were held out.
     pub absorbed: Vec<String>,
 }
@@ -447,13 +469,13 @@ fn rewrite(
     Ok(vectors)
 }
 
-/// What rounds the rows that `site` reads of the block as it now is.
-fn found(
+/// The ranges of the rows that `site` reads of the block as it now is.
+fn seen_by(
     block: &mut BlockRun<'_>,
     site: &SiteMeta,
     scheme: ActivationScheme,
     range: RangeRule,
-) -> Result<ActivationQuantizer> {
+) -> Result<ActivationRanges> {
     let fail = |message: String| Error::Site { site: site.name.clone(), message };
     let mut ranges = ActivationRanges::new(site, scheme, range).map_err(fail)?;
     if !scheme.is_dynamic() {
@@ -464,10 +486,21 @@ fn found(
             }
         })?;
         seen.map_err(fail)?;
-        if ranges.parts().iter().all(|part| part.count() == 0) {
-            let message = "no row of the calibration data reached it that could tell the range of its input\nhint: give more data, or take steps that are found as activations come: 'int8 token'";
-            return Err(fail(message.into()));
-        }
+    }
+    Ok(ranges)
+}
+
+/// What rounds the rows that `site` reads of the block as it now is.
+fn found(
+    block: &mut BlockRun<'_>,
+    site: &SiteMeta,
+    scheme: ActivationScheme,
+    range: RangeRule,
+) -> Result<ActivationQuantizer> {
+    let ranges = seen_by(block, site, scheme, range)?;
+    if !scheme.is_dynamic() && ranges.parts().iter().all(|part| part.count() == 0) {
+        let message = "no row of the calibration data reached it that could tell the range of its input\nhint: give more data, or take steps that are found as activations come: 'int8 token'";
+        return Err(Error::Site { site: site.name.clone(), message: message.into() });
     }
     Ok(ranges.quantizer()?)
 }

@@ -19,6 +19,7 @@ use trimtab_io::{BranchFactors, RawTensor};
 use trimtab_models::Model;
 use trimtab_nn::{Branch, Flow, Network, Role, Site, SiteMeta, StageSource};
 
+use crate::activations::clip_search::{self, Units};
 use crate::activations::{QuantizedInputs, Vectors};
 use crate::branching::{self, evidence_of, mend, numbers};
 use crate::calibration::Calibration;
@@ -177,6 +178,12 @@ pub fn treat(
         Some(calibration) => Some(calibration.fisher(model, inventory, monitor)?),
         None => None,
     };
+    let units = match quantizer.activations.as_ref().and_then(|a| Some((a, a.clip_search.as_ref()?))) {
+        Some((activations, search)) => {
+            Some(clip_search::units(model, &inventory.sites, batches, activations, search)?)
+        }
+        None => None,
+    };
     let mut inputs = model.stages().iter().flat_map(|info| &info.sites);
     if quantizer.activations.is_none()
         && inputs.any(|site| matches!(quantized_input(model, site), Ok(Some(_))))
@@ -203,7 +210,7 @@ pub fn treat(
             return run.restore(block, &stage);
         }
         let begun = Instant::now();
-        let mut stage = run.block(block, !batches.is_empty(), fisher)?;
+        let mut stage = run.block(block, !batches.is_empty(), fisher, units.as_ref())?;
         if quantizer.tune_batch_norms && !batches.is_empty() {
             stage.vectors.extend(run.tune_norms(block)?);
         }
@@ -229,8 +236,15 @@ fn summary(block: &str, stage: &TreatedStage, took: Duration) -> String {
             100.0 * if before > 0.0 { after / before } else { 1.0 }
         )
     });
+    let clipped = match &stage.quantized.searched[..] {
+        [] => String::new(),
+        searched => {
+            let least = searched.iter().flat_map(|unit| &unit.factors).copied().fold(1.0, f64::min);
+            format!(", ranges clipped in {} searches down to {least:.2}", searched.len())
+        }
+    };
     format!(
-        "{block}: {} sites, damage {damage:.3e}, {share:.0} % of round-to-nearest{tuned}, {:.1} s",
+        "{block}: {} sites, damage {damage:.3e}, {share:.0} % of round-to-nearest{clipped}{tuned}, {:.1} s",
         stage.reports.len(),
         took.as_secs_f64()
     )
@@ -355,6 +369,7 @@ impl<'a> Job<'a> {
         block: &mut BlockRun<'_>,
         observe: bool,
         fisher: Option<&Fisher>,
+        units: Option<&Units>,
     ) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
         // What the model itself rounds is not written: what later blocks see must be what the file will hold.
@@ -410,6 +425,9 @@ impl<'a> Job<'a> {
         }
         if let (Some(activations), [_]) = (activations.filter(|a| a.has_attention()), &groups[..]) {
             out.quantized.quantize_attention(block, activations)?;
+        }
+        if let (Some(units), Some(search)) = (units, activations.and_then(|a| a.clip_search.as_ref())) {
+            out.quantized.search(block, &groups, units.of(block.index()), search)?;
         }
         let tuned = observe && self.quantizer.method != Method::Rtn;
         if let Some(settings) = self.quantizer.tuning.filter(|_| tuned) {

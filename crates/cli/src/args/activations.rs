@@ -31,6 +31,21 @@ pub struct ActivationArgs {
     /// Choose codes for the weights that come closest to the original on quantized inputs, not for the weights themselves (RepQuant).
     #[arg(long, requires = "activations")]
     pub absorb_activations: bool,
+    /// Search factors that shrink the ranges found on calibration data, 1 to 0.4, by what maps then give (Q-VLM); for 'int4 channel',
+    /// 'int4 tensor' and the like.
+    #[arg(long, value_enum, value_name = "HOW", requires = "activations")]
+    pub clip_search: Option<ClipSearchName>,
+}
+
+/// How clip factors are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClipSearchName {
+    /// Each for itself.
+    Layer,
+    /// Together in blocks of up to three layers that depend on each other, by entropy; every combination.
+    Joint,
+    /// In the same blocks, one after the other in two sweeps.
+    Descend,
 }
 
 /// How ranges are found.

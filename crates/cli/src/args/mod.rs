@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use activations::{ActivationArgs, RangeName};
+pub use activations::{ActivationArgs, ClipSearchName, RangeName};
 pub use fit::{
     Apply, BranchArgs, BranchName, CalibrationArgs, EffortName, Fit, ImportanceArgs, ImportanceName, Method,
     Metric, Plan, PlanningArgs, QuantizerArgs, Range, ReportArgs,

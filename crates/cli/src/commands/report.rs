@@ -157,6 +157,9 @@ pub fn note_activations(report: &mut Document, args: &ActivationArgs) {
             report.set(flag, "yes");
         }
     }
+    if let Some(how) = &args.clip_search {
+        report.set("clip-search", name(how));
+    }
 }
 
 /// Adds what every verb has.

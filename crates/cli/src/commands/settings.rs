@@ -11,6 +11,7 @@ use trimtab::floors::mend::eora::Variant;
 use trimtab::floors::mend::lq::LqSettings;
 use trimtab::floors::nn::Task;
 use trimtab::floors::plan::Selection;
+use trimtab::floors::quantize::qvlm::{ClipSearch, Way};
 use trimtab::floors::quantize::repquant::ClippingSettings;
 use trimtab::form::Form;
 use trimtab::planning::PlanningSettings;
@@ -20,8 +21,8 @@ use trimtab::scheme::{Choices, Scheme};
 use trimtab::tune_bias::BiasTuning;
 
 use crate::args::{
-    self, ActivationArgs, BranchArgs, BranchName, CalibrationArgs, EffortName, Format, Global,
-    ImportanceArgs, ImportanceName, PlanningArgs, QuantizerArgs, RangeName,
+    self, ActivationArgs, BranchArgs, BranchName, CalibrationArgs, ClipSearchName, EffortName, Format,
+    Global, ImportanceArgs, ImportanceName, PlanningArgs, QuantizerArgs, RangeName,
 };
 
 pub fn calibration(args: &CalibrationArgs, global: &Global) -> CalibrationSettings {
@@ -75,6 +76,11 @@ pub fn activations(args: &ActivationArgs, seed: u64) -> anyhow::Result<Option<Ac
         reparameterize: args.scale_reparameterization,
         clipping: args.learn_clipping.then(|| ClippingSettings { seed, ..ClippingSettings::default() }),
         absorb: args.absorb_activations,
+        clip_search: args.clip_search.map(|how| match how {
+            ClipSearchName::Layer => ClipSearch::layerwise(),
+            ClipSearchName::Joint => ClipSearch::default(),
+            ClipSearchName::Descend => ClipSearch { way: Way::Descend, ..ClipSearch::default() },
+        }),
     }))
 }
 

@@ -44,10 +44,11 @@ fn killed_runs_with_branches_and_quantized_activations_end_in_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     // Steps as they come leave no tensor in the file, rewritten norms and absorbing weights change what codes are chosen for.
     let rewritten = ["--activations", "int8 tensor sym", "--scale-reparameterization"];
-    let cases: [&[&str]; 3] = [
+    let cases: [&[&str]; 4] = [
         &["--eora-rank", "4"],
         &[&rewritten[..], &["--attention-operands", "int8 token"]].concat(),
         &["--activations", "int4 tensor", "--absorb-activations", "--softmax", "int4 log-sqrt2"],
+        &["--activations", "int4 channel", "--clip-search", "descend"],
     ];
     for (case, more) in cases.into_iter().enumerate() {
         let apply = |out: &Path| {
