@@ -240,8 +240,7 @@ fn judge(
         most(plain),
         100.0 * change
     );
-    let scale =
-        format!("20 x 50 ReLU, MNIST 8,000 / 2,000, {epochs} epochs, rate {RATE}, {seeds} seeds");
+    let scale = format!("20 x 50 ReLU, MNIST 8,000 / 2,000, {epochs} epochs, rate {RATE}, {seeds} seeds");
     Measurement { tables: starts.iter().map(table).collect(), ..Measurement::new(verdict, figure, scale) }
 }
 
