@@ -72,7 +72,7 @@ impl Size {
     fn of(scale: Scale) -> Self {
         match scale {
             Scale::Quick => Self { seeds: 1, windows: [4, 1, 1, 4], draws: 1 },
-            Scale::Full => Self { seeds: 3, windows: [16, 1, 4, 24], draws: 2 },
+            Scale::Full => Self { seeds: 3, windows: [16, 1, 3, 16], draws: 2 },
         }
     }
 }
