@@ -30,6 +30,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::AdaQuant,
     &experiments::LqLora,
     &experiments::Int21,
+    &experiments::QuantNasSearch,
 ];
 
 /// The experiment on the paper with this number, if there is one.
