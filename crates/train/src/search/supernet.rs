@@ -303,7 +303,16 @@ impl Objective<Supernet, PatchBatch> for Bilevel {
             step: if pass.training { pass.step as u64 } else { 0 },
             pass: if pass.training { pass.part as u64 } else { HELD_OUT },
         });
-        let found = network.mixture(small, Some(&seen), draws.as_ref(), &mut pass.ctx());
+        // A mixture is no network to keep: its norms always go by the batch. By stored statistics, noise and deviations of an unusual
+        // image would feed each other from place to place.
+        let mut unused = Vec::new();
+        let training = pass.training;
+        let mut ctx = pass.ctx();
+        if !training {
+            ctx.batch_statistics = Some(&mut unused);
+        }
+        let found = network.mixture(small, Some(&seen), draws.as_ref(), &mut ctx);
+        drop(ctx);
         for statistics in &mut pass.statistics {
             statistics.norm = format!("network.{}", statistics.norm);
         }

@@ -98,6 +98,7 @@ fn what_a_search_finds_is_trained_in_its_bits_and_runs_from_its_file() {
     let genotype = read_genotype(&place.path("found")).unwrap();
     assert_eq!(summary.bit_ops, Some(genotype.bit_ops().unwrap()));
     assert!(summary.certainty.unwrap() > 0.25 && summary.psnr.is_none(), "{summary:?}");
+    assert!(summary.heldout_loss < 0.5, "a mixture is measured by the batch: {summary:?}");
     let told: Value = serde_json::from_slice(&place.bytes("found", "coefficients.json")).unwrap();
     let sum: f64 = told["tail"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-5, "{told}");

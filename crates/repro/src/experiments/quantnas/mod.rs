@@ -134,7 +134,7 @@ impl Experiment for QuantNasSearch {
     fn measure(&self, scale: Scale, lab: &Lab<'_>) -> Result<Measurement> {
         let size = match scale {
             Scale::Quick => Size { pictures: [2000, 200], search: [40, 80], train: 150, seeds: 1 },
-            Scale::Full => Size { pictures: [8000, 500], search: [60, 140], train: 600, seeds: SEEDS },
+            Scale::Full => Size { pictures: [8000, 500], search: [60, 140], train: 500, seeds: SEEDS },
         };
         let [train, test] = lab.images("vision/cifar10.safetensors", self.failed("data"))?;
         let sets = Sets::new([&train, &test], size);
