@@ -45,6 +45,7 @@ mod ranks;
 mod residual_tests;
 mod sampler;
 mod schedule;
+pub mod search;
 mod settings;
 mod state;
 mod statistics;

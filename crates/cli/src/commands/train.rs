@@ -31,6 +31,9 @@ pub fn run(args: &Train, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         ("held-out loss", summary.tokens.is_none().then(|| format!("{:.4}", summary.heldout_loss))),
         ("held-out accuracy", summary.accuracy.map(|share| format!("{:.2} %", 100.0 * share))),
         ("bits of a weight", summary.word_bits.map(|bits| format!("{bits:.2}"))),
+        ("held-out PSNR", summary.psnr.map(|ratio| format!("{ratio:.2} dB"))),
+        ("bit operations a pixel", summary.bit_ops.map(|cost| format!("{cost:.0}"))),
+        ("largest coefficient", summary.certainty.map(|share| format!("{share:.3} on average"))),
         ("held-out perplexity", summary.perplexity.map(|perplexity| format!("{perplexity:.3}"))),
     ];
     let mut rows: Vec<Vec<String>> =

@@ -57,11 +57,11 @@ fn warm() -> f64 {
     20.0
 }
 
-fn train_split() -> String {
+pub(super) fn train_split() -> String {
     "train".into()
 }
 
-fn test_split() -> String {
+pub(super) fn test_split() -> String {
     "test".into()
 }
 
@@ -90,16 +90,16 @@ impl ImageObjective {
     }
 }
 
-/// Both splits of a source.
-fn read(source: &ImageSource, base: &Path) -> Result<[ImageSet; 2]> {
-    let path = base.join(&source.path);
+/// Both splits of a file or folder.
+pub(super) fn splits(path: &Path, names: [&str; 2]) -> Result<[ImageSet; 2]> {
     let split = |split: &str| -> Result<ImageSet> {
         Ok(match path.is_dir() {
             true => ImageFolder::open(path.join(split), None)?.read_all()?,
-            false => ImageSet::read(&path, split)?,
+            false => ImageSet::read(path, split)?,
         })
     };
-    Ok([split(&source.train)?, split(&source.heldout)?])
+    let [train, heldout] = names;
+    Ok([split(train)?, split(heldout)?])
 }
 
 /// What a classifier says of images `[B, C, H, W]`: `[B, classes]`.
@@ -115,7 +115,7 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
     let zoo = run.need(&recipe.network, "network")?;
     recipe.objective.check()?;
     recipe.quantization.as_ref().map_or(Ok(()), |settings| settings.check(recipe))?;
-    let [train, test] = read(source, run.base)?;
+    let [train, test] = splits(&run.base.join(&source.path), [&source.train, &source.heldout])?;
     for (set, split) in [(&train, &source.train), (&test, &source.heldout)] {
         if set.is_empty() {
             let message = format!("the split \"{split}\" of {} has no image", source.path.display());

@@ -202,7 +202,9 @@ pub(super) fn documents(recipe: &Recipe, base: &Path) -> Result<[Vec<String>; 2]
             let (train, rest): (Vec<_>, Vec<_>) = texts.iter().map(|text| split(text, *heldout)).unzip();
             Ok([train, rest])
         }
-        DataSource::Distilled(_) | DataSource::Images(_) => Ok([Vec::new(), Vec::new()]),
+        DataSource::Distilled(_) | DataSource::Images(_) | DataSource::Patches(_) => {
+            Ok([Vec::new(), Vec::new()])
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod images;
 mod language;
 pub(crate) mod metrics;
 mod quantized;
+pub(crate) mod upscaler;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use images::{DistilledSource, ImageObjective, ImageSource, logits};
 pub use metrics::metrics_of;
 pub use quantized::{AtWidth, QuantizationSettings};
 pub use trimtab_train::{Mix, Pictures};
+pub use upscaler::{PatchSource, UpscalerSettings, read_genotype};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
@@ -76,6 +78,9 @@ pub struct Recipe {
     /// How the network is trained for few bits, for images with labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<QuantizationSettings>,
+    /// The network that makes patches of pictures larger: a search, or what one has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upscaler: Option<UpscalerSettings>,
     /// The data.
     pub data: DataSource,
     /// How the gradients of several processes become one; their plain mean by default.
@@ -168,6 +173,8 @@ pub enum DataSource {
     Images(ImageSource),
     /// Images that `trimtab distil` made, with the words of their teacher.
     Distilled(DistilledSource),
+    /// Patches of pictures that are made small and have to be made large again.
+    Patches(PatchSource),
 }
 
 fn small_share() -> f64 {
@@ -210,6 +217,16 @@ pub struct Summary {
     /// Bits of a weight of a network in fixed point, on average.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub word_bits: Option<f64>,
+    /// Peak signal-to-noise ratio of held-out patches that were made larger, dB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub psnr: Option<f64>,
+    /// Multiply-adds for a pixel of a small picture, times bits of weights, times bits of inputs, of a network that makes pictures
+    /// larger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bit_ops: Option<f64>,
+    /// How sure a search was: the largest coefficient of each choice, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certainty: Option<f64>,
 }
 
 impl Recipe {
@@ -234,6 +251,7 @@ impl Recipe {
         match &mut self.data {
             DataSource::Images(source) => source.path = path,
             DataSource::Distilled(source) => source.path = path,
+            DataSource::Patches(source) => source.path = path,
             DataSource::Text { files, .. } => *files = vec![path],
             DataSource::Stories { .. } => {
                 let message = "the recipe trains on stories of the built-in grammar, not on a file".into();
@@ -282,10 +300,15 @@ pub fn train_among(
     workers: &mut dyn Workers,
 ) -> Result<Summary> {
     let run = Run { recipe, base, output, force, device, workers: RefCell::new(workers) };
+    if recipe.upscaler.is_some() && !matches!(recipe.data, DataSource::Patches(_)) {
+        let message = "belongs to [data.patches]: it makes patches of pictures larger".into();
+        return Err(Error::Setting { what: "upscaler", message });
+    }
     match &recipe.data {
         DataSource::Stories { .. } | DataSource::Text { .. } => language::train(&run, monitor),
         DataSource::Images(source) => images::train(&run, source, monitor),
         DataSource::Distilled(source) => images::train_distilled(&run, source, monitor),
+        DataSource::Patches(source) => upscaler::train(&run, source, monitor),
     }
 }
 
@@ -395,6 +418,9 @@ impl Run<'_> {
             accuracy: measured.accuracy,
             widths: Vec::new(),
             word_bits: None,
+            psnr: None,
+            bit_ops: None,
+            certainty: None,
         })
     }
 
@@ -475,3 +501,5 @@ mod pair_tests;
 mod quantized_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upscaler_tests;
