@@ -71,7 +71,7 @@ impl Operation {
 
     /// Whether it can stand between so many channels.
     fn fits(self, inputs: usize, outputs: usize) -> bool {
-        self != Self::Grouped3 || (inputs % 2 == 0 && outputs % 2 == 0)
+        self != Self::Grouped3 || (inputs.is_multiple_of(2) && outputs.is_multiple_of(2))
     }
 
     /// Multiply-adds for a pixel.

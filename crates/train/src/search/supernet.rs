@@ -296,7 +296,7 @@ impl Objective<Supernet, PatchBatch> for Bilevel {
             true => (model.network.clone().no_grad(), alphas.clone()),
             false => (model.network.clone(), alphas.iter().map(|alpha| alpha.clone().detach()).collect()),
         };
-        let draws = (settings.by == SearchBy::Noise).then(|| Draws {
+        let draws = (settings.by == SearchBy::Noise).then_some(Draws {
             kind: settings.noise,
             gradient: settings.gradient,
             seed: pass.seed,
