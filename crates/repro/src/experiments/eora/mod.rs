@@ -8,7 +8,7 @@ mod run;
 use trimtab::floors::mend::eora::Variant;
 
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use judge::Found;
 use run::{Arm, Compressor, Lm};
@@ -91,6 +91,11 @@ impl Experiment for Eora {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "EoRA below SVD in 26 of 48 runs; GPTQ-2, rank 8: perplexity 71.1 (70.4 .. 71.4) against 71.2 \
+                      (71.1 .. 71.4), without a branch 71.8 (70.6 .. 72.5); output error on held-out inputs at most \
+                      0.999 times that of a trained branch";
+        let scale = "wikilm: llama of 6 blocks, width 256, 4718592 weights in 42 maps; 8 windows of 256 tokens to \
+                      calibrate on, 16 to judge on; 3 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
