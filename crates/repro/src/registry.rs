@@ -31,6 +31,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::LqLora,
     &experiments::Int21,
     &experiments::QVlm,
+    &experiments::MixDq,
 ];
 
 /// The experiment on the paper with this number, if there is one.
