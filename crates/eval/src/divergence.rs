@@ -7,11 +7,22 @@ use rayon::prelude::*;
 use trimtab_nn::{Ctx, Flow, Task, host};
 
 use crate::error::{Error, Result};
-use crate::{pairs, rows};
+use crate::{fidelity, pairs, rows};
+
+/// What is measured of an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// The divergence that fits the task.
+    #[default]
+    Divergence,
+    /// The power of the noise in it, over its own: [`fidelity::noise_power`] row by row.
+    NoisePower,
+}
 
 /// Outputs of the original network on some batches.
 pub struct Reference {
     task: Task,
+    measure: Measure,
     batches: Vec<Output>,
 }
 
@@ -33,7 +44,12 @@ pub struct Divergence {
 impl Reference {
     /// Starts an empty reference.
     pub fn new(task: Task) -> Self {
-        Self { task, batches: Vec::new() }
+        Self::with(task, Measure::default())
+    }
+
+    /// Starts an empty reference that another measure is taken to.
+    pub fn with(task: Task, measure: Measure) -> Self {
+        Self { task, measure, batches: Vec::new() }
     }
 
     /// Adds the original's output on one batch.
@@ -53,6 +69,10 @@ impl Reference {
         let row =
             |output: &Output, i: usize| output.values[i * output.width..(i + 1) * output.width].to_vec();
         let values = rows::map_rows(n, |i| match self.task {
+            _ if self.measure == Measure::NoisePower => {
+                let power = fidelity::noise_power(original.row(i), treated.row(i));
+                power.is_finite().then_some(power)
+            }
             Task::Language | Task::Images | Task::Pairs => rows::kl(original.row(i), treated.row(i)),
             Task::Encoder => {
                 let cos = pairs::cosine(&row(original, i), &row(&treated, i));

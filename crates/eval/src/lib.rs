@@ -4,13 +4,14 @@ use rayon::prelude::*;
 
 pub mod divergence;
 pub mod error;
+pub mod fidelity;
 pub mod images;
 pub mod information;
 pub mod language;
 pub mod pairs;
 pub mod rows;
 
-pub use divergence::{Divergence, Reference};
+pub use divergence::{Divergence, Measure, Reference};
 pub use error::{Error, Result};
 pub use language::{LanguageScore, Windows};
 

@@ -12,6 +12,7 @@ use trimtab_io::{BranchFactors, RawTensor};
 
 use crate::activation::ActivationQuantizer;
 use crate::axis::Axis;
+use crate::constant::ConstantRows;
 use crate::conv::ConvGeometry;
 use crate::ctx::Ctx;
 use crate::error::{Error, Result};
@@ -122,6 +123,8 @@ pub struct Site {
     /// Additive side paths.
     pub branches: Vec<Branch>,
     #[module(skip)]
+    constant: Option<Arc<ConstantRows>>,
+    #[module(skip)]
     meta: Arc<SiteMeta>,
 }
 
@@ -146,7 +149,14 @@ impl Site {
             });
         }
         let bias = bias.map(Param::from_tensor);
-        Ok(Self { weight, bias, input: Vec::new(), branches: Vec::new(), meta: Arc::new(meta) })
+        Ok(Self {
+            weight,
+            bias,
+            input: Vec::new(),
+            branches: Vec::new(),
+            constant: None,
+            meta: Arc::new(meta),
+        })
     }
 
     /// What is known of the site without its numbers.
@@ -221,6 +231,27 @@ impl Site {
         })
     }
 
+    /// Answers these input rows by what is known of them from now on, in passes without gradients; `None` multiplies all rows.
+    ///
+    /// # Errors
+    ///
+    /// Rows of another site's widths.
+    pub fn set_constant(&mut self, constant: Option<ConstantRows>) -> Result<()> {
+        if let Some(found) = constant
+            .as_ref()
+            .map(ConstantRows::widths)
+            .filter(|widths| *widths != [self.meta.cols, self.meta.rows])
+        {
+            return Err(Error::Shape {
+                site: format!("{}, constant rows", self.meta.name),
+                expected: vec![self.meta.cols, self.meta.rows],
+                found: found.to_vec(),
+            });
+        }
+        self.constant = constant.map(Arc::new);
+        Ok(())
+    }
+
     /// The numbers of the whole map, `[out, in]`: the weight with its branches in it.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut values = self.weight.to_f32();
@@ -236,7 +267,10 @@ impl Site {
     pub fn forward<const D: usize>(&self, x: Tensor<D>, ctx: &mut Ctx<'_>) -> Tensor<D> {
         let mut dims: [usize; D] = x.dims();
         let (n, samples) = (dims[..D - 1].iter().product(), dims[0]);
-        let x = self.prepare(self.beside_branches(x.reshape([n, dims[D - 1]])));
+        let x = self.beside_branches(x.reshape([n, dims[D - 1]]));
+        let constant = self.constant.as_ref().filter(|_| !x.device().is_autodiff());
+        let constant = constant.map(|constant| (constant, constant.places(&host(x.clone()))));
+        let x = self.prepare(x);
         self.show_input(&x, ctx);
         if ctx.is_done() {
             dims[D - 1] = self.meta.rows;
@@ -253,6 +287,9 @@ impl Site {
         y = added.into_iter().fold(y, |y, part| y + part);
         if let Some(capture) = ctx.capture.as_deref_mut() {
             y = capture.linear(self.name(), self.bias.is_some(), samples, &x, y);
+        }
+        if let Some((constant, places)) = constant {
+            y = constant.answer(y, &places);
         }
         self.show_output(&y, ctx);
         dims[D - 1] = self.meta.rows;

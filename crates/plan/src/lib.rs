@@ -56,6 +56,7 @@
 //! | `brute` | its oracle: all combinations, from the definition |
 //! | `frontier` | the curve of size against damage |
 //! | `least_bytes` | the fewest bytes whose damage stays within a limit: [`least_bytes`] |
+//! | `two_groups` | sizes between two bounds, and two groups of sites with a metric each: [`solve_within`], [`TwoGroups`] |
 //! | `bisect` | how far along an ordering a measured condition holds |
 //! | `interaction` | an ordering by measured terms of single sites and pairs |
 //! | `replan` | solve, measure, price again: [`refine`] |
@@ -99,6 +100,7 @@ mod replan;
 mod resource;
 mod select;
 mod solve;
+mod two_groups;
 mod units;
 
 pub use bisect::{BisectOptions, Bisection, bisect};
@@ -117,3 +119,4 @@ pub use replan::{Candidate, Origin, RefineOptions, Refined, refine};
 pub use resource::{Costs, Resource};
 pub use select::{Pin, Selection};
 pub use solve::{Allocation, SolveOptions, solve};
+pub use two_groups::{GroupedPlan, TwoGroups, solve_within};

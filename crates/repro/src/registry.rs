@@ -32,6 +32,7 @@ pub const EXPERIMENTS: &[&dyn Experiment] = &[
     &experiments::Int21,
     &experiments::QVlm,
     &experiments::QuantNasSearch,
+    &experiments::MixDq,
 ];
 
 /// The experiment on the paper with this number, if there is one.

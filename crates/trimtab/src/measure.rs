@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use trimtab_calibrate::Batch;
-use trimtab_eval::Reference;
+use trimtab_eval::{Measure, Reference};
 use trimtab_nn::{Branch, Flow, Network, Site, Task, Weight};
 
 use crate::error::{Error, Result};
@@ -61,6 +61,11 @@ pub type Overlay = BTreeMap<String, Put>;
 impl Gauge {
     /// Runs the original network on the first batches, up to `GAUGE_ROWS` rows.
     pub fn new(network: &Network, task: Task, batches: &[Batch]) -> Result<Self> {
+        Self::with(network, task, batches, Measure::default())
+    }
+
+    /// [`Self::new`], for another measure of the output.
+    pub fn with(network: &Network, task: Task, batches: &[Batch], measure: Measure) -> Result<Self> {
         let mut rows = 0;
         let enough = batches.iter().take_while(|batch| {
             let take = rows < GAUGE_ROWS;
@@ -70,7 +75,7 @@ impl Gauge {
         let batches: Vec<Batch> = enough.cloned().collect();
         // An encoder is judged by its hidden states: its head is not run.
         let last = if task == Task::Encoder { network.features() } else { network.stages().len() };
-        let mut reference = Reference::new(task);
+        let mut reference = Reference::with(task, measure);
         let (before, outputs) = states(network, last, &batches)?;
         for (output, batch) in outputs.into_iter().zip(&batches) {
             reference.push(output, &batch.ctx())?;

@@ -56,8 +56,8 @@ pub struct Planned {
 /// What was found on the way to a plan, for reports. It is kept beside the plan of a run that may be resumed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanningRecord {
-    /// Damage of the chosen plan as measured on calibration data, beside the prediction in the plan; only with the KL
-    /// metric, where there is a measure of the whole.
+    /// Damage of the chosen plan as measured on calibration data, beside the prediction in the plan; only with a
+    /// metric that measures the whole: KL or SQNR.
     pub measured: Option<f64>,
     /// Candidates that were measured, in order.
     pub history: Vec<CandidateReport>,
@@ -165,9 +165,10 @@ pub fn plan(
             let record = PlanningRecord { evidence: evidence_of(found), halves, ..PlanningRecord::default() };
             Ok(Planned { plan, record })
         }
-        Metric::Kl => {
+        Metric::Kl | Metric::Sqnr => {
             let mut network = model.network()?;
-            let gauge = Gauge::new(&network, model.task(), &calibration.batches)?;
+            let measure = settings.metric.measure().unwrap_or_default();
+            let gauge = Gauge::with(&network, model.task(), &calibration.batches, measure)?;
             let probes = pricing::probe(&mut network, &found, &gauge, &prepared.inventory, monitor)?;
             pricing::by_probes(&mut prices, &found, &probes)?;
             let study = Study { model, prepared, calibration, settings, gauge, found };

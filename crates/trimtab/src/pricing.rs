@@ -12,7 +12,10 @@ mod site;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use trimtab_calibrate::{Fisher, Inputs, Moments, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_calibrate::{Inputs, Stream, StreamSettings, Treated};
+use trimtab_eval::Measure;
+use trimtab_mend::eora::{EoraSettings, Variant, eora};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Site, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
@@ -39,15 +42,27 @@ pub enum Metric {
     /// Half of the squared error, weighted with the empirical Fisher information: one backward pass a window, then all sites are
     /// on one scale.
     Fisher,
+    /// Measured as [`Metric::Kl`] is, but the power of the noise in the model's output over that of the output, `10^(-SQNR/10)`.
+    Sqnr,
 }
 
 impl Metric {
+    /// What is measured of the output with a site alone treated; `None` for metrics that run no model.
+    pub fn measure(self) -> Option<Measure> {
+        match self {
+            Self::Kl => Some(Measure::Divergence),
+            Self::Sqnr => Some(Measure::NoisePower),
+            Self::OutputError | Self::Fisher => None,
+        }
+    }
+
     /// Name in plan files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kl => "kl",
             Self::OutputError => "output-error",
             Self::Fisher => "fisher",
+            Self::Sqnr => "sqnr",
         }
     }
 }
@@ -278,6 +293,38 @@ mod tests {
         assert!(curve.windows(2).all(|w| w[0] < w[1]));
         assert_eq!(interpolate(&probes, 0.0), 0.0);
         assert_eq!(interpolate(&[], 3.0), 0.0);
+    }
+
+    #[test]
+    fn noise_in_the_output_grows_with_the_square_of_that_in_a_weight() {
+        let model = Model::open("@pico", None).unwrap();
+        let settings =
+            CalibrationSettings { samples: Some(2), window: Some(32), ..CalibrationSettings::default() };
+        let calibration = Calibration::load(&model, &settings).unwrap();
+        let mut network = model.network().unwrap();
+        let gauge =
+            Gauge::with(&network, model.task(), &calibration.batches, Metric::Sqnr.measure().unwrap())
+                .unwrap();
+        let name =
+            network.sites().find(|site| site.name().ends_with("down_proj")).unwrap().name().to_string();
+        let (weight, meta) = {
+            let (_, site) = network.site_mut(&name).unwrap();
+            (site.to_f32(), site.meta().clone())
+        };
+        let mut with = |factor: f32| {
+            let moved =
+                weight.iter().enumerate().map(|(i, w)| w + factor * ((i * 37 % 101) as f32 - 50.0) * 1e-4);
+            let put = Treated::Dense(moved.collect()).into_weight(&meta).unwrap();
+            gauge.with_site(&mut network, &name, put).unwrap()
+        };
+        let [none, one, two] = [0.0, 1.0, 2.0].map(&mut with);
+        assert!(none < 1e-4 * one && one > 0.0, "{none} {one}");
+        assert!((two / one - 4.0).abs() < 0.4, "{one} {two}");
+        // The divergence is another number.
+        let other = Gauge::new(&network, model.task(), &calibration.batches).unwrap();
+        let put = Treated::Dense(weight.iter().map(|w| 1.1 * w).collect()).into_weight(&meta).unwrap();
+        let both = [&gauge, &other].map(|gauge| gauge.with_site(&mut network, &name, put.clone()).unwrap());
+        assert!(both[0] != both[1] && both.iter().all(|&x| x > 0.0), "{both:?}");
     }
 
     #[test]

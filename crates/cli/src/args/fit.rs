@@ -178,6 +178,8 @@ pub enum Metric {
     OutputError,
     /// Error of the weights, weighted by the Fisher information.
     Fisher,
+    /// Measured noise in the output over its power, 10^(-SQNR/10).
+    Sqnr,
 }
 
 /// Where and how to write.

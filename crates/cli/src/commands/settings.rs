@@ -111,6 +111,7 @@ pub fn composition(
         args::Metric::Kl => Metric::Kl,
         args::Metric::OutputError => Metric::OutputError,
         args::Metric::Fisher => Metric::Fisher,
+        args::Metric::Sqnr => Metric::Sqnr,
     });
     Ok(Composition {
         method: planning.method.map_or(says.method, method),

@@ -346,6 +346,7 @@ pub(super) fn metric_name(report: &Report) -> &'static str {
     match (report.metric.as_deref(), report.task.as_str()) {
         (Some("kl"), "encoder") => "1 − cos",
         (Some("kl"), _) => "KL",
+        (Some("sqnr"), _) => "noise power",
         _ => "output error",
     }
 }
