@@ -12,10 +12,8 @@ mod site;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Fisher, Inputs, Moments, Outcome, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab_calibrate::{Inputs, Stream, StreamSettings, Treated};
 use trimtab_eval::Measure;
-use trimtab_mend::eora::{EoraSettings, Variant, eora};
 use trimtab_models::Model;
 use trimtab_nn::{Network, Site, StageSource};
 use trimtab_plan::{Costs, PriceList, SiteOption, SitePrices, Source};
