@@ -4,31 +4,13 @@ use trimtab_io::ImageSet;
 use trimtab_models::Model;
 use trimtab_nn::Weight;
 
-use super::tests::{PICTURES, StopAt, pictures};
+use super::tests::{PICTURES, Place, StopAt};
 use super::*;
 use crate::judge::Judge;
 use crate::monitor::Quiet;
 use crate::switching::{WIDTHS, switch};
 
-/// A folder with images, and a recipe that is trained there.
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        pictures(&dir.path().join("pictures.safetensors"));
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn train(&self, recipe: &str, name: &str, monitor: &mut dyn Monitor) -> Result<Summary> {
-        let recipe = Recipe::parse(recipe, "recipe.toml").unwrap();
-        train(&recipe, self.0.path(), &self.path(name), false, &Device::flex(), monitor)
-    }
-
     /// Share of the test images that the model in a folder gets right.
     fn accuracy(&self, name: &str) -> f64 {
         let model = Model::open(&self.path(name).display().to_string(), None).unwrap();

@@ -306,6 +306,26 @@ optimizer = { kind = "sgd", momentum = 0.9, weight_decay = 1e-4 }
 schedule = { kind = "cosine" }
 "#;
 
+/// A folder with images, and recipes that are trained there.
+pub(super) struct Place(tempfile::TempDir);
+
+impl Place {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        pictures(&dir.path().join("pictures.safetensors"));
+        Self(dir)
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(super) fn train(&self, recipe: &str, name: &str, monitor: &mut dyn Monitor) -> Result<Summary> {
+        let recipe = Recipe::parse(recipe, "recipe.toml").unwrap();
+        train(&recipe, self.0.path(), &self.path(name), false, &Device::flex(), monitor)
+    }
+}
+
 /// Images of three classes, told apart by their brightest colour.
 pub(super) fn pictures(path: &Path) {
     let (n, size) = (60usize, 8usize);

@@ -5,7 +5,7 @@ use trimtab_io::{Checkpoint, ImageSet};
 use trimtab_nn::Ctx;
 use trimtab_train::search::{Cut, Patches, Upscaler, psnr};
 
-use super::tests::{StopAt, pictures};
+use super::tests::{Place, StopAt};
 use super::upscaler::{GENOTYPE, read_genotype};
 use super::*;
 use crate::monitor::Quiet;
@@ -62,24 +62,7 @@ rate = 3e-3
 optimizer = { kind = "adam" }
 "#;
 
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        pictures(&dir.path().join("pictures.safetensors"));
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn train(&self, recipe: &str, name: &str, monitor: &mut dyn Monitor) -> Result<Summary> {
-        let recipe = Recipe::parse(recipe, "recipe.toml").unwrap();
-        train(&recipe, self.0.path(), &self.path(name), false, &Device::flex(), monitor)
-    }
-
     fn bytes(&self, name: &str, file: &str) -> Vec<u8> {
         std::fs::read(self.path(name).join(file)).unwrap()
     }
