@@ -19,10 +19,6 @@ impl Place {
         let quality = judge.score(&model, &model.network().unwrap(), &mut Quiet::default()).unwrap();
         quality.accuracy.unwrap() / 100.0
     }
-
-    fn bytes(&self, name: &str, file: &str) -> Vec<u8> {
-        std::fs::read(self.path(name).join(file)).unwrap()
-    }
 }
 
 fn with(quantization: &str) -> String {

@@ -324,6 +324,10 @@ impl Place {
         let recipe = Recipe::parse(recipe, "recipe.toml").unwrap();
         train(&recipe, self.0.path(), &self.path(name), false, &Device::flex(), monitor)
     }
+
+    pub(super) fn bytes(&self, name: &str, file: &str) -> Vec<u8> {
+        std::fs::read(self.path(name).join(file)).unwrap()
+    }
 }
 
 /// Images of three classes, told apart by their brightest colour.

@@ -63,10 +63,6 @@ optimizer = { kind = "adam" }
 "#;
 
 impl Place {
-    fn bytes(&self, name: &str, file: &str) -> Vec<u8> {
-        std::fs::read(self.path(name).join(file)).unwrap()
-    }
-
     fn refused(&self, recipe: &str) -> String {
         let error = self.train(recipe, "refused", &mut Quiet::default()).unwrap_err().to_string();
         assert!(!self.path("refused").exists() && !self.path("refused.partial").exists(), "{error}");
