@@ -308,7 +308,13 @@ mod tests {
         let found =
             pricing::observe(&model, &inventory, &calibration, (&choices, &quantizer), &mut Quiet::default())
                 .unwrap();
-        let mut list = pricing::skeleton(&inventory, &choices, false, pricing::Metric::Fisher).unwrap();
+        let mut list = pricing::skeleton(
+            &inventory,
+            &choices,
+            false,
+            (pricing::Metric::Fisher, trimtab_plan::Source::Estimated),
+        )
+        .unwrap();
         pricing::by_fisher(&mut list, &found).unwrap();
         let network = model.network().unwrap();
         for (prices, site) in list.sites.iter().zip(&inventory.sites) {

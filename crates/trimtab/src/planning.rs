@@ -7,7 +7,7 @@ use trimtab_models::Model;
 use trimtab_nn::Network;
 use trimtab_plan::{
     Allocation, Budget, Candidate, Limits, Plan, PlanHeader, PriceList, RefineOptions, Refined, Selection,
-    SolveOptions, refine, solve,
+    SolveOptions, Source, refine, solve,
 };
 
 use crate::calibration::{Calibration, CalibrationSettings};
@@ -117,7 +117,10 @@ pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
         inventory.expect_branches();
     }
     settings.choices.check(&inventory.sites)?;
-    let mut prices = pricing::skeleton(&inventory, &settings.choices, settings.fused, settings.metric)?;
+    let measured = settings.metric == Metric::OutputError && settings.quantizer.sketch().is_none();
+    let source = if measured { Source::Measured } else { Source::Estimated };
+    let mut prices =
+        pricing::skeleton(&inventory, &settings.choices, settings.fused, (settings.metric, source))?;
     settings.selection.pin(&mut prices)?;
     let limits = match &settings.budget {
         Some(budget) => budget.limits(&inventory.totals)?,
@@ -136,7 +139,7 @@ pub fn plan(
     goal: Option<&Goal<'_>>,
     monitor: &mut dyn Monitor,
 ) -> Result<Planned> {
-    if goal.is_some() && settings.metric != Metric::Kl {
+    if goal.is_some() && settings.metric.measure().is_none() {
         let message = "a quality is searched for along measured prices\nhint: pass --metric kl";
         return Err(Error::Setting { what: "--metric", message: message.into() });
     }

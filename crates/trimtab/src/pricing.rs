@@ -91,15 +91,20 @@ impl Priced {
 /// By name of the site.
 pub type Observations = BTreeMap<String, Priced>;
 
-/// Prices with all damages zero: enough to tell whether a budget can be met at all, in no time.
-pub fn skeleton(inventory: &Inventory, choices: &Choices, fused: bool, metric: Metric) -> Result<PriceList> {
+/// Prices with all damages zero, to be found as `source` says: enough to tell whether a budget can be met at all, in no time.
+pub fn skeleton(
+    inventory: &Inventory,
+    choices: &Choices,
+    fused: bool,
+    (metric, source): (Metric, Source),
+) -> Result<PriceList> {
     let site = |site: &TreatedSite| -> Result<SitePrices> {
         let option = |choice: Choice| SiteOption {
             label: choice.to_string(),
             params: choice.settings(),
             costs: Costs::bytes(choice.bytes(&site.meta, site.dtype)),
             damage: 0.0,
-            source: if metric == Metric::OutputError { Source::Measured } else { Source::Estimated },
+            source,
         };
         let options = choices.of(site)?.into_iter().map(option).collect();
         let mut prices = SitePrices::new(&site.meta.name, site.meta.numel() as u64, options);
@@ -337,7 +342,7 @@ mod tests {
         let quantizer = Quantizer::default();
         let found =
             observe(&model, &inventory, &calibration, (&choices, &quantizer), &mut Quiet::default()).unwrap();
-        let list = skeleton(&inventory, &choices, false, Metric::OutputError).unwrap();
+        let list = skeleton(&inventory, &choices, false, (Metric::OutputError, Source::Measured)).unwrap();
         let mut priced = list.clone();
         by_output_error(&mut priced, &found).unwrap();
         // Priced on the inputs of the original: those of the first group that is treated, with what is stored.
