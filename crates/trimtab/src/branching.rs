@@ -187,7 +187,7 @@ mod tests {
     use crate::monitor::Quiet;
     use crate::pricing;
     use crate::scheme::{Choices, Scheme};
-    use crate::treating::{Assignment, Collected, Job, treat};
+    use crate::treating::{Assignment, Job};
 
     fn opened(samples: usize) -> (Model, Inventory, Calibration) {
         let model = Model::open("@pico", None).unwrap();
@@ -262,8 +262,7 @@ mod tests {
                 let quantizer = Quantizer { turns, ..quantizer };
                 let (model, inventory, assignment) = (&model, &inventory, &assignment);
                 let job = Job { model, inventory, assignment, quantizer: &quantizer, form: Form::Packed };
-                let mut treated = Collected::default();
-                treat(job, Some(&calibration), &mut treated, &mut Quiet::default()).unwrap();
+                let treated = job.collected(Some(&calibration), &mut Quiet::default()).unwrap();
                 let reports = treated.0.values().flat_map(|stage| &stage.reports);
                 let bytes: u64 = reports.map(|report| report.bytes).sum();
                 let overlay = treated.overlay(inventory).unwrap();

@@ -24,7 +24,7 @@ use crate::quality::{Goal, Target};
 use crate::quantizer::{Method, Quantizer};
 use crate::report::{Recorder, Report, Row, Verb, moved_pairs, samples};
 use crate::scheme::{Scheme, usual_blocks};
-use crate::treating::{Assignment, Collected, Job, treat};
+use crate::treating::{Assignment, Job};
 
 /// What a fit is asked for.
 pub struct FitSettings {
@@ -273,10 +273,9 @@ fn baseline(
     monitor: &mut dyn Monitor,
 ) -> Result<(Network, u64)> {
     let inventory = &prepared.inventory;
-    let mut treated = Collected::default();
     let quantizer = &Quantizer::plain(method);
     let job = Job { model, inventory, assignment, quantizer, form: Form::Packed };
-    treat(job, Some(calibration), &mut treated, monitor)?;
+    let treated = job.collected(Some(calibration), monitor)?;
     let bytes = |site: &TreatedSite| assignment[&site.meta.name].bytes(&site.meta, site.dtype);
     let bytes = inventory.sites.iter().map(bytes).sum();
     let mut network = model.network()?;

@@ -22,7 +22,7 @@ use crate::pricing::{self, Metric, Observations, Probe, Probes};
 use crate::quality::{Goal, Reached, Search};
 use crate::quantizer::Quantizer;
 use crate::scheme::Choices;
-use crate::treating::{Assignment, Collected, Job, treat};
+use crate::treating::{Assignment, Job};
 
 /// Everything that a plan depends on, beside the model.
 #[derive(Clone, Debug)]
@@ -152,8 +152,8 @@ pub fn plan(
     }
     let found = pricing::observe(model, &prepared.inventory, calibration, options, monitor)?;
     let mut prices = prepared.prices.clone();
-    match settings.metric {
-        Metric::OutputError | Metric::Fisher => {
+    match settings.metric.measure() {
+        None => {
             match settings.metric {
                 Metric::Fisher => pricing::by_fisher(&mut prices, &found)?,
                 _ => pricing::by_output_error(&mut prices, &found)?,
@@ -168,9 +168,8 @@ pub fn plan(
             let record = PlanningRecord { evidence: evidence_of(found), halves, ..PlanningRecord::default() };
             Ok(Planned { plan, record })
         }
-        Metric::Kl | Metric::Sqnr => {
+        Some(measure) => {
             let mut network = model.network()?;
-            let measure = settings.metric.measure().unwrap_or_default();
             let gauge = Gauge::with(&network, model.task(), &calibration.batches, measure)?;
             let probes = pricing::probe(&mut network, &found, &gauge, &prepared.inventory, monitor)?;
             pricing::by_probes(&mut prices, &found, &probes)?;
@@ -375,12 +374,11 @@ impl Study<'_> {
         monitor: &mut dyn Monitor,
     ) -> Result<Measured> {
         let assignment = self.assignment(prices, choice)?;
-        let mut treated = Collected::default();
         let inventory = &self.prepared.inventory;
         let quantizer = &self.settings.quantizer.codes_only();
         let job =
             Job { model: self.model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
-        treat(job, Some(self.calibration), &mut treated, monitor)?;
+        let treated = job.collected(Some(self.calibration), monitor)?;
         let overlay = treated.overlay(inventory)?;
         let damage = self.gauge.with_overlay(network, &overlay)?;
         Ok(Measured { choice: choice.to_vec(), assignment, overlay, damage })

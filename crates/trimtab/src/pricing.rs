@@ -283,7 +283,7 @@ mod tests {
     use crate::calibration::CalibrationSettings;
     use crate::form::Form;
     use crate::monitor::Quiet;
-    use crate::treating::{Collected, Job, SiteReport, treat};
+    use crate::treating::{Job, SiteReport};
 
     #[test]
     fn interpolation_passes_through_the_probes_and_is_monotone() {
@@ -358,8 +358,7 @@ mod tests {
                 quantizer: &quantizer,
                 form: Form::Packed,
             };
-            let mut treated = Collected::default();
-            treat(job, Some(&calibration), &mut treated, &mut Quiet::default()).unwrap();
+            let treated = job.collected(Some(&calibration), &mut Quiet::default()).unwrap();
             let reports: Vec<&SiteReport> = treated.0.values().flat_map(|stage| &stage.reports).collect();
             let report = reports.iter().find(|report| report.site == site.meta.name).unwrap();
             // Factors are rounded when they are stored, which the price does not know.

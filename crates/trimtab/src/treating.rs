@@ -150,6 +150,22 @@ pub struct Job<'a> {
     pub form: Form,
 }
 
+impl Job<'_> {
+    /// All of it done, and kept in memory.
+    ///
+    /// # Errors
+    /// Those of [`treat`].
+    pub fn collected(
+        self,
+        calibration: Option<&Calibration>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Collected> {
+        let mut treated = Collected::default();
+        treat(self, calibration, &mut treated, monitor)?;
+        Ok(treated)
+    }
+}
+
 /// Treats the model by an assignment, stage after stage.
 pub fn treat(
     run: Job<'_>,

@@ -229,7 +229,7 @@ mod tests {
     use crate::monitor::Quiet;
     use crate::quantizer::{Method, Quantizer};
     use crate::scheme::Scheme;
-    use crate::treating::{Assignment, Collected, Job, treat};
+    use crate::treating::{Assignment, Job};
 
     fn model() -> Model {
         let normalization = Normalization { mean: vec![0.5; 3], std: vec![0.25; 3] };
@@ -276,10 +276,9 @@ mod tests {
         let (inventory, assignment) = coarse(&model);
         let of = |tune_batch_norms: bool| -> (Network, usize) {
             let quantizer = &Quantizer { tune_batch_norms, ..Quantizer::plain(Method::Rtn) };
-            let mut treated = Collected::default();
             let (model, inventory, assignment) = (&model, &inventory, &assignment);
             let job = Job { model, inventory, assignment, quantizer, form: Form::Packed };
-            treat(job, Some(&data), &mut treated, &mut Quiet::default()).unwrap();
+            let treated = job.collected(Some(&data), &mut Quiet::default()).unwrap();
             let mut network = model.network().unwrap();
             let vectors = treated.0.values().map(|stage| stage.vectors.len()).sum();
             treated.put(&mut network, inventory).unwrap();
@@ -308,7 +307,6 @@ mod tests {
         let (model, data) = (model(), calibration(64));
         let (inventory, assignment) = coarse(&model);
         let quantizer = &Quantizer::plain(Method::Rtn);
-        let mut treated = Collected::default();
         let job = Job {
             model: &model,
             inventory: &inventory,
@@ -316,7 +314,7 @@ mod tests {
             quantizer,
             form: Form::Packed,
         };
-        treat(job, None, &mut treated, &mut Quiet::default()).unwrap();
+        let treated = job.collected(None, &mut Quiet::default()).unwrap();
         let original = model.network().unwrap();
         let mut network = original.clone();
         crate::measure::put(&mut network, &treated.overlay(&inventory).unwrap()).unwrap();

@@ -17,7 +17,7 @@ use trimtab::judge::{Judge, Quality};
 use trimtab::monitor::Quiet;
 use trimtab::quantizer::Quantizer;
 use trimtab::training::correct::{CorrectionSettings, taught_by, train_branches, with_branches};
-use trimtab::treating::{Assignment, Collected, Job, treat};
+use trimtab::treating::{Assignment, Job};
 
 use crate::lab::Lab;
 
@@ -100,8 +100,7 @@ impl WikiLm {
         let assignment: Assignment = self.inventory.sites.iter().map(of).collect();
         let (model, inventory) = (&self.model, &self.inventory);
         let job = Job { model, inventory, assignment: &assignment, quantizer, form: Form::Packed };
-        let mut treated = Collected::default();
-        treat(job, calibration, &mut treated, &mut Quiet::default())?;
+        let treated = job.collected(calibration, &mut Quiet::default())?;
         let mut network = self.model.network()?;
         treated.put(&mut network, inventory)?;
         Ok(network)

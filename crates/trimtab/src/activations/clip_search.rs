@@ -276,7 +276,7 @@ mod tests {
     use crate::inventory::Inventory;
     use crate::monitor::Quiet;
     use crate::quantizer::{Method, Quantizer};
-    use crate::treating::{Assignment, Collected, Job, treat};
+    use crate::treating::{Assignment, Job};
 
     fn pico() -> (Model, Calibration, Inventory) {
         let model = Model::open("@pico", None).unwrap();
@@ -305,8 +305,7 @@ mod tests {
         let quantizer = Quantizer { method: Method::Rtn, activations, ..Quantizer::default() };
         let job =
             Job { model, inventory, assignment: &assignment, quantizer: &quantizer, form: Form::Packed };
-        let mut found = Collected::default();
-        treat(job, Some(calibration), &mut found, &mut Quiet::default()).unwrap();
+        let found = job.collected(Some(calibration), &mut Quiet::default()).unwrap();
         let (mut inputs, mut searched) = (BTreeMap::new(), Vec::new());
         for stage in found.0.into_values() {
             inputs.extend(stage.quantized.inputs);
@@ -392,8 +391,7 @@ mod tests {
             Quantizer { method: Method::Rtn, activations: Some(activations(None)), ..Quantizer::default() };
         let job =
             Job { model, inventory, assignment: &assignment, quantizer: &quantizer, form: Form::Packed };
-        let mut found = Collected::default();
-        treat(job, Some(calibration), &mut found, &mut Quiet::default()).unwrap();
+        let found = job.collected(Some(calibration), &mut Quiet::default()).unwrap();
         let overlay = found.overlay(inventory).unwrap();
         overlay.into_iter().map(|(name, put)| (name, put.weight)).collect()
     }

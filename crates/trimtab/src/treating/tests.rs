@@ -83,16 +83,14 @@ fn experts_are_treated_whether_a_token_reached_them_or_not() {
         quantizer: &quantizer,
         form: Form::Packed,
     };
-    let mut treated = Collected::default();
-    treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet::default()).unwrap();
+    let treated = job.collected(Some(&calibration), &mut crate::monitor::Quiet::default()).unwrap();
     let weights: usize = treated.0.values().map(|stage| stage.weights.len()).sum();
     assert_eq!(weights, inventory.sites.len());
     // A branch beside all of them, by the plain decomposition where nothing was seen.
     let beside = |(name, choice): (&String, &Choice)| (name.clone(), Choice { rank: 2, ..*choice });
     let assignment: Assignment = assignment.iter().map(beside).collect();
-    let mut mended = Collected::default();
     let job = Job { assignment: &assignment, ..job };
-    treat(job, Some(&calibration), &mut mended, &mut crate::monitor::Quiet::default()).unwrap();
+    let mended = job.collected(Some(&calibration), &mut crate::monitor::Quiet::default()).unwrap();
     let branches: usize = mended.0.values().map(|stage| stage.branches.len()).sum();
     assert_eq!(branches, inventory.sites.len());
     for report in mended.0.values().flat_map(|stage| &stage.reports) {
@@ -147,8 +145,8 @@ fn a_tower_is_treated_by_what_images_show_and_left_out_of_plans_on_text() {
             fisher: Default::default(),
             rest_is: "",
         };
-        let (mut treated, mut heard) = (Collected::default(), crate::monitor::Quiet::default());
-        treat(job, Some(&data), &mut treated, &mut heard).unwrap();
+        let mut heard = crate::monitor::Quiet::default();
+        let treated = job.collected(Some(&data), &mut heard).unwrap();
         let reports = treated.0.into_values().flat_map(|stage| stage.reports);
         // Damping is what GPTQ adds to what it saw.
         let blind: Vec<String> =
@@ -197,8 +195,7 @@ fn importance_weighs_tokens_and_uniform_importance_is_gptq() {
             quantizer: &quantizer,
             form: Form::Packed,
         };
-        let mut sink = Collected::default();
-        treat(job, Some(&calibration), &mut sink, &mut crate::monitor::Quiet::default()).unwrap();
+        let sink = job.collected(Some(&calibration), &mut crate::monitor::Quiet::default()).unwrap();
         let overlay = sink.overlay(&inventory).unwrap();
         overlay.into_iter().map(|(name, put)| (name, put.weight.to_f32())).collect::<BTreeMap<_, _>>()
     };
@@ -232,8 +229,7 @@ fn blocks_are_tuned_with_their_branches_in_place() {
         let quantizer = Quantizer { method: Method::Decoupleq, tuning, ..Quantizer::default() };
         let (inventory, assignment, quantizer) = (&inventory, &assignment, &quantizer);
         let job = Job { model: &model, inventory, assignment, quantizer, form };
-        let mut treated = Collected::default();
-        treat(job, Some(&calibration), &mut treated, &mut crate::monitor::Quiet::default()).unwrap();
+        let treated = job.collected(Some(&calibration), &mut crate::monitor::Quiet::default()).unwrap();
         treated.0
     };
     let tuning = ReconstructSettings { rate: 1e-3, epochs: 2, ..ReconstructSettings::default() };

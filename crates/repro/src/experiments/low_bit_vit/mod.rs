@@ -19,7 +19,7 @@ use trimtab::inventory::Inventory;
 use trimtab::judge::Judge;
 use trimtab::monitor::Quiet;
 use trimtab::training::logits;
-use trimtab::treating::{Assignment, Collected, Job, treat};
+use trimtab::treating::{Assignment, Job};
 
 use super::pictures::{self, Cause};
 use crate::error::{Error, Result};
@@ -237,8 +237,7 @@ fn quantized(
             quantizer: &quantizer,
             form: Form::Packed,
         };
-        let mut treated = Collected::default();
-        treat(job, Some(&data), &mut treated, &mut Quiet::default())?;
+        let treated = job.collected(Some(&data), &mut Quiet::default())?;
         let mut network = subject.network()?;
         treated.put(&mut network, &inventory)?;
         of_arms.push((arm, right(subject, &network)?));

@@ -19,7 +19,7 @@ use trimtab::judge::Judge;
 use trimtab::measure;
 use trimtab::monitor::Quiet;
 use trimtab::quantizer::{Method, Quantizer};
-use trimtab::treating::{Assignment, Collected, Job, treat};
+use trimtab::treating::{Assignment, Job};
 
 use super::pictures::Cause;
 use crate::error::{Error, Result};
@@ -144,8 +144,7 @@ fn quantized(
     let assignment: Assignment =
         inventory.sites.iter().map(|site| (site.meta.name.clone(), choice)).collect();
     let job = Job { model, inventory: &inventory, assignment: &assignment, quantizer, form };
-    let mut treated = Collected::default();
-    treat(job, Some(calibration), &mut treated, &mut Quiet::default())?;
+    let treated = job.collected(Some(calibration), &mut Quiet::default())?;
     let mut network = model.network()?;
     measure::put(&mut network, &treated.overlay(&inventory)?)?;
     Ok(network)
