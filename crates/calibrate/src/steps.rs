@@ -127,7 +127,7 @@ impl Part for Steps {
 mod tests {
     use trimtab_io::{AffineScheme, Dtype};
     use trimtab_math::random::Stream;
-    use trimtab_nn::{Axis, Ctx, Flow, Layer, LayerMut, Site, SiteKind, SiteMeta, host};
+    use trimtab_nn::{Ctx, Flow, Layer, LayerMut, Site, SiteMeta, host};
 
     use super::*;
     use crate::batch::Batch;
@@ -164,17 +164,7 @@ mod tests {
     }
 
     fn meta(name: &str) -> SiteMeta {
-        SiteMeta {
-            name: name.into(),
-            kind: SiteKind::Linear,
-            rows: N,
-            cols: N,
-            transposed: false,
-            input: Axis::new("in", N),
-            output: Axis::new("out", N),
-            reads: name.into(),
-            fused: None,
-        }
+        SiteMeta::linear(name, N, N)
     }
 
     fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {

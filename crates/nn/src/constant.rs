@@ -91,17 +91,7 @@ mod tests {
 
     fn site() -> Site {
         let (rows, cols) = (3, 4);
-        let meta = SiteMeta {
-            name: "to_k".into(),
-            kind: SiteKind::Linear,
-            rows,
-            cols,
-            transposed: false,
-            input: Axis::new("in", cols),
-            output: Axis::new("out", rows),
-            reads: "to_k".into(),
-            fused: None,
-        };
+        let meta = SiteMeta::linear("to_k", rows, cols);
         let values: Vec<f32> = (0..rows * cols).map(|i| ((i * 7 % 11) as f32 - 5.0) / 6.0).collect();
         let weight = Tensor::from_data(TensorData::new(values, [rows, cols]), &Device::flex());
         let bias = Tensor::from_data(TensorData::new(vec![0.1f32, -0.2, 0.3], [rows]), &Device::flex());

@@ -58,6 +58,22 @@ pub struct SiteMeta {
 }
 
 impl SiteMeta {
+    /// A linear map of its own axes, `[rows, cols]`, that shares its input with no other.
+    pub fn linear(name: impl Into<String>, rows: usize, cols: usize) -> Self {
+        let name = name.into();
+        Self {
+            kind: SiteKind::Linear,
+            rows,
+            cols,
+            transposed: false,
+            input: Axis::new(format!("{name}.in"), cols),
+            output: Axis::new(format!("{name}.out"), rows),
+            reads: name.clone(),
+            fused: None,
+            name,
+        }
+    }
+
     /// Weights of the site.
     pub fn numel(&self) -> usize {
         self.rows * self.cols

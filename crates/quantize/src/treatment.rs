@@ -185,22 +185,11 @@ fn error_of(layer: &Layer<'_>, q: &[f32]) -> crate::Result<f64> {
 #[cfg(test)]
 mod tests {
     use trimtab_math::linalg::Square;
-    use trimtab_nn::{Axis, SiteKind};
 
     use super::*;
 
     fn site(rows: usize, cols: usize) -> SiteMeta {
-        SiteMeta {
-            name: "up".into(),
-            kind: SiteKind::Linear,
-            rows,
-            cols,
-            transposed: false,
-            input: Axis::new("in", cols),
-            output: Axis::new("out", rows),
-            reads: "x".into(),
-            fused: None,
-        }
+        SiteMeta::linear("up", rows, cols)
     }
 
     /// A weight, and inputs of which a few are far stronger than the rest and go together.

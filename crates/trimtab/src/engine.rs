@@ -164,23 +164,12 @@ fn check_converter(quantization: Option<&Quantization>, breach: &mut impl FnMut(
 
 #[cfg(test)]
 mod tests {
-    use trimtab_nn::{Axis, SiteKind};
 
     use super::*;
 
     #[test]
     fn vllm_takes_what_its_kernels_have() {
-        let site = |cols: usize| SiteMeta {
-            name: "up".into(),
-            kind: SiteKind::Linear,
-            rows: 8,
-            cols,
-            transposed: false,
-            input: Axis::new("in", cols),
-            output: Axis::new("out", 8),
-            reads: "x".into(),
-            fused: None,
-        };
+        let site = |cols: usize| SiteMeta::linear("up", 8, cols);
         let allows = |bits, group_size, symmetric, cols| {
             let scheme = Scheme::Affine(AffineScheme { bits, group_size, symmetric });
             Engine::Vllm.allows(&scheme, &site(cols)).is_ok()

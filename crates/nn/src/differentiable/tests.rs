@@ -166,9 +166,9 @@ mod codes {
     use trimtab_io::{AffineScheme, AffineTensor, Coded, Dtype, NormalFloatTensor, RawTensor, RealTensor};
 
     use super::*;
+    use crate::Weight;
     use crate::ctx::Ctx;
-    use crate::site::{Branch, LowRank, Site, SiteKind, SiteMeta};
-    use crate::{Axis, Weight};
+    use crate::site::{Branch, LowRank, Site, SiteMeta};
 
     const ROWS: usize = 150;
     const COLS: usize = 72;
@@ -202,17 +202,7 @@ mod codes {
     }
 
     fn site(weight: Weight, device: &Device) -> Site {
-        let meta = SiteMeta {
-            name: "up".into(),
-            kind: SiteKind::Linear,
-            rows: ROWS,
-            cols: COLS,
-            transposed: false,
-            input: Axis::new("in", COLS),
-            output: Axis::new("out", ROWS),
-            reads: "x".into(),
-            fused: None,
-        };
+        let meta = SiteMeta::linear("up", ROWS, COLS);
         let mut site = Site::new(meta, weight, None).unwrap();
         let factor = |dims: [usize; 2], step: usize| {
             let values: Vec<f32> =

@@ -11,17 +11,7 @@ fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
 }
 
 fn site(values: &[f32], rows: usize, cols: usize) -> Site {
-    let meta = SiteMeta {
-        name: "up".into(),
-        kind: SiteKind::Linear,
-        rows,
-        cols,
-        transposed: false,
-        input: Axis::new("residual", cols),
-        output: Axis::new("hidden", rows),
-        reads: "mlp".into(),
-        fused: None,
-    };
+    let meta = SiteMeta::linear("up", rows, cols);
     Site::new(meta, Weight::dense(tensor(values, [rows, cols])), None).unwrap()
 }
 

@@ -152,18 +152,8 @@ fn the_gradient_is_that_of_the_loss_with_frozen_roundings() {
 
 /// The second moment of rows.
 fn moment(x: &[f32], n: usize) -> Square {
-    use trimtab_nn::{Axis, SiteKind, SiteMeta, Tap, TapRows};
-    let meta = SiteMeta {
-        name: "up".into(),
-        kind: SiteKind::Linear,
-        rows: 1,
-        cols: n,
-        transposed: false,
-        input: Axis::new("in", n),
-        output: Axis::new("out", 1),
-        reads: "x".into(),
-        fused: None,
-    };
+    use trimtab_nn::{SiteMeta, Tap, TapRows};
+    let meta = SiteMeta::linear("up", 1, n);
     let mut sums = SecondMoment::new(n);
     sums.input(&meta, TapRows { rows: x, width: n, weights: None }).unwrap();
     sums.mean().unwrap()

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use trimtab::floors::io::ImageSet;
 use trimtab::floors::math::random::Stream;
 use trimtab::floors::nn::{
-    Activation, Axis, Ctx, Flow, Layer, LayerMut, Network, Result, Site, SiteKind, SiteMeta, Stage, Weight,
+    Activation, Axis, Ctx, Flow, Layer, LayerMut, Network, Result, Site, SiteMeta, Stage, Weight,
 };
 use trimtab::floors::train::{self, Dataset, Item, Loss, Objective, Pass};
 
@@ -72,17 +72,7 @@ pub fn dense(
         _ => stream.normal(),
     };
     let values: Vec<f32> = (0..rows * cols).map(|_| (deviation * draw()) as f32).collect();
-    let meta = SiteMeta {
-        kind: SiteKind::Linear,
-        rows,
-        cols,
-        transposed: false,
-        input,
-        output,
-        reads: name.into(),
-        fused: None,
-        name: name.into(),
-    };
+    let meta = SiteMeta { input, output, ..SiteMeta::linear(name, rows, cols) };
     let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [rows, cols]), &device));
     let site = Site::new(meta, weight, Some(Tensor::zeros([rows], &device)));
     Box::new(Dense { site: site.expect("the weight has the shape of its site"), after })

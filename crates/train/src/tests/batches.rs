@@ -61,17 +61,7 @@ impl Stage for Only {
 }
 
 fn scalar_site(values: [f32; 2]) -> Site {
-    let meta = SiteMeta {
-        name: "w".into(),
-        kind: SiteKind::Linear,
-        rows: 2,
-        cols: 1,
-        transposed: false,
-        input: Axis::new("one", 1),
-        output: Axis::new("two", 2),
-        reads: "one".into(),
-        fused: None,
-    };
+    let meta = SiteMeta::linear("w", 2, 1);
     let device = Device::flex().autodiff();
     let weight = Tensor::from_data(TensorData::new(values.to_vec(), [2, 1]), &device);
     Site::new(meta, Weight::dense(weight), None).unwrap()

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use trimtab::floors::io::{AffineScheme, AffineTensor, Coded, Dtype};
 use trimtab::floors::math::random::Stream;
 use trimtab::floors::nn::site::LowRank;
-use trimtab::floors::nn::{Axis, Branch, Ctx, Site, SiteKind, SiteMeta, Weight, host};
+use trimtab::floors::nn::{Branch, Ctx, Site, SiteMeta, Weight, host};
 use trimtab::system;
 
 use crate::experiment::Check;
@@ -38,17 +38,7 @@ fn codes(rows: usize, cols: usize, stream: &mut Stream) -> Attempt<AffineTensor>
 
 fn site(weight: Weight, rank: usize, stream: &mut Stream) -> Attempt<Site> {
     let [rows, cols] = weight.dims();
-    let meta = SiteMeta {
-        name: "up".into(),
-        kind: SiteKind::Linear,
-        rows,
-        cols,
-        transposed: false,
-        input: Axis::new("in", cols),
-        output: Axis::new("out", rows),
-        reads: "x".into(),
-        fused: None,
-    };
+    let meta = SiteMeta::linear("up", rows, cols);
     let mut site = Site::new(meta, weight, None)?;
     let mut factor = |dims: [usize; 2]| {
         let values: Vec<f32> = (0..dims[0] * dims[1]).map(|_| 0.05 * stream.normal() as f32).collect();

@@ -7,9 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use trimtab::floors::io::ImageSet;
 use trimtab::floors::math::random::Stream;
-use trimtab::floors::nn::{
-    Axis, Ctx, Flow, Layer, LayerMut, Network, Result, Site, SiteKind, SiteMeta, Stage, Weight,
-};
+use trimtab::floors::nn::{Ctx, Flow, Layer, LayerMut, Network, Result, Site, SiteMeta, Stage, Weight};
 use trimtab::floors::train::{self, Dataset, Item, Loss, Objective, OptimizerConfig, Pass, Silent, Trainer};
 
 use super::super::pictures::{self, Cause};
@@ -80,17 +78,7 @@ fn site(name: String, [input, output]: [usize; 2], seed: u64) -> Site {
     let values: Vec<f32> = (0..input * output).map(|_| (deviation * stream.normal()) as f32).collect();
     let device = Device::flex().autodiff();
     let weight = Weight::dense(Tensor::from_data(TensorData::new(values, [output, input]), &device));
-    let meta = SiteMeta {
-        kind: SiteKind::Linear,
-        rows: output,
-        cols: input,
-        transposed: false,
-        input: Axis::new(format!("{name}.in"), input),
-        output: Axis::new(format!("{name}.out"), output),
-        reads: name.clone(),
-        fused: None,
-        name,
-    };
+    let meta = SiteMeta::linear(name, output, input);
     let site = Site::new(meta, weight, Some(Tensor::zeros([output], &device)));
     site.expect("the weight has the shape of its site")
 }

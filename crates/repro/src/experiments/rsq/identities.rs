@@ -5,7 +5,7 @@ use trimtab::floors::calibrate::{Importance, SecondMoment, Strategy};
 use trimtab::floors::math::linalg::Square;
 use trimtab::floors::math::random::Stream;
 use trimtab::floors::models::Model;
-use trimtab::floors::nn::{Axis, Ctx, SiteKind, SiteMeta, Tap, TapRows};
+use trimtab::floors::nn::{Ctx, SiteMeta, Tap, TapRows};
 use trimtab::floors::rewrite::compare;
 use trimtab::quantizer::Quantizer;
 use trimtab::scheme::Scheme;
@@ -68,17 +68,7 @@ fn uniform(base: &Model) -> std::result::Result<f64, Cause> {
 /// Codes that differ between a token that is there twice and one that counts twice.
 fn doubled() -> std::result::Result<f64, Cause> {
     let (rows, cols, tokens) = (16, 24, 80);
-    let meta = SiteMeta {
-        name: "x".into(),
-        kind: SiteKind::Linear,
-        rows,
-        cols,
-        transposed: false,
-        input: Axis::new("in", cols),
-        output: Axis::new("out", rows),
-        reads: "x".into(),
-        fused: None,
-    };
+    let meta = SiteMeta::linear("x", rows, cols);
     let mut random = Stream::new(5, "rsq/doubled", 0, 0);
     // Small integers: their sums are exact, in whatever order.
     let inputs: Vec<f32> = (0..tokens * cols).map(|_| random.below(9) as f32 - 4.0).collect();
