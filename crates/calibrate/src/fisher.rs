@@ -13,7 +13,7 @@ use trimtab_nn::{HeldMut, LayerMut, Network, Weight, host};
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::reconstruct::{items, part_of, tracked};
+use crate::reconstruct::{items, part_of};
 
 /// Fisher information of each number of a weight `[out, in]`, by site.
 pub type Fisher = BTreeMap<String, Vec<f32>>;
@@ -62,7 +62,7 @@ pub fn empirical_fisher<E: From<Error>>(
 fn single(batch: &Batch, index: usize) -> Batch {
     let device = Device::flex().autodiff();
     let rows = index..index + 1;
-    let input = tracked(part_of(&batch.input, &rows), &device);
+    let input = part_of(&batch.input, &rows).tracked(&device);
     let mask = batch.mask.clone().map(|mask| Tensor::from_data(mask.slice([rows]).into_data(), &device));
     Batch { input, mask, row_weights: None }
 }

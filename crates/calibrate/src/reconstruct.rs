@@ -5,12 +5,14 @@
 //! over rows by their weights and over channels; the optimizer is Adam. Some samples are held out: what is returned are the numbers
 //! of the pass that was best on those, rounded as they will be stored, or the numbers at the start if no pass was better.
 //!
-//! Samples, and not batches, make a step, in an order drawn anew for each pass: the same bytes at any number of threads.
+//! Samples, and not batches, make a step, in an order drawn anew for each pass: the same bytes at any number of threads. What a
+//! sample is to give is computed once and kept for the later passes.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use burn::module::Param;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use trimtab_math::adam::Adam;
 use trimtab_math::random::Stream;
@@ -18,6 +20,8 @@ use trimtab_nn::{Ctx, Flow, HeldMut, LayerMut, Stage, Weight, host};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::store::HiddenStore;
+use crate::stream::StreamSettings;
 
 /// Something of a block that is trained.
 pub trait Part {
@@ -197,6 +201,8 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
     }
     let device = Device::flex().autodiff();
     let samples = of.samples(settings.batch.max(1));
+    let StreamSettings { memory_limit, spill_folder, .. } = StreamSettings::default();
+    let known = RefCell::new(HiddenStore::new(samples.len(), memory_limit, &spill_folder));
     if samples.len() < 2 && settings.held_out > 0.0 {
         let message = "expected at least two samples, one to train on and one to judge by".into();
         return Err(Error::Reconstruction { message });
@@ -218,7 +224,7 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
         trainee.install(&leaves(values, false))?;
         let mut sums = [0.0, 0.0];
         for sample in judged {
-            let (loss, weight) = of.loss(trainee, sample, &device)?;
+            let (loss, weight) = of.loss(trainee, sample, &known, &device)?;
             sums[0] += weight * f64::from(host(loss.without_autodiff())[0]);
             sums[1] += weight;
         }
@@ -237,7 +243,7 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
         for i in order {
             let leaves = leaves(&values, true);
             trainee.install(&leaves)?;
-            let (loss, weight) = of.loss(trainee, &trained[i], &device)?;
+            let (loss, weight) = of.loss(trainee, &trained[i], &known, &device)?;
             if weight == 0.0 {
                 continue;
             }
@@ -260,6 +266,7 @@ pub fn train(trainee: &mut dyn Trainee, of: &Target<'_>, settings: &ReconstructS
 
 /// Some rows of a batch.
 struct Sample {
+    index: usize,
     batch: usize,
     rows: Range<usize>,
 }
@@ -268,13 +275,20 @@ impl Target<'_> {
     fn samples(&self, size: usize) -> Vec<Sample> {
         let of_batch = |(batch, of): (usize, &Batch)| {
             let n = items(&of.input);
-            (0..n).step_by(size).map(move |first| Sample { batch, rows: first..n.min(first + size) })
+            (0..n).step_by(size).map(move |first| (batch, first..n.min(first + size)))
         };
-        self.batches.iter().enumerate().flat_map(of_batch).collect()
+        let samples = self.batches.iter().enumerate().flat_map(of_batch).enumerate();
+        samples.map(|(index, (batch, rows))| Sample { index, batch, rows }).collect()
     }
 
-    /// The mean squared difference on a sample, and the weight of its rows.
-    fn loss(&self, trainee: &dyn Trainee, sample: &Sample, device: &Device) -> Result<(Tensor<1>, f64)> {
+    /// The mean squared difference on a sample, and the weight of its rows. What is to come out is looked up in `known`.
+    fn loss(
+        &self,
+        trainee: &dyn Trainee,
+        sample: &Sample,
+        known: &RefCell<HiddenStore>,
+        device: &Device,
+    ) -> Result<(Tensor<1>, f64)> {
         let (batch, whole) = (&self.batches[sample.batch], (self.inputs)(sample.batch)?);
         let flow = part_of(&whole, &sample.rows);
         let n = items(&whole).max(1);
@@ -284,12 +298,18 @@ impl Target<'_> {
         });
         let mask = batch.mask.clone().map(|mask| mask.slice([sample.rows.clone()]));
         let mut of_sample = Batch { input: flow.clone(), mask, row_weights };
-        let of_rows = (self.target)(flow.clone(), &mut of_sample.ctx())?;
-        let target = last(of_rows)?;
+        let stored = known.borrow_mut().get(sample.index, &Device::flex())?;
+        let (target, width) = match stored {
+            Some(stored) => last(stored)?,
+            None => {
+                let (rows, width) = last((self.target)(flow.clone(), &mut of_sample.ctx())?)?;
+                known.borrow_mut().put(sample.index, Flow::Vector(rows.clone()))?;
+                (rows, width)
+            }
+        };
         of_sample.mask = of_sample.mask.map(|mask| Tensor::from_data(mask.into_data(), device));
-        let found = last(trainee.forward(tracked(flow, device), &mut of_sample.ctx())?)?;
-        let width = target.1;
-        let target = Tensor::<2>::from_data(host_data(target.0, width), device);
+        let found = last(trainee.forward(flow.tracked(device), &mut of_sample.ctx())?)?;
+        let target = Tensor::<2>::from_data(host_data(target, width), device);
         let difference = (found.0 - target).square().mean_dim(1);
         let rows = difference.dims()[0];
         let weights: Vec<f32> = match &of_sample.row_weights {
@@ -349,16 +369,6 @@ pub(crate) fn part_of(flow: &Flow, rows: &Range<usize>) -> Flow {
         Flow::Image(x) => Flow::Image(x.clone().slice([rows.clone()])),
         Flow::Vector(x) => Flow::Vector(x.clone().slice([rows.clone()])),
         Flow::Pair(both) => Flow::both(part_of(&both.0, rows), part_of(&both.1, rows)),
-    }
-}
-
-pub(crate) fn tracked(flow: Flow, device: &Device) -> Flow {
-    match flow {
-        Flow::Tokens(x) => Flow::Tokens(Tensor::<2, Int>::from_data(x.into_data(), device)),
-        Flow::Hidden(x) => Flow::Hidden(x.autodiff()),
-        Flow::Image(x) => Flow::Image(x.autodiff()),
-        Flow::Vector(x) => Flow::Vector(x.autodiff()),
-        Flow::Pair(both) => Flow::both(tracked(both.0, device), tracked(both.1, device)),
     }
 }
 

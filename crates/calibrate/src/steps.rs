@@ -82,12 +82,31 @@ impl Steps {
         })
     }
 
-    /// A value a group as one a column.
-    fn spread(&self, values: Tensor<1>) -> Tensor<2> {
+    /// The weight that steps, and zeros, make of the codes.
+    fn weight(&self, values: &[Tensor<1>]) -> Tensor<2> {
         let codes = self.codes();
         let groups = codes.scheme.n_groups(codes.cols);
-        let each = values.reshape([codes.rows, groups, 1]).expand([codes.rows, groups, self.width]);
-        each.reshape([codes.rows, groups * self.width]).narrow(1, 0, codes.cols)
+        if groups * self.width != codes.cols {
+            // The last group is shorter: a value a column.
+            let spread = |values: &Tensor<1>| {
+                let each = values.clone().reshape([codes.rows, groups, 1]);
+                let each = each.expand([codes.rows, groups, self.width]);
+                each.reshape([codes.rows, groups * self.width]).narrow(1, 0, codes.cols)
+            };
+            let weight = self.integers.clone() * spread(&values[0]);
+            return match values.get(1) {
+                Some(zeros) => weight + spread(zeros),
+                None => weight,
+            };
+        }
+        let a_group = |values: &Tensor<1>| values.clone().reshape([codes.rows * groups, 1]);
+        let integers = self.integers.clone().reshape([codes.rows * groups, self.width]);
+        let weight = integers * a_group(&values[0]);
+        let weight = match values.get(1) {
+            Some(zeros) => weight + a_group(zeros),
+            None => weight,
+        };
+        weight.reshape([codes.rows, codes.cols])
     }
 }
 
@@ -111,10 +130,7 @@ impl Part for Steps {
     }
 
     fn install(&self, values: &[Tensor<1>], block: &mut dyn Stage) -> Result<()> {
-        let mut weight = self.integers.clone() * self.spread(values[0].clone());
-        if let Some(zeros) = values.get(1) {
-            weight = weight + self.spread(zeros.clone());
-        }
+        let weight = self.weight(values);
         let site = block.sites_mut().into_iter().find(|site| site.name() == self.site);
         let site = site
             .ok_or_else(|| Error::NoSite { block: "under reconstruction".into(), site: self.site.clone() })?;
@@ -203,7 +219,7 @@ mod tests {
 
     #[test]
     fn gradients_of_steps_and_zeros_are_those_of_differences() {
-        for group_size in [None, Some(5)] {
+        for group_size in [None, Some(4), Some(5)] {
             let (target, block, coded) = blocks(group_size);
             let (batches, inputs) = data();
             let loss = |values: &[Vec<Vec<f32>>]| -> f64 {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use crate::attention::AttentionQuantizer;
 use crate::ctx::Ctx;
@@ -40,6 +40,17 @@ impl Flow {
     /// Two flows as one.
     pub fn both(first: Flow, second: Flow) -> Self {
         Self::Pair(Box::new((first, second)))
+    }
+
+    /// The same where gradients are kept, on a device that keeps them: what comes of it has gradients by the weights that it meets.
+    pub fn tracked(self, device: &Device) -> Self {
+        match self {
+            Self::Tokens(x) => Self::Tokens(Tensor::<2, Int>::from_data(x.into_data(), device)),
+            Self::Hidden(x) => Self::Hidden(x.autodiff()),
+            Self::Image(x) => Self::Image(x.autodiff()),
+            Self::Vector(x) => Self::Vector(x.autodiff()),
+            Self::Pair(both) => Self::both(both.0.tracked(device), both.1.tracked(device)),
+        }
     }
 
     /// Two flows, or an error that names the stage that wanted them.

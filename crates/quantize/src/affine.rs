@@ -176,10 +176,19 @@ impl Affine {
     }
 }
 
+/// `x.round_ties_even()` for what is clipped to codes afterwards: exact up to 2²², and beyond it on the same side of all codes.
+/// Unlike that, no call of a function where the target has no instruction for it, so that loops become vectors.
+#[inline(always)]
+fn nearest_integer(x: f32) -> f32 {
+    // From 2^23 to 2^24 floats are the integers.
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT) - SHIFT
+}
+
 /// `clip(⟨x / s⟩ + z)`: the integer-zero quantizer on floats, for vector loops.
 #[inline(always)]
 pub(crate) fn nearest_code(x: f32, scale: f32, zero: f32, lowest: f32, highest: f32) -> f32 {
-    ((x / scale).round_ties_even() + zero).max(lowest).min(highest)
+    (nearest_integer(x / scale) + zero).max(lowest).min(highest)
 }
 
 /// `s·(q − z)`.
@@ -254,7 +263,7 @@ impl RealZero {
 /// `clip(⟨(x − z) / s⟩)`: the real-zero quantizer on floats, for vector loops.
 #[inline(always)]
 pub(crate) fn nearest_signed(x: f32, scale: f32, zero: f32, lowest: f32, highest: f32) -> f32 {
-    ((x - zero) / scale).round_ties_even().max(lowest).min(highest)
+    nearest_integer((x - zero) / scale).max(lowest).min(highest)
 }
 
 /// Unsigned code to two's complement: `q − 2^(b−1)`.
@@ -299,6 +308,20 @@ mod tests {
         let a = full.affine(-7.0, 7.0);
         assert_eq!((a.code(-9.0, &full), a.code(-9.0, &narrow)), (0, 1));
         assert_eq!((a.decode(0), a.decode(1)), (-8.0, -7.0));
+    }
+
+    #[test]
+    fn integers_are_those_of_the_library() {
+        for i in -4096..=4096 {
+            let x = i as f32 / 8.0;
+            assert_eq!(nearest_integer(x), x.round_ties_even(), "{x}");
+            assert_eq!(nearest_integer(8.0 * x * 1000.125), (8.0 * x * 1000.125).round_ties_even());
+        }
+        // Far away it is right on average only, which is as good: all of it is beyond the last code.
+        for x in [5e6f32, 3e9, 1e38, f32::INFINITY] {
+            assert!(nearest_integer(x) > 4e6 && nearest_integer(-x) < -4e6);
+        }
+        assert!(nearest_integer(f32::NAN).is_nan());
     }
 
     #[test]

@@ -297,8 +297,7 @@ mod tests {
 
     #[test]
     fn prices_by_the_fisher_information_are_half_of_the_weighted_error() {
-        let (model, mut inventory, calibration) = opened(4);
-        inventory.expect_branches();
+        let (model, inventory, calibration) = opened(4);
         let nf3: Scheme = "nf3 b32".parse().unwrap();
         let choices = Choices { bits: vec![16], types: vec![nf3], ranks: vec![0, 4], ..Choices::default() };
         let quantizer =

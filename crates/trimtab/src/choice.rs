@@ -10,7 +10,7 @@ use trimtab_plan::Settings;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::form::Form;
-use crate::inventory::TreatedSite;
+use crate::inventory::{HEADER_LINE, TreatedSite};
 use crate::scheme::{Scheme, scale_dtype};
 
 /// Between the scheme and the rank in a label.
@@ -38,6 +38,11 @@ impl Choice {
     pub fn bytes(&self, site: &SiteMeta, dense: Dtype) -> u64 {
         let branch = BranchFactors::byte_count(self.rank, [site.rows, site.cols], scale_dtype(dense));
         self.scheme.bytes(site, dense) + branch
+    }
+
+    /// [`Self::bytes`], and room for the lines of a branch's factors in the header of the file: what a plan reckons with.
+    pub fn cost(&self, site: &SiteMeta, dense: Dtype) -> u64 {
+        self.bytes(site, dense) + if self.rank > 0 { 2 * HEADER_LINE } else { 0 }
     }
 
     /// As settings in a plan file.

@@ -7,8 +7,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Importance, ReconstructSettings};
-use trimtab_nn::Task;
+use trimtab_calibrate::ReconstructSettings;
 
 use crate::pricing::Metric;
 use crate::quantizer::Method;
@@ -22,7 +21,8 @@ pub enum Effort {
     /// GPTQ in the order of the columns' strength; what a site's error does to the output is measured, and two rounds of re-pricing.
     #[default]
     Normal,
-    /// decoupleQ with real zero points, important tokens weighed, low-rank branches where they pay, blocks tuned.
+    /// decoupleQ with real zero points, low-rank branches where they pay, blocks tuned. Tokens count alike: weighing them made the
+    /// result worse wherever it was measured (`docs/papers/rsq.md`).
     Best,
 }
 
@@ -39,22 +39,19 @@ pub struct Composition {
     pub rounds: usize,
     /// Ranks of branches to choose from.
     pub ranks: Vec<usize>,
-    /// Which tokens count for how much.
-    pub importance: Option<Importance>,
     /// How blocks are tuned after their codes.
     pub tuning: Option<ReconstructSettings>,
 }
 
 impl Effort {
-    /// The composition for a model that does `task`.
-    pub fn composition(self, task: Task, seed: u64) -> Composition {
+    /// Its composition; `seed` names the order of the samples that blocks are tuned on.
+    pub fn composition(self, seed: u64) -> Composition {
         let plain = Composition {
             method: Method::Gptq,
             act_order: false,
             metric: Metric::OutputError,
             rounds: 0,
             ranks: vec![0],
-            importance: None,
             tuning: None,
         };
         let measured = Composition { act_order: true, metric: Metric::Kl, rounds: 2, ..plain.clone() };
@@ -63,11 +60,9 @@ impl Effort {
             Self::Normal => measured,
             Self::Best => Composition {
                 method: Method::Decoupleq,
-                // A treatment by decoupleQ takes long, and the plan of the first round was the best of three where it was measured.
-                rounds: 1,
+                // A treatment by decoupleQ takes long, and the first plan was the best of all rounds wherever more were measured.
+                rounds: 0,
                 ranks: vec![0, 8],
-                // Attention concentrates on some tokens of a text; patches of an image have no such order.
-                importance: (task == Task::Language).then(Importance::default),
                 tuning: Some(ReconstructSettings { seed, ..ReconstructSettings::default() }),
                 ..measured
             },

@@ -47,8 +47,8 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
     let prepared = prepare(model, &settings.planning)?;
     settings.output.check(prepared.inventory.totals.file_bytes_original)?;
     let calibration = Calibration::load_with(model, &settings.planning.calibration, &mut recorder)?;
-    let prediction = memory::predict(model, &prepared.inventory, Some(&calibration));
-    let prediction = memory::for_method(prediction, &prepared.inventory, settings.planning.quantizer.method);
+    let quantizer = &settings.planning.quantizer;
+    let prediction = memory::predict(model, &prepared.inventory, Some(&calibration), quantizer);
     memory::check(&prediction)?;
     let judge = settings.judge.as_ref().or(calibration.rest.as_ref());
     let halves = match (settings.target, judge) {

@@ -77,11 +77,6 @@ impl Inventory {
         Ok(Self { sites, totals, untouched })
     }
 
-    /// Makes room for the names of branches in the header of the file.
-    pub fn expect_branches(&mut self) {
-        self.totals.file_bytes_fixed += 2 * HEADER_LINE * self.sites.len() as u64;
-    }
-
     /// Leaves out the sites that only a second input reaches, as images do that stand beside a text; returns their names.
     ///
     /// Calibration on the first input alone sees nothing of them: their damage would be measured as none, and a plan
@@ -162,9 +157,10 @@ pub(crate) fn leftover(model: &Model) -> Vec<&str> {
 }
 
 /// Upper bound of a tensor's line in the header of a safetensors file.
-const HEADER_LINE: u64 = 160;
+pub(crate) const HEADER_LINE: u64 = 160;
 
-/// Upper bound of the safetensors header of the output: every tensor takes a line, a packed site four.
+/// Upper bound of the safetensors header of the output: every tensor takes a line, a packed site four; those of
+/// branches come with their [`crate::choice::Choice`].
 fn header_bytes(tensors: usize, sites: usize) -> u64 {
     HEADER_LINE * (tensors + 3 * sites) as u64 + 64
 }

@@ -8,7 +8,7 @@ use trimtab_nn::{Flow, Role, StageSource};
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
-use crate::quantizer::Method;
+use crate::quantizer::{Method, Quantizer};
 use crate::system::{MemoryLimit, memory_limit};
 
 /// The program, its tables, its allocator and its report, measured on a run over next to nothing.
@@ -17,18 +17,34 @@ const PROGRAM: u64 = 5_500_000;
 /// its places.
 const TEXT: u64 = 44_000_000;
 
+/// Bytes for each weight of a block that is tuned.
+const TUNED: u64 = 64;
+
 /// Predicts the peak of the memory, without pages of mapped files, that treating and writing a model takes.
 ///
 /// Weights are borrowed from the mapped file: a block counts with what the sites that are treated at the same time
-/// take as numbers (the weight, its codes, the decoded result, and what GPTQ works on). Without calibration data nothing
-/// flows and nothing is observed.
-pub fn predict(model: &Model, inventory: &Inventory, calibration: Option<&Calibration>) -> MemoryPrediction {
+/// take as numbers (the weight, its codes, the decoded result, and what GPTQ works on; decoupleQ also on the product of the
+/// weight with the second moment in double precision, and on the codes that it tries). Where a block is tuned, what it is to
+/// give is kept, and its weights stand beside their integers, their gradients and what lies between. Without calibration data
+/// nothing flows and nothing is observed.
+pub fn predict(
+    model: &Model,
+    inventory: &Inventory,
+    calibration: Option<&Calibration>,
+    quantizer: &Quantizer,
+) -> MemoryPrediction {
     let observe = calibration;
     let stages = model.stages();
     let of_role = |role: Role| (0..stages.len()).filter(move |&i| stages[i].role == role);
     let treating = |stage: usize| -> u64 {
         let working = if observe.is_some() { 17 } else { 12 };
-        working * at_once(inventory, stage)
+        let beyond = if quantizer.method == Method::Decoupleq { 11 } else { 0 };
+        (working + beyond) * at_once(inventory, stage)
+    };
+    let tuned = quantizer.tuning.filter(|_| observe.is_some());
+    let tuning = |stage: usize| -> u64 {
+        let sites = inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
+        tuned.map_or(0, |_| TUNED * sites.map(|site| site.meta.numel() as u64).sum::<u64>())
     };
     let statistics = |stage: usize| -> u64 {
         let sites = inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
@@ -39,19 +55,11 @@ pub fn predict(model: &Model, inventory: &Inventory, calibration: Option<&Calibr
     let largest = |f: &dyn Fn(usize) -> u64| blocks.iter().map(|&stage| f(stage)).max().unwrap_or(0);
     MemoryPrediction {
         program: PROGRAM + observe.filter(|data| is_text(data)).map_or(0, |_| TEXT),
-        block: (0..stages.len()).map(treating).max().unwrap_or(0),
+        block: (0..stages.len()).map(|stage| treating(stage).max(tuning(stage))).max().unwrap_or(0),
         statistics: if observe.is_some() { largest(&statistics) } else { 0 },
-        hidden: observe.map_or(0, |data| hidden_bytes(model, data)),
+        hidden: observe.map_or(0, |data| hidden_bytes(model, data) * if tuned.is_some() { 2 } else { 1 }),
         activations: observe.map_or(0, |data| activation_bytes(model, inventory, data)),
     }
-}
-
-/// A prediction with what a method works on beyond what GPTQ does: decoupleQ the product of the weight with the second moment
-/// in double precision, and the codes that it tries.
-pub fn for_method(prediction: MemoryPrediction, inventory: &Inventory, method: Method) -> MemoryPrediction {
-    let largest = inventory.sites.iter().map(|site| at_once(inventory, site.stage)).max().unwrap_or(0);
-    let beyond = if method == Method::Decoupleq { 11 } else { 0 };
-    MemoryPrediction { block: prediction.block + beyond * largest, ..prediction }
 }
 
 /// Numbers of the sites of a stage that are treated at the same time.

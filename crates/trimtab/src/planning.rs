@@ -111,11 +111,8 @@ impl Prepared {
 /// Takes stock and refuses an impossible budget, in no time.
 pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
     let form = settings.choices.form;
-    let (mut inventory, unseen) =
+    let (inventory, unseen) =
         Inventory::take(model, &settings.selection, form)?.without_optional(model, form)?;
-    if settings.choices.with_branches() {
-        inventory.expect_branches();
-    }
     settings.choices.check(&inventory.sites)?;
     let measured = settings.metric == Metric::OutputError && settings.quantizer.sketch().is_none();
     let source = if measured { Source::Measured } else { Source::Estimated };

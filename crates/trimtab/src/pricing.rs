@@ -102,7 +102,7 @@ pub fn skeleton(
         let option = |choice: Choice| SiteOption {
             label: choice.to_string(),
             params: choice.settings(),
-            costs: Costs::bytes(choice.bytes(&site.meta, site.dtype)),
+            costs: Costs::bytes(choice.cost(&site.meta, site.dtype)),
             damage: 0.0,
             source,
         };
@@ -363,7 +363,8 @@ mod tests {
             let report = reports.iter().find(|report| report.site == site.meta.name).unwrap();
             // Factors are rounded when they are stored, which the price does not know.
             assert!((report.damage - option.damage).abs() <= 0.01 * option.damage, "{report:?} {option:?}");
-            assert_eq!(report.bytes, option.costs.bytes);
+            assert_eq!(report.bytes, choice.bytes(&site.meta, site.dtype));
+            assert_eq!(option.costs.bytes, choice.cost(&site.meta, site.dtype));
             let branches = treated.0.values().map(|stage| stage.branches.len()).sum::<usize>();
             assert_eq!(branches, if choice.rank > 0 { inventory.sites.len() } else { 0 });
             // Control: without the branch the error is that of rank 0.

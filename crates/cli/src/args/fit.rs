@@ -104,8 +104,7 @@ pub enum BranchName {
 #[command(next_help_heading = "Planning")]
 pub struct PlanningArgs {
     /// How much work it may take: fast (GPTQ, sites compared by their own output error), normal (GPTQ in the order of strong columns,
-    /// effects on the output measured), best (decoupleq, important tokens weighed, low-rank branches where they pay, blocks tuned). Flags
-    /// go before what it says.
+    /// effects on the output measured), best (decoupleq, low-rank branches where they pay, blocks tuned). Flags go before what it says.
     #[arg(long, value_enum, default_value_t = EffortName::Normal)]
     pub effort: EffortName,
     /// How codes are chosen [default: what --effort says]. With decoupleq, the integers to choose from have real zero points, unless
@@ -165,7 +164,7 @@ pub enum EffortName {
     Fast,
     /// GPTQ, compared by measured effects.
     Normal,
-    /// decoupleQ, importance, branches, tuned blocks.
+    /// decoupleQ, branches, tuned blocks.
     Best,
 }
 

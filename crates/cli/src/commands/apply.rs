@@ -58,7 +58,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
         quantizer: &quantizer,
         form: out.form,
     };
-    let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].bytes(&s.meta, s.dtype)).sum();
+    let treated: u64 = inventory.sites.iter().map(|s| assignment[&s.meta.name].cost(&s.meta, s.dtype)).sum();
     let size = inventory.totals.file_bytes(treated);
     out.check(size)?;
     // Round-to-nearest and NormalFloat codes need no data; most branches do, and ranges of activations.
@@ -72,8 +72,7 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let settings = observe.then(|| settings::calibration(&args.calibration, global));
     let calibration =
         settings.as_ref().map(|settings| Calibration::load_with(&model, settings, ui)).transpose()?;
-    let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref());
-    let prediction = trimtab::memory::for_method(prediction, &inventory, quantizer.method);
+    let prediction = trimtab::memory::predict(&model, &inventory, calibration.as_ref(), &quantizer);
     trimtab::memory::check(&prediction)?;
     trimtab::monitor::Monitor::note(
         ui,
@@ -144,11 +143,8 @@ fn by_plan(
     let blocks =
         choices.into_iter().map(|choice| choice.scheme).find(|scheme| matches!(scheme, Scheme::Blocks(_)));
     let form = settings::form(format, None, blocks);
-    let mut inventory = Inventory::take(model, &selection, form)?;
+    let inventory = Inventory::take(model, &selection, form)?;
     let assignment = assignment_of(plan, model, &inventory)?;
-    if assignment.values().any(|choice| choice.rank > 0) {
-        inventory.expect_branches();
-    }
     Ok((inventory, assignment, form))
 }
 
@@ -166,10 +162,7 @@ fn by_scheme(args: &Apply, model: &Model) -> anyhow::Result<(Inventory, Assignme
     let selection =
         Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins: Vec::new() };
     let form = settings::form(args.out.format, None, Some(choice.scheme));
-    let mut inventory = Inventory::take(model, &selection, form)?;
-    if choice.rank > 0 {
-        inventory.expect_branches();
-    }
+    let inventory = Inventory::take(model, &selection, form)?;
     let bare = Choice::from(choice.scheme);
     let of = |site: &TreatedSite| match site.single && form == Form::Gguf {
         // What engines want in single precision stays so.

@@ -17,9 +17,8 @@ use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
-    let composition =
-        settings::composition(&args.planning, &args.quantizer, &args.importance, model.task(), global.seed)?;
-    let quantizer = settings::composed(&args.quantizer, &composition, global.seed);
+    let composition = settings::composition(&args.planning, &args.quantizer, global.seed);
+    let quantizer = settings::composed(&args.quantizer, &composition, &args.importance, global.seed)?;
     let quantizer =
         Quantizer { activations: settings::activations(&args.activations, global.seed)?, ..quantizer };
     let quantizer = settings::with_branches(quantizer, &args.planning.branch);

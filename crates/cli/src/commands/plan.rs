@@ -45,9 +45,8 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     }
     let model = super::open_to_treat(&args.model, global, ui)?;
     let defaults = QuantizerArgs::default();
-    let composition =
-        settings::composition(&args.planning, &defaults, &args.importance, model.task(), global.seed)?;
-    let quantizer = settings::composed(&defaults, &composition, global.seed);
+    let composition = settings::composition(&args.planning, &defaults, global.seed);
+    let quantizer = settings::composed(&defaults, &composition, &args.importance, global.seed)?;
     let quantizer = settings::with_branches(quantizer, &args.planning.branch);
     let calibration = settings::calibration(&args.calibration, global);
     let asked =
@@ -61,8 +60,7 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
     let page = report::planned(&args.report, None, args.force)?;
     let mut recorder = Recorder::new(ui, "planning");
     let calibration = Calibration::load_with(&model, &asked.calibration, &mut recorder)?;
-    let prediction = memory::predict(&model, &prepared.inventory, Some(&calibration));
-    memory::check(&memory::for_method(prediction, &prepared.inventory, asked.quantizer.method))?;
+    memory::check(&memory::predict(&model, &prepared.inventory, Some(&calibration), &asked.quantizer))?;
     let planned = plan(&model, &prepared, &calibration, &asked, None, &mut recorder)
         .map_err(|error| error.interrupted(None))?;
     let found = &planned.plan;

@@ -9,7 +9,6 @@ use trimtab::floors::calibrate::{Importance, RangeRule, ReconstructSettings, Str
 use trimtab::floors::io::NormalFloatScheme;
 use trimtab::floors::mend::eora::Variant;
 use trimtab::floors::mend::lq::LqSettings;
-use trimtab::floors::nn::Task;
 use trimtab::floors::plan::Selection;
 use trimtab::floors::quantize::qvlm::{ClipSearch, Way};
 use trimtab::floors::quantize::repquant::ClippingSettings;
@@ -94,34 +93,27 @@ pub fn method(method: args::Method) -> Method {
 }
 
 /// What the effort says, where no flag says otherwise.
-pub fn composition(
-    planning: &PlanningArgs,
-    quantizer: &QuantizerArgs,
-    importance: &ImportanceArgs,
-    task: Task,
-    seed: u64,
-) -> anyhow::Result<Composition> {
+pub fn composition(planning: &PlanningArgs, quantizer: &QuantizerArgs, seed: u64) -> Composition {
     let effort = match planning.effort {
         EffortName::Fast => Effort::Fast,
         EffortName::Normal => Effort::Normal,
         EffortName::Best => Effort::Best,
     };
-    let says = effort.composition(task, seed);
+    let says = effort.composition(seed);
     let metric = planning.metric.map(|metric| match metric {
         args::Metric::Kl => Metric::Kl,
         args::Metric::OutputError => Metric::OutputError,
         args::Metric::Fisher => Metric::Fisher,
         args::Metric::Sqnr => Metric::Sqnr,
     });
-    Ok(Composition {
+    Composition {
         method: planning.method.map_or(says.method, method),
         act_order: quantizer.act_order.unwrap_or(says.act_order),
         metric: metric.unwrap_or(says.metric),
         rounds: planning.rounds.unwrap_or(says.rounds),
         ranks: planning.eora_ranks.clone().unwrap_or(says.ranks),
-        importance: self::importance(importance)?.or(says.importance),
         tuning: quantizer.tune_blocks.unwrap_or(says.tuning.is_some()).then(|| tuning(quantizer, seed)),
-    })
+    }
 }
 
 fn tuning(args: &QuantizerArgs, seed: u64) -> ReconstructSettings {
@@ -161,18 +153,14 @@ pub fn quantizer(
 }
 
 /// The quantizer of a plan in the making.
-pub fn composed(args: &QuantizerArgs, composition: &Composition, seed: u64) -> Quantizer {
-    Quantizer {
-        method: composition.method,
-        range: range(args.range),
-        damping: args.damping,
-        act_order: composition.act_order,
-        importance: composition.importance,
-        tuning: composition.tuning,
-        tune_batch_norms: args.tune_batch_norm,
-        tune_biases: args.tune_bias.then(|| BiasTuning { seed, ..BiasTuning::default() }),
-        ..Quantizer::default()
-    }
+pub fn composed(
+    args: &QuantizerArgs,
+    composition: &Composition,
+    importance: &ImportanceArgs,
+    seed: u64,
+) -> anyhow::Result<Quantizer> {
+    let Composition { method, act_order, tuning, .. } = *composition;
+    Ok(Quantizer { act_order, tuning, ..quantizer(args, method, importance, seed)? })
 }
 
 /// The quantizer with branches found as asked.

@@ -46,8 +46,7 @@ impl WikiLm {
     /// Opens it, to be judged on so many windows.
     pub fn open(lab: &Lab<'_>, judged: usize) -> Attempt<Self> {
         let model = Model::open(&lab.file(MODEL)?.display().to_string(), None)?;
-        let mut inventory = Inventory::take(&model, &Selection::default(), Form::Packed)?;
-        inventory.expect_branches();
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed)?;
         let original = model.network()?;
         let encode = |name: &str| -> Attempt<Vec<u32>> {
             Ok(model.tokenizer()?.encode(&read_text(lab.file(name)?)?, false)?)

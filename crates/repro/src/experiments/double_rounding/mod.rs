@@ -17,7 +17,7 @@ use trimtab::training::{Pictures, logits};
 
 use super::pictures::{self, Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::{Found, judge};
 
@@ -204,6 +204,10 @@ impl Experiment for DoubleRounding {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "at 4 bits double rounding 41.0 %, truncation 40.9, a network of its own 40.6 (at 2 bits 39.3, 21.4, 38.0); a rate for each width: \
+                      +25 points at 2 bits, +21 at 8; mixed widths at three budgets: HASB 22.5, 22.5, 23.1, uniform sampling 22.6, 22.0, 23.9";
+        let scale = "ResNet-8, 8 channels, CIFAR-10 at 16 x 16, 5000 images, 6 epochs in full precision, 3 on few \
+                      bits, 3 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }

@@ -12,7 +12,7 @@ use trimtab::training::correct::{CorrectionLoss, CorrectionSettings};
 
 use super::wikilm::{Attempt, Failure, WikiLm};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::{Found, Words, judge};
 
@@ -104,7 +104,11 @@ impl Experiment for Int21 {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "2 bits: perplexity 65.44 trained towards the original, 65.61 on the text, EoRA 65.70, GPTQ 66.44, original 61.55; 18 to 21 % of \
+                      the gap recovered in 100 steps; mean gain in log-perplexity at 2, 3, 4, 8 bits 0.0152, 0.0004, 0.0000, -0.0006";
+        let scale = "wikilm: llama of 6 blocks, width 256, 4718592 weights in 42 maps; 32 windows of 256 tokens \
+                      judged, 100 steps, 3 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }
 

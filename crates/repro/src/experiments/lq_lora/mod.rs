@@ -13,7 +13,7 @@ use trimtab::training::correct::{CorrectionLoss, CorrectionSettings};
 
 use super::wikilm::{Attempt, Failure, WikiLm};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use verdict::{Found, judge};
 
@@ -103,7 +103,11 @@ impl Experiment for LqLora {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "error by turns 0.52 to 0.93 of codes and then a branch, below it at 168 of 168; a mixed plan of 3.0 bits leaves 0.22 of \
+                      uniform; fine-tuned at 2.5 bits, perplexity 68.40, 73.44 with a branch of zero (QLoRA), but 66.96 on GPTQ";
+        let scale = "wikilm: llama of 6 blocks, width 256, 4718592 weights in 42 maps; 32 windows of 256 tokens \
+                      judged, 40 steps, 3 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
 

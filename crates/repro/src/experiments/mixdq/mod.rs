@@ -10,7 +10,7 @@ use trimtab::floors::plan::TwoGroups;
 
 use super::pictures::{self, Cause};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use subject::{Metric, Pictures, Subject};
 
@@ -176,6 +176,10 @@ impl Experiment for MixDq {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "first word kept: 2.1 dB at A8 (of keys and values alone 20.9); at 4 bits MSE x 1000 of matched metrics 2.88, swapped 7.67, \
+                      uniform 14.9; shown as asked 44.6, 44.7, 44.2 %, unquantized 52.9";
+        let scale = "generator of 2 blocks and width 48, MNIST at 14 x 14, 4000 images, 12 epochs, 32 pictures to \
+                      choose on, 1000 judged, 3 seed(s)";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }

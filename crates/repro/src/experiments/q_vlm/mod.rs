@@ -9,7 +9,7 @@ use trimtab::floors::math::stats::spearman;
 
 use super::wikilm::{Attempt, Failure};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use subject::{Subject, Units};
 
@@ -183,7 +183,11 @@ impl Experiment for QVlm {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "KL 0.0662 with pairs by entropy, 0.0639 layer by layer, 0.0652 with random pairs, 0.0667 with all pairs, 0.0858 without a search; \
+                      rank correlation of entropy with dependence -0.01 (-0.24 .. 0.11)";
+        let scale = "wikilm: llama of 6 blocks, width 256, 4718592 weights in 42 maps; windows of 256 tokens: ranges \
+                      from 16, factors from 1, dependence on 3, judged on 16; 3 seed(s)";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
 

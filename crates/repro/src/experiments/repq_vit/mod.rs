@@ -79,7 +79,11 @@ impl Experiment for RepqVit {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "loud channels: RepQ-ViT 44.6 %, one range 11.2, a range a channel 44.6: 98.5 to 101.5 % of the gap; as trained 45.2, \
+                      one range 45.5, unquantized 45.6";
+        let scale = "ViT of 4 blocks and width 64, CIFAR-10 at 16 x 16, 12000 images, 12 epochs, 1000 test images, 32 \
+                      images to calibrate on, 3 seed(s)";
+        Some(Measurement::new(Verdict::Reproduced, figure, scale))
     }
 }
 

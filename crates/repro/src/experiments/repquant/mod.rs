@@ -118,7 +118,11 @@ impl Experiment for RepQuant {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "loud channels: one range 11.2 %, RepQ-ViT 44.6 % (95 to 99 % of the gap), with GPTQ 45.9, + clipping 45.6, + \
+                      reconstruction 45.3 (-50 to 109 % of the rest), SmoothQuant 46.1; unquantized 45.6";
+        let scale = "ViT of 4 blocks and width 64, CIFAR-10 at 16 x 16, 12000 images, 12 epochs, 1000 test images, 32 \
+                      images to calibrate on, 3 seed(s)";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
 

@@ -23,7 +23,7 @@ use trimtab::treating::{Assignment, Job};
 
 use super::pictures::Cause;
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 
 const WINDOW: usize = 256;
@@ -242,6 +242,10 @@ impl Experiment for Rsq {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "3 bits: perplexity of rotated GPTQ 62.71, RSQ 62.78, the same weights for other tokens 62.71; 2 bits in groups of 64: \
+                      68.27, 68.59, 68.41; GPTQ without a rotation 62.72 and 67.95";
+        let scale =
+            "wikilm (5.8 M parameters, perplexity 61.55), 32 windows of 256 tokens, judged on 32, 5 seeds";
+        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
     }
 }
