@@ -10,7 +10,7 @@ use trimtab::floors::train::search::{Choice, Genotype, Operation, QuantNas, Sear
 
 use super::pictures::{Cause, side_by_side};
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 use runs::{Sets, Task};
 use verdict::{Found, judge};
@@ -161,6 +161,10 @@ impl Experiment for QuantNasSearch {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "found by noise 24.09 dB, by rounding 23.61, random at equal cost 23.49 (deviation 0.20), 3 x 3 in 4 bits 23.90, in 8 bits 23.92; \
+                      largest coefficient 0.94, 0.29 without entropy; a step by noise takes 1.42 of one by rounding";
+        let scale = "x2, 8 x 8 to 16 x 16, CIFAR-10, 8000 pictures, 500 held out; 60 and 140 steps of 16 to search, \
+                      500 to train; 3 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }
