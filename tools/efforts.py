@@ -75,7 +75,7 @@ def plot(rows: list[dict]) -> str:
     """KL over bytes, logarithmic in KL."""
     import math
 
-    points = {m: sorted({(r["bytes"], quality(r)[0]) for r in rows if r["method"] == m}) for m in METHODS}
+    points = {m: sorted({(r["bytes"], quality(r)[0]) for r in rows if r["method"] == m}) for m in METHODS if any(r["method"] == m for r in rows)}
     every = [point for line in points.values() for point in line]
     (x0, x1), (y0, y1) = ((min(values), max(values)) for values in zip(*every))
     x = lambda value: 60 + 520 * (value - x0) / (x1 - x0)
