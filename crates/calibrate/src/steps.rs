@@ -85,28 +85,23 @@ impl Steps {
     /// The weight that steps, and zeros, make of the codes.
     fn weight(&self, values: &[Tensor<1>]) -> Tensor<2> {
         let codes = self.codes();
-        let groups = codes.scheme.n_groups(codes.cols);
-        if groups * self.width != codes.cols {
-            // The last group is shorter: a value a column.
-            let spread = |values: &Tensor<1>| {
-                let each = values.clone().reshape([codes.rows, groups, 1]);
-                let each = each.expand([codes.rows, groups, self.width]);
-                each.reshape([codes.rows, groups * self.width]).narrow(1, 0, codes.cols)
-            };
-            let weight = self.integers.clone() * spread(&values[0]);
-            return match values.get(1) {
-                Some(zeros) => weight + spread(zeros),
-                None => weight,
-            };
-        }
-        let a_group = |values: &Tensor<1>| values.clone().reshape([codes.rows * groups, 1]);
-        let integers = self.integers.clone().reshape([codes.rows * groups, self.width]);
-        let weight = integers * a_group(&values[0]);
-        let weight = match values.get(1) {
-            Some(zeros) => weight + a_group(zeros),
-            None => weight,
+        let (rows, cols) = (codes.rows, codes.cols);
+        let groups = codes.scheme.n_groups(cols);
+        // Groups as rows take a value each, which is far quicker than a value a column; a last group that is shorter forbids it.
+        let even = groups * self.width == cols;
+        let shape = if even { [rows * groups, self.width] } else { [rows, cols] };
+        let beside = |values: &Tensor<1>| match even {
+            true => values.clone().reshape([rows * groups, 1]),
+            false => {
+                let each = values.clone().reshape([rows, groups, 1]).expand([rows, groups, self.width]);
+                each.reshape([rows, groups * self.width]).narrow(1, 0, cols)
+            }
         };
-        weight.reshape([codes.rows, codes.cols])
+        let mut weight = self.integers.clone().reshape(shape) * beside(&values[0]);
+        if let Some(zeros) = values.get(1) {
+            weight = weight + beside(zeros);
+        }
+        weight.reshape([rows, cols])
     }
 }
 
@@ -141,6 +136,9 @@ impl Part for Steps {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use trimtab_io::{AffineScheme, Dtype};
     use trimtab_math::random::Stream;
     use trimtab_nn::{Ctx, Flow, Layer, LayerMut, Site, SiteMeta, host};
@@ -324,6 +322,51 @@ mod tests {
             let same = Steps::new(name, matrix).unwrap().matrix(values).unwrap();
             assert_eq!(same.dequantize(), matrix.dequantize());
         }
+    }
+
+    /// A block that counts its runs.
+    #[derive(Clone)]
+    struct Counted(Bend, Arc<AtomicUsize>);
+
+    impl Stage for Counted {
+        fn forward(&self, flow: Flow, ctx: &mut Ctx<'_>) -> trimtab_nn::Result<Flow> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.forward(flow, ctx)
+        }
+
+        fn layers(&self) -> Vec<Layer<'_>> {
+            self.0.layers()
+        }
+
+        fn layers_mut(&mut self) -> Vec<LayerMut<'_>> {
+            self.0.layers_mut()
+        }
+
+        fn boxed_clone(&self) -> Box<dyn Stage> {
+            Box::new(self.clone())
+        }
+    }
+
+    #[test]
+    fn what_a_sample_is_to_give_is_asked_for_once() {
+        let (target, block, coded) = blocks(None);
+        let (batches, inputs) = data();
+        let [asked, run] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+        let (target, block) = (Counted(target, asked.clone()), Counted(block, run.clone()));
+        let parts: Vec<Steps> =
+            coded.iter().map(|(name, matrix)| Steps::new(name, matrix).unwrap()).collect();
+        let parts: Vec<&dyn Part> = parts.iter().map(|part| part as &dyn Part).collect();
+        let of = Reconstruction {
+            block: &block,
+            target: &target,
+            batches: &batches,
+            inputs: &|i| Ok(inputs[i].clone()),
+        };
+        reconstruct(&of, &parts, &ReconstructSettings { epochs: 3, ..ReconstructSettings::default() })
+            .unwrap();
+        // 16 samples, of which 2 are held out.
+        assert_eq!(asked.load(Ordering::Relaxed), 16);
+        assert_eq!(run.load(Ordering::Relaxed), 3 * 14 + 4 * 2, "control: the block is run each time");
     }
 
     #[test]

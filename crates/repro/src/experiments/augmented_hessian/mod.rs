@@ -12,10 +12,10 @@ use trimtab::floors::math::hutchinson::{Probing, block_traces};
 use trimtab::floors::math::random::Stream;
 use trimtab::floors::math::stats::spearman;
 use trimtab::floors::models::Model;
-use trimtab::floors::nn::{Activation, Axis, Ctx, Flow, Network, Site};
+use trimtab::floors::nn::{Activation, Axis, Flow, Network, Site};
 use trimtab::floors::plan::{BisectOptions, Interactions, bisect};
 
-use self::subject::{Problem, Sample, Subject, Unit, gradient, images, nats, windows};
+use self::subject::{Problem, Sample, Subject, Unit, gradient, images, windows};
 use self::verdict::judge;
 use super::figures::mean;
 use super::perceptron::{Start, dense};
@@ -225,18 +225,14 @@ impl Experiment for AugmentedHessian {
             let units: Vec<Unit> = network.sites().enumerate().map(|(i, site)| unit(i, site)).collect();
             let mut stream = Stream::new(5, "augmented/check", 0, 0);
             let rows: Vec<f32> = (0..48).map(|_| stream.normal() as f32).collect();
+            // As images and texts come: where no gradients are kept.
             let sample = Sample {
-                input: Flow::Vector(Tensor::from_data(
-                    TensorData::new(rows, [8, 6]),
-                    &Device::flex().autodiff(),
-                )),
+                input: Flow::Vector(Tensor::from_data(TensorData::new(rows, [8, 6]), &Device::flex())),
                 targets: (0..8).map(|i| i % 4).collect(),
                 window: None,
             };
-            let loss = |network: &Network| {
-                nats(network.forward(sample.input.clone(), &mut Ctx::default())?, &sample)
-            };
-            let at = |offsets: &[Vec<f32>]| gradient(&network, &units, offsets, loss);
+            let samples = [sample];
+            let at = |offsets: &[Vec<f32>]| gradient(&network, &units, offsets, &samples);
             let probing = Probing { least: 300, most: 300, ..Probing::default() };
             let found = block_traces(&[54, 36], &[2e-3, 2e-3], &probing, at).map_err(Problem::into_cause)?;
             let mut exact = [0.0; 2];

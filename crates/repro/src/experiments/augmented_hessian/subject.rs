@@ -50,7 +50,7 @@ pub(super) struct Subject {
 }
 
 /// Mean loss over the rows with a target, nats.
-pub(super) fn nats(output: Flow, sample: &Sample) -> Attempt<Tensor<1>> {
+fn nats(output: Flow, sample: &Sample) -> Attempt<Tensor<1>> {
     let rows: Tensor<2> = match (output, sample.window) {
         (Flow::Hidden(logits), Some(window)) => {
             let [b, t, vocab] = logits.dims();
@@ -186,16 +186,7 @@ impl Subject {
 
     /// Gradient by the numbers of each unit, with these offsets added to them.
     fn gradient(&self, offsets: &[Vec<f32>]) -> std::result::Result<Vec<Vec<f32>>, Problem> {
-        gradient(&self.trainable, &self.units, offsets, |network| {
-            let mut sum = None;
-            let device = Device::flex().autodiff();
-            for sample in &self.samples {
-                let input = sample.input.clone().tracked(&device);
-                let loss = nats(network.forward(input, &mut Ctx::default())?, sample)?;
-                sum = Some(sum.map_or(loss.clone(), |sum: Tensor<1>| sum + loss));
-            }
-            Ok(sum.ok_or("no samples")? / self.samples.len() as f32)
-        })
+        gradient(&self.trainable, &self.units, offsets, &self.samples)
     }
 }
 
@@ -218,13 +209,14 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// Gradient of a loss of the network by the numbers of each unit, with offsets added to them.
+/// Gradient of the mean loss of some samples by the numbers of each unit, with offsets added to them.
 pub(super) fn gradient(
     network: &Network,
     units: &[Unit],
     offsets: &[Vec<f32>],
-    loss: impl Fn(&Network) -> Attempt<Tensor<1>>,
+    samples: &[Sample],
 ) -> std::result::Result<Vec<Vec<f32>>, Problem> {
+    let device = Device::flex().autodiff();
     let run = || -> Attempt<Vec<Vec<f32>>> {
         let mut network = network.clone();
         for (unit, offset) in units.iter().zip(offsets) {
@@ -234,11 +226,17 @@ pub(super) fn gradient(
                 rest = after;
                 let moved: Vec<f32> = weight.iter().zip(own).map(|(w, o)| w + o).collect();
                 let moved = TensorData::new(moved, [meta.rows, meta.cols]);
-                let weight = Weight::dense(Tensor::from_data(moved, &Device::flex().autodiff()));
+                let weight = Weight::dense(Tensor::from_data(moved, &device));
                 network.site_mut(&meta.name).ok_or("a site is gone")?.1.set_weight(weight)?;
             }
         }
-        let backward = loss(&network)?.backward();
+        let mut sum = None;
+        for sample in samples {
+            let input = sample.input.clone().tracked(&device);
+            let loss = nats(network.forward(input, &mut Ctx::default())?, sample)?;
+            sum = Some(sum.map_or(loss.clone(), |sum: Tensor<1>| sum + loss));
+        }
+        let backward = (sum.ok_or("no samples")? / samples.len() as f32).backward();
         let names: BTreeMap<String, ()> =
             units.iter().flat_map(|unit| &unit.sites).map(|(meta, _)| (meta.weight_name(), ())).collect();
         let found = Gradients::collect(&network, backward, |path| names.contains_key(path), 1);
