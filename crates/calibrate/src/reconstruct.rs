@@ -113,12 +113,14 @@ pub struct Reconstruction<'a> {
     pub batches: &'a [Batch],
     /// What reaches both blocks of a batch.
     pub inputs: &'a dyn Fn(usize) -> Result<Flow>,
+    /// Whether the user asked to stop; it is asked before each sample.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 /// Trains `parts`.
 ///
 /// # Errors
-/// A block that fails, fewer than two samples, outputs that are not tensors of one shape.
+/// A block that fails, fewer than two samples, outputs that are not tensors of one shape, a wish to stop.
 pub fn reconstruct(
     of: &Reconstruction<'_>,
     parts: &[&dyn Part],
@@ -128,7 +130,7 @@ pub fn reconstruct(
     track(&mut *block);
     let mut trainee = Parts { parts, block };
     let forward = |flow: Flow, ctx: &mut Ctx<'_>| Ok(of.target.forward(flow, ctx)?);
-    let target = Target { batches: of.batches, inputs: of.inputs, target: &forward };
+    let target = Target { batches: of.batches, inputs: of.inputs, target: &forward, stop: of.stop };
     let found = train(&mut trainee, &target, settings)?;
     let mut values = found.values.into_iter();
     let split = parts.iter().map(|part| values.by_ref().take(part.start().len()).collect()).collect();
@@ -175,6 +177,8 @@ pub struct Target<'a> {
     pub inputs: &'a dyn Fn(usize) -> Result<Flow>,
     /// What is to come out, given what goes in.
     pub target: &'a dyn Fn(Flow, &mut Ctx<'_>) -> Result<Flow>,
+    /// Whether the user asked to stop; it is asked before each sample.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 /// What came out of [`train`].
@@ -289,6 +293,9 @@ impl Target<'_> {
         known: &RefCell<HiddenStore>,
         device: &Device,
     ) -> Result<(Tensor<1>, f64)> {
+        if (self.stop)() {
+            return Err(Error::Interrupted);
+        }
         let (batch, whole) = (&self.batches[sample.batch], (self.inputs)(sample.batch)?);
         let flow = part_of(&whole, &sample.rows);
         let n = items(&whole).max(1);

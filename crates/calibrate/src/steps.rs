@@ -295,6 +295,7 @@ mod tests {
                 target: &target,
                 batches: &batches,
                 inputs: &|i| Ok(inputs[i].clone()),
+                stop: &|| false,
             };
             let parts: Vec<&dyn Part> = parts.iter().map(|part| part as &dyn Part).collect();
             reconstruct(&of, &parts, settings).unwrap()
@@ -361,12 +362,38 @@ mod tests {
             target: &target,
             batches: &batches,
             inputs: &|i| Ok(inputs[i].clone()),
+            stop: &|| false,
         };
         reconstruct(&of, &parts, &ReconstructSettings { epochs: 3, ..ReconstructSettings::default() })
             .unwrap();
         // 16 samples, of which 2 are held out.
         assert_eq!(asked.load(Ordering::Relaxed), 16);
         assert_eq!(run.load(Ordering::Relaxed), 3 * 14 + 4 * 2, "control: the block is run each time");
+    }
+
+    #[test]
+    fn training_stops_within_a_sample_when_it_is_asked_to() {
+        let (target, block, coded) = blocks(None);
+        let (batches, inputs) = data();
+        let steps: Vec<Steps> =
+            coded.iter().map(|(name, matrix)| Steps::new(name, matrix).unwrap()).collect();
+        let parts: Vec<&dyn Part> = steps.iter().map(|part| part as &dyn Part).collect();
+        let run = |samples: usize| {
+            let asked = AtomicUsize::new(0);
+            let of = Reconstruction {
+                block: &block,
+                target: &target,
+                batches: &batches,
+                inputs: &|i| Ok(inputs[i].clone()),
+                stop: &|| asked.fetch_add(1, Ordering::Relaxed) == samples,
+            };
+            let found = reconstruct(&of, &parts, &ReconstructSettings::default());
+            (found, asked.load(Ordering::Relaxed))
+        };
+        let (found, asked) = run(20);
+        assert!(matches!(found, Err(Error::Interrupted)), "{found:?}");
+        assert_eq!(asked, 21);
+        assert!(run(usize::MAX).0.is_ok(), "control: nobody asks");
     }
 
     #[test]
@@ -381,6 +408,7 @@ mod tests {
             target: &block,
             batches: &batches,
             inputs: &|i| Ok(inputs[i].clone()),
+            stop: &|| false,
         };
         let found = reconstruct(&of, &parts, &ReconstructSettings::default()).unwrap();
         assert!(found.before < 1e-9 && found.after <= found.before);

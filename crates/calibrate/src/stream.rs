@@ -203,6 +203,7 @@ impl BlockRun<'_> {
         &mut self,
         parts: &[&dyn Part],
         settings: &ReconstructSettings,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Reconstructed> {
         let target = self.stream.source.load(self.index)?;
         let (block, batches, device) = (&*self.stage, self.stream.batches, &self.stream.device);
@@ -211,7 +212,8 @@ impl BlockRun<'_> {
             let stored = hidden.borrow_mut().get(i, device)?;
             Ok(stored.unwrap_or_else(|| batches[i].input.clone()))
         };
-        reconstruct(&Reconstruction { block, target: &*target, batches, inputs: &inputs }, parts, settings)
+        let of = Reconstruction { block, target: &*target, batches, inputs: &inputs, stop };
+        reconstruct(&of, parts, settings)
     }
 
     /// Runs all batches through the block as it now is, its batch norms going by each batch as in training, and gives their new

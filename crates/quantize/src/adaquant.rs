@@ -170,7 +170,9 @@ pub fn adaquant(
         seed: settings.seed,
         ..ReconstructSettings::default()
     };
-    let found = train(&mut learned, &Target { batches: &batches, inputs: &inputs, target: &target }, &how);
+    // A layer is learned in seconds; between layers whoever asks for them looks whether to stop.
+    let of = Target { batches: &batches, inputs: &inputs, target: &target, stop: &|| false };
+    let found = train(&mut learned, &of, &how);
     let found = found.map_err(|e| Error::Learning { message: e.to_string() })?;
     learned.finish(&found.values, [found.before, found.after])
 }

@@ -226,7 +226,8 @@ pub fn treat(
             return run.restore(block, &stage);
         }
         let begun = Instant::now();
-        let mut stage = run.block(block, !batches.is_empty(), fisher, units.as_ref())?;
+        let mut stage =
+            run.block(block, !batches.is_empty(), (fisher, units.as_ref()), &|| monitor.interrupted())?;
         if quantizer.tune_batch_norms && !batches.is_empty() {
             stage.vectors.extend(run.tune_norms(block)?);
         }
@@ -384,8 +385,8 @@ impl<'a> Job<'a> {
         &self,
         block: &mut BlockRun<'_>,
         observe: bool,
-        fisher: Option<&Fisher>,
-        units: Option<&Units>,
+        (fisher, units): (Option<&Fisher>, Option<&Units>),
+        stop: &dyn Fn() -> bool,
     ) -> Result<TreatedStage> {
         let mut out = TreatedStage::default();
         // What the model itself rounds is not written: what later blocks see must be what the file will hold.
@@ -447,7 +448,7 @@ impl<'a> Job<'a> {
         }
         let tuned = observe && self.quantizer.method != Method::Rtn;
         if let Some(settings) = self.quantizer.tuning.filter(|_| tuned) {
-            out.tuned = self.tune(block, &mut out.weights, &out.branches, &settings)?;
+            out.tuned = self.tune(block, &mut out.weights, &out.branches, (&settings, stop))?;
         }
         for (name, treated) in &mut out.weights {
             let site = sites[name.as_str()];
@@ -471,7 +472,7 @@ impl<'a> Job<'a> {
         block: &mut BlockRun<'_>,
         weights: &mut BTreeMap<String, Treated>,
         branches: &BTreeMap<String, BranchFactors>,
-        settings: &ReconstructSettings,
+        (settings, stop): (&ReconstructSettings, &dyn Fn() -> bool),
     ) -> Result<Option<[f64; 2]>> {
         let steps: Vec<(String, Steps)> = weights
             .iter()
@@ -489,7 +490,7 @@ impl<'a> Job<'a> {
             of_site(&site.meta().clone(), weights[name].clone(), Some(factors))?.into_site(site)?;
         }
         let parts: Vec<&dyn Part> = steps.iter().map(|(_, steps)| steps as &dyn Part).collect();
-        let found = block.reconstruct(&parts, settings)?;
+        let found = block.reconstruct(&parts, settings, stop)?;
         for ((name, steps), values) in steps.iter().zip(&found.values) {
             weights.insert(name.clone(), Treated::Coded(steps.matrix(values)?));
         }
