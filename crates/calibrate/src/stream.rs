@@ -338,14 +338,15 @@ impl BlockRun<'_> {
     }
 
     /// Runs all batches through the block as it now is and shows `see` the rows that enter each of `sites`, with their
-    /// weights, in the order of the batches.
+    /// weights in the batch, in the order of the batches. Tokens that [`Self::weigh`] takes for unimportant are seen like all others:
+    /// they will come, and ranges have to hold them.
     pub fn each_input(
         &mut self,
         sites: &[&str],
         mut see: impl FnMut(&str, &[f32], Option<&[f64]>),
     ) -> Result<()> {
         for indices in self.rounds() {
-            for seen in self.look(indices, sites)? {
+            for seen in self.look(indices, sites, &[])? {
                 for (site, rows) in sites.iter().zip(seen) {
                     rows.iter().for_each(|(rows, weights)| see(site, rows, weights.as_deref()));
                 }
@@ -364,7 +365,10 @@ impl BlockRun<'_> {
         let mut firsts: BTreeMap<&str, (Square, f64)> = BTreeMap::new();
         let mut seen_batches = 0;
         for indices in self.rounds() {
-            for seen in self.look(indices, &names)? {
+            let weights = std::mem::take(&mut self.weights);
+            let looked = self.look(indices, &names, &weights);
+            self.weights = weights;
+            for seen in looked? {
                 for ((site, moment), rows) in readers.values_mut().zip(seen) {
                     for (rows, weights) in rows {
                         let rows = TapRows { rows: &rows, width: site.cols, weights: weights.as_deref() };
@@ -425,9 +429,14 @@ impl BlockRun<'_> {
             .collect()
     }
 
-    /// Runs some batches through the block at once, as far as the inputs of `sites`: the rows that enter each, per batch.
-    /// Whoever sums them in the order of the batches gets the same bytes at any number of threads.
-    fn look(&mut self, indices: Range<usize>, sites: &[&str]) -> Result<Vec<Vec<Rows>>> {
+    /// Runs some batches through the block at once, as far as the inputs of `sites`: the rows that enter each, per batch, weighed by
+    /// `weights` where these have a batch. Whoever sums them in the order of the batches gets the same bytes at any number of threads.
+    fn look(
+        &mut self,
+        indices: Range<usize>,
+        sites: &[&str],
+        weights: &[Vec<f64>],
+    ) -> Result<Vec<Vec<Rows>>> {
         let flows = self.inputs(indices.clone())?;
         let run = |(index, (flow, batch)): (usize, (Flow, &Batch))| -> Result<Vec<Rows>> {
             let records: Vec<_> = sites.iter().map(|_| Arc::new(Mutex::new(Record::default()))).collect();
@@ -436,7 +445,7 @@ impl BlockRun<'_> {
                 taps.attach(*site, Arc::clone(record));
             }
             let mut ctx = Ctx { taps: Some(&mut taps), taps_only: true, ..batch.ctx() };
-            if let Some(weights) = self.weights.get(index) {
+            if let Some(weights) = weights.get(index) {
                 ctx.row_weights = Some(weights);
             }
             self.stage.forward(flow, &mut ctx)?;

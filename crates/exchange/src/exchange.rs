@@ -67,6 +67,11 @@ impl Exchange {
         })
     }
 
+    /// Whether its means are those that a compressor leaves.
+    pub fn compresses(&self) -> bool {
+        self.compressor.is_some()
+    }
+
     /// Replaces the gradients of this rank by their mean over the ranks.
     ///
     /// # Errors

@@ -106,6 +106,14 @@ impl Budget {
         Ok(limits)
     }
 
+    /// Bytes at most that the whole file may take; `None` where only the treated sites are bounded. Errors: as [`Self::limits`].
+    pub fn file_limit(&self, totals: &Totals) -> Result<Option<u64>> {
+        let whole = Totals { file_bytes_fixed: 0, ..totals.clone() };
+        let of_file = |term: &&Term| term.resource == Resource::Bytes && term.unit != Unit::BitsPerWeight;
+        let limits = self.terms.iter().filter(of_file).map(|term| self.limit_of(term, &whole));
+        Ok(limits.collect::<Result<Vec<_>>>()?.into_iter().min())
+    }
+
     fn limit_of(&self, term: &Term, totals: &Totals) -> Result<u64> {
         let (total, fixed) = totals.of(term.resource).ok_or_else(|| self.not_priced(term, totals))?;
         let allowed = match term.unit {
@@ -158,6 +166,21 @@ mod tests {
 
     fn limits(text: &str) -> Result<Limits> {
         text.parse::<Budget>()?.limits(&totals())
+    }
+
+    #[test]
+    fn shares_and_bytes_bound_the_file_and_bits_per_weight_do_not() {
+        let totals = Totals {
+            treated_weights: 1000,
+            file_bytes_original: 2500,
+            file_bytes_fixed: 500,
+            macs_total: Some(10),
+            ..Totals::default()
+        };
+        let of = |budget: &str| budget.parse::<Budget>().unwrap().file_limit(&totals).unwrap();
+        assert_eq!([of("40%"), of("1.2kB"), of("2KiB")], [1000, 1200, 2048].map(Some));
+        assert_eq!(of("3bpw,2kB,40%,macs=60%"), Some(1000), "the tightest");
+        assert_eq!([of("3bpw"), of("macs=60%")], [None, None], "control");
     }
 
     #[test]

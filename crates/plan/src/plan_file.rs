@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::limits::Totals;
-use crate::price::PriceList;
+use crate::price::{PriceList, Settings};
 use crate::resource::Costs;
 use crate::solve::Allocation;
 
@@ -31,6 +31,9 @@ pub struct PlanHeader {
     pub seed: u64,
     /// The calibration data, in words.
     pub calibration: String,
+    /// How the options were made when they were priced, so that they are made alike when the plan is carried out; empty where the plan
+    /// says nothing of it.
+    pub quantizer: Settings,
     /// Sizes of the model before treatment.
     pub totals: Totals,
 }
@@ -203,6 +206,7 @@ pub(crate) mod tests {
             budget: Some(budget),
             seed: u64::MAX,
             calibration: "128 × 512 tokens".into(),
+            quantizer: [("method".to_string(), "gptq".into()), ("damping".to_string(), 1e-7.into())].into(),
             totals,
         };
         Plan::new(header, prices, &allocation).unwrap()

@@ -25,6 +25,8 @@ struct File {
     seed: Spanned<Seed>,
     calibration: String,
     resources: Vec<Resource>,
+    #[serde(default)]
+    quantizer: Settings,
     totals: Totals,
     predicted: FilePredicted,
     #[serde(default)]
@@ -167,6 +169,7 @@ fn build(content: File, text: &str, file: &str) -> Result<Plan> {
         budget: budget.transpose()?,
         seed,
         calibration: content.calibration,
+        quantizer: content.quantizer,
         totals: content.totals,
     };
     let p = content.predicted;

@@ -19,6 +19,7 @@ impl Plan {
         self.check(&|_| String::from("plan"))?;
         let mut out = String::from(HEAD);
         self.write_header(&mut out);
+        self.write_quantizer(&mut out);
         self.write_totals(&mut out);
         for (site, &index) in self.prices.sites.iter().zip(&self.choice) {
             let chosen = &site.options[index];
@@ -54,6 +55,15 @@ impl Plan {
         line(out, "calibration", &text(&header.calibration));
         let resources: Vec<String> = self.prices.resources.iter().map(|r| text(r.name())).collect();
         line(out, "resources", &format!("[{}]", resources.join(", ")));
+    }
+
+    fn write_quantizer(&self, out: &mut String) {
+        if !self.header.quantizer.is_empty() {
+            out.push_str("\n[quantizer]\n");
+        }
+        for (name, setting) in &self.header.quantizer {
+            line(out, &key(name), &value(setting));
+        }
     }
 
     fn write_totals(&self, out: &mut String) {

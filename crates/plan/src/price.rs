@@ -227,15 +227,16 @@ impl PriceList {
     }
 
     /// The plan that gives every site the option called `label`, or `None` if a site lacks it.
-    /// Pinned sites keep their pin.
+    /// Pinned sites keep their pin, and a pin on one member of a fused group is that of all of them.
     pub fn uniform(&self, label: &str) -> Option<Vec<usize>> {
-        self.sites
-            .iter()
-            .map(|site| {
-                let wanted = site.pinned.as_deref().unwrap_or(label);
-                site.options.iter().position(|o| o.label == wanted)
-            })
-            .collect()
+        let pins = self.sites.iter().filter_map(|s| Some((s.group.as_deref()?, s.pinned.as_deref()?)));
+        let pins: BTreeMap<&str, &str> = pins.collect();
+        let option = |site: &SitePrices| -> Option<usize> {
+            let of_group = site.group.as_deref().and_then(|group| pins.get(group).copied());
+            let wanted = site.pinned.as_deref().or(of_group).unwrap_or(label);
+            site.options.iter().position(|o| o.label == wanted)
+        };
+        self.sites.iter().map(option).collect()
     }
 
     /// Every label that some site offers, in order of first appearance.
@@ -301,6 +302,17 @@ mod tests {
         a.options[1].costs.params = Some(4);
         let list = PriceList::new("kl", vec![a]).unwrap();
         assert_eq!(list.resources, [Resource::Bytes, Resource::Params]);
+    }
+
+    #[test]
+    fn a_pin_on_one_member_decides_for_its_group_in_uniform_plans() {
+        let options = [("x", 1, 1.0), ("y", 2, 0.5)];
+        let mut sites = ["q", "k", "o"].map(|name| site(name, &options));
+        sites[1].pinned = Some("y".into());
+        let uniform = |sites: &[SitePrices]| PriceList::new("kl", sites.to_vec()).unwrap().uniform("x");
+        assert_eq!(uniform(&sites).unwrap(), [0, 1, 0], "control: without a group the pin is its own");
+        sites[..2].iter_mut().for_each(|site| site.group = Some("qkv".into()));
+        assert_eq!(uniform(&sites).unwrap(), [1, 1, 0]);
     }
 
     #[test]

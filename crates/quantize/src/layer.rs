@@ -81,7 +81,7 @@ pub struct LayerReport {
     pub loss: Option<f64>,
     /// Damping that the factorization needed, relative to the mean of the diagonal.
     pub damping_used: Option<f64>,
-    /// Inputs that were always 0; their weights are stored as 0.
+    /// Inputs that were always 0; their weights are stored as 0, with real zero points as the number nearest to it.
     pub dead_columns: usize,
     /// The method did worse than round-to-nearest, and the result is round-to-nearest's. Worth a warning.
     pub fell_back: bool,

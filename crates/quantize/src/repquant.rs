@@ -4,8 +4,9 @@
 //! done here is our choice.
 //!
 //! *Dual clipping*: each channel of a norm's output gets its ends by descent, `u_d = σ(a_d) max_d`, `l_d = σ(c_d) min_d`, on the output
-//! error of the maps behind it, `‖(X - X̂) Wᵀ‖²`. Rounding passes gradients on, clipping gives them to the end that it clips at. What
-//! was learned is taken only if it is better on rows that it was not learned on.
+//! error of the maps behind it, `‖(X - X̂) Wᵀ‖²`. Rounding passes gradients on, clipping gives them to the end that it clips at. Symmetric
+//! codes have one end, the far one, that sets their step: `u_d = -l_d = σ(a_d) max |x_d|`. What was learned is taken only if it is better
+//! on rows that it was not learned on.
 //!
 //! *Weights*: with `x̂` the quantized input of a map, `W* = (W X X̂ᵀ + λ W)(X̂ X̂ᵀ + λ I)⁻¹` is the map that comes closest to `W x`, and codes
 //! are chosen for it instead of `W`.
@@ -83,7 +84,7 @@ pub fn clip(
     let mut ends = Ends::of(rows, start, scheme);
     let before = error(&held_out, maps, start, scheme);
     let count = learned_on.len() / d;
-    let mut adam = Adam::new(2 * d, [0.9, 0.999], 1e-8);
+    let mut adam = Adam::new(ends.logits.len(), [0.9, 0.999], 1e-8);
     let mut logits: Vec<f32> = ends.logits.iter().map(|&logit| logit as f32).collect();
     let mut stream = Stream::new(settings.seed, "repquant/clipping", 0, 0);
     for step in 0..settings.steps {
@@ -133,7 +134,7 @@ fn product(rows: &[f64], maps: &Square) -> Vec<f64> {
 
 /// Ends of all channels by their logits.
 struct Ends {
-    /// `a_d`, then `c_d`.
+    /// `a_d`, then `c_d`; of symmetric codes `a_d` alone.
     logits: Vec<f64>,
     /// Largest and least of each channel, 0 among them.
     high: Vec<f64>,
@@ -163,19 +164,16 @@ impl Ends {
         };
         let end = |step: &ActivationStep, code: u8| f64::from(step.decode(code));
         let up = start.iter().zip(&high).map(|(step, &high)| logit(end(step, scheme.highest()), high));
-        let down =
-            start.iter().zip(&low).map(|(step, &low)| logit(-end(step, u8::from(scheme.symmetric)), -low));
-        let logits = up.chain(down).collect();
+        let down = start.iter().zip(&low).map(|(step, &low)| logit(-end(step, 0), -low));
+        let logits = up.chain(down.filter(|_| !scheme.symmetric)).collect();
         Self { logits, high, low }
     }
 
     /// Upper and lower end of a channel.
     fn ends(&self, channel: usize) -> [f64; 2] {
-        let d = self.high.len();
-        [
-            self.high[channel] * sigmoid(self.logits[channel]),
-            self.low[channel] * sigmoid(self.logits[d + channel]),
-        ]
+        let up = self.high[channel] * sigmoid(self.logits[channel]);
+        let down = self.logits.get(self.high.len() + channel);
+        [up, down.map_or(-up, |&logit| self.low[channel] * sigmoid(logit))]
     }
 
     fn steps(&self, scheme: ActivationScheme) -> Vec<ActivationStep> {
@@ -197,7 +195,10 @@ impl Ends {
                 let code = step.code(x, highest);
                 let (at, value) = (x / step.scale, step.decode(code));
                 let inside = at + f32::from(step.zero);
+                let clips = !(0.0..=f32::from(highest)).contains(&inside);
                 let share = match inside {
+                    // What clips is so many steps from 0, at either end.
+                    _ if scheme.symmetric && clips => Share::Step(f64::from(value / step.scale)),
                     inside if inside > f32::from(highest) => Share::Up,
                     inside if inside < 0.0 => Share::Down,
                     _ => Share::Step(f64::from(value / step.scale - at)),
@@ -208,13 +209,16 @@ impl Ends {
         let errors: Vec<f64> = parts.iter().map(|(error, _)| *error).collect();
         let through = product(&errors, maps);
         let n = (rows.len() / d.max(1)).max(1) as f64;
-        let mut by_end = vec![0.0; 2 * d];
+        let mut by_end = vec![0.0; self.logits.len()];
         for (i, ((_, share), through)) in parts.iter().zip(through).enumerate() {
             let (channel, slope) = (i % d, 2.0 * through / n);
-            // A step is the range over its codes; of symmetric ones, the far end over half of them.
+            // A step is the range over its codes; of symmetric ones, the far end over those of one side.
             match share {
                 Share::Up => by_end[channel] += slope,
                 Share::Down => by_end[d + channel] += slope,
+                Share::Step(share) if scheme.symmetric => {
+                    by_end[channel] += slope * share / f64::from(scheme.middle() - 1);
+                }
                 Share::Step(share) => {
                     let per_step = slope * share / f64::from(highest);
                     by_end[channel] += per_step;

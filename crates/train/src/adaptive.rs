@@ -44,7 +44,7 @@ pub struct Adaptive {
     /// Steps between tests.
     #[serde(default = "one")]
     pub interval: usize,
-    /// How many times its size a batch may grow in one step; the paper has no such limit.
+    /// How many times its size a batch may grow in one step, rounded up; 1 holds the size. The paper has no such limit.
     #[serde(default = "two")]
     pub growth_cap: f64,
     /// Sizes are rounded up to multiples of this.
@@ -72,8 +72,8 @@ impl Adaptive {
             }
             _ if self.interval == 0 => wrong("interval", "must be at least 1".into()),
             _ if self.grid == 0 => wrong("grid", "must be at least 1".into()),
-            _ if self.growth_cap.is_nan() || self.growth_cap <= 1.0 => {
-                wrong("growth_cap", format!("must be above 1, found {}", self.growth_cap))
+            _ if self.growth_cap.is_nan() || self.growth_cap < 1.0 => {
+                wrong("growth_cap", format!("must be at least 1, found {}", self.growth_cap))
             }
             Test::Norm { eta } if !(eta > 0.0 && eta < 1.0) => {
                 wrong("test.eta", format!("must lie in (0, 1), found {eta}"))
@@ -109,7 +109,36 @@ impl Adaptive {
         if needed.is_nan() || needed <= size as f64 {
             return size;
         }
-        let grown = needed.min(self.growth_cap * size as f64) as usize;
-        grown.max(size).next_multiple_of(self.grid).min(self.max)
+        let grown = needed.min((self.growth_cap * size as f64).ceil()) as usize;
+        if grown <= size {
+            return size;
+        }
+        grown.next_multiple_of(self.grid).min(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_lets_the_smallest_batch_grow_and_a_cap_of_one_holds_it() {
+        let adaptive = |growth_cap, grid| {
+            let test = Test::Norm { eta: 0.5 };
+            Adaptive { initial: 4, max: 1000, test, interval: 1, growth_cap, grid }
+        };
+        // A variance of 300 over a signal of 1: the test asks for 1200 items.
+        let noisy = SampleStatistics {
+            samples: 4.0,
+            squared_norms: 904.0,
+            mean_squared_norm: 1.0,
+            ..SampleStatistics::default()
+        };
+        let next = |growth_cap, grid| adaptive(growth_cap, grid).next(4, &noisy);
+        assert_eq!([next(1.2, 1), next(2.0, 1), next(1.2, 8), next(1e9, 1)], [5, 8, 8, 1000]);
+        assert_eq!([next(1.0, 1), next(1.0, 8)], [4, 4]);
+        let quiet = SampleStatistics { squared_norms: 4.3, ..noisy };
+        assert_eq!(adaptive(1.2, 1).next(4, &quiet), 4, "what passes the test does not grow");
+        assert!(adaptive(1.0, 1).check().is_ok() && adaptive(0.9, 1).check().is_err());
     }
 }

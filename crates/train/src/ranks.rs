@@ -57,6 +57,10 @@ impl<C: Communicator> Workers for Ranks<C> {
         Ok(())
     }
 
+    fn compresses(&self) -> bool {
+        self.exchange.compresses()
+    }
+
     fn save(&mut self) -> Result<Vec<State>> {
         let all = self.group.all_gather(&to_bytes(&self.exchange.save())?)?;
         all.into_iter().map(of_bytes).collect()

@@ -81,7 +81,7 @@ pub struct Phase {
     #[serde(default)]
     pub groups: Vec<Group>,
     /// Whether the optimizer goes on with the state of the phase before, as far as rule and trained parameters are the same.
-    /// Otherwise it starts afresh.
+    /// Otherwise it starts afresh; so does the number of an `adagrad_norm` that a group has for itself, in any case.
     #[serde(default)]
     pub keep_state: bool,
 }
@@ -182,8 +182,18 @@ impl Phase {
                 return Err(Error::setting(place("schedule"), problem));
             }
         }
-        let optimizers = self.groups.iter().filter_map(|group| group.optimizer.as_ref());
-        optimizers.chain([&self.optimizer]).try_for_each(|rule| rule.check(&place("optimizer")))
+        let mut optimizers = self.groups.iter().filter_map(|group| group.optimizer.as_ref());
+        optimizers.clone().chain([&self.optimizer]).try_for_each(|rule| rule.check(&place("optimizer")))?;
+        let is_norm = matches!(self.optimizer, OptimizerConfig::AdagradNorm { .. });
+        if is_norm && self.groups.iter().any(|group| group.optimizer.is_none()) {
+            let message = "adagrad_norm has one number for the whole model, but a group would get its own\nhint: give every group an optimizer, or leave groups out";
+            return Err(Error::setting(place("groups"), message));
+        }
+        if self.optimizer.clips().is_none() && optimizers.any(|rule| rule.clips().is_some()) {
+            let message = "nvlamb clips the gradient of the whole model, which a group cannot\nhint: make it the optimizer of the phase, and give the other parameters groups";
+            return Err(Error::setting(place("groups"), message));
+        }
+        Ok(())
     }
 }
 
@@ -217,6 +227,16 @@ impl Settings {
         let round =
             self.phases.iter().fold(0u64, |sum, phase| sum.saturating_add(phase.length(items, batch)));
         round.saturating_mul(self.rounds as u64)
+    }
+
+    /// Items seen at the end of each phase, over all rounds, of a run over a data set of `items` without an early end.
+    pub fn phase_ends(&self, items: usize) -> impl Iterator<Item = u64> {
+        let batch = self.batch.first();
+        let phases = (0..self.rounds).flat_map(move |_| self.phases.iter());
+        phases.scan(0u64, move |seen, phase| {
+            *seen = seen.saturating_add(phase.length(items, batch));
+            Some(*seen)
+        })
     }
 
     /// Steps of the whole run over a data set of `items`, if they are known beforehand: for steps of one size, without an early end.
@@ -306,6 +326,35 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_for_the_whole_model_is_no_rule_of_a_group() {
+        let rules =
+            [r#"{"kind": "adagrad_norm"}"#, r#"{"kind": "lamb", "variant": "nvlamb"}"#, r#"{"kind": "sgd"}"#];
+        let [norm, nvlamb, sgd] = rules.map(|text| serde_json::from_str::<OptimizerConfig>(text).unwrap());
+        let problem = |rule: &OptimizerConfig, of_group: Option<&OptimizerConfig>| {
+            let paths = Paths(vec!["bias".into()]);
+            let group = Group { paths, optimizer: of_group.cloned(), rate: None, schedule: None };
+            let phase = Phase { groups: vec![group], ..Phase::new(2, 0.1, rule.clone()) };
+            Settings::new(1, vec![phase]).check().err().map(|error| error.to_string())
+        };
+        for (found, name) in
+            [(problem(&norm, None), "adagrad_norm"), (problem(&sgd, Some(&nvlamb)), "nvlamb")]
+        {
+            let message = found.unwrap();
+            assert!(["\"main.groups\"", name, "hint"].iter().all(|part| message.contains(part)), "{message}");
+        }
+        // Controls: what has a rule of its own takes nothing from the others, and a phase that clips does so for its groups.
+        for (rule, of_group) in [
+            (&norm, Some(&sgd)),
+            (&sgd, Some(&norm)),
+            (&nvlamb, None),
+            (&nvlamb, Some(&nvlamb)),
+            (&sgd, None),
+        ] {
+            assert_eq!(problem(rule, of_group), None, "{rule:?} {of_group:?}");
+        }
+    }
+
+    #[test]
     fn parameters_are_chosen_by_path() {
         let some = Paths(vec!["norm".into(), "blocks.1.".into()]);
         assert!(some.has("blocks.0.mlp_norm.gain") && some.has("blocks.1.o.weight"));
@@ -319,5 +368,9 @@ mod tests {
         assert_eq!(phase(Some(7), None, None).length(100, 8), 56);
         assert_eq!(phase(None, Some(2.5), None).length(101, 8), 253);
         assert_eq!(phase(None, None, Some(33)).length(100, 8), 33);
+        let phases = vec![phase(Some(2), None, None), phase(None, Some(0.5), None)];
+        let settings = Settings { rounds: 2, ..Settings::new(8, phases) };
+        assert_eq!(settings.phase_ends(100).collect::<Vec<u64>>(), [16, 66, 82, 132]);
+        assert_eq!(settings.phase_ends(100).last(), Some(settings.samples(100)));
     }
 }

@@ -11,6 +11,7 @@ use trimtab_nn::Capture;
 
 use crate::ahead::{Course, Forecast, Maker, Order, Place};
 use crate::average;
+use crate::batch::BatchSize;
 use crate::buffers::{self, NormStatistics};
 use crate::data::{BatchTransform, Dataset};
 use crate::error::{Error, Result};
@@ -143,15 +144,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
     where
         O: Objective<M, D::Batch>,
     {
-        self.settings.check()?;
-        if self.data.is_empty() {
-            return Err(Error::setting("data", "has no item"));
-        }
-        let empty = |phase: &&Phase| phase.length(self.data.len(), self.settings.batch.first()) == 0;
-        if let Some(phase) = self.settings.phases.iter().find(empty) {
-            let message = format!("is no item of the {} that there are", self.data.len());
-            return Err(Error::setting(format!("{}.epochs", phase.name), message));
-        }
+        self.check(&*workers)?;
         let device = self.device.clone().autodiff();
         // With parameters of its own: graphs that share one are one graph, for which runs on several threads wait without end.
         let run = self.resume(module.fork(&device), workers)?;
@@ -166,6 +159,33 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
             let forecast = Forecast::new(course.clone());
             self.go(run, Source { course, forecast, maker }, observer, workers)
         })
+    }
+
+    /// Refuses, before the first step, what one of the steps would stumble over.
+    fn check(&self, workers: &dyn Workers) -> Result<()> {
+        self.settings.check()?;
+        if self.data.is_empty() {
+            return Err(Error::setting("data", "has no item"));
+        }
+        let (items, batch) = (self.data.len(), self.settings.batch.first());
+        for phase in &self.settings.phases {
+            let length = phase.length(items, batch);
+            if length == 0 {
+                let message = format!("is no item of the {items} that there are");
+                return Err(Error::setting(format!("{}.epochs", phase.name), message));
+            }
+            // What is left for the last of steps that grow is not known yet.
+            let smallest = match (&self.settings.batch, length % batch as u64) {
+                (BatchSize::Fixed(_), rest) if rest > 0 => rest,
+                _ => length.min(batch as u64),
+            };
+            enough(phase, smallest as usize, workers)?;
+        }
+        if matches!(self.settings.batch, BatchSize::Adaptive(_)) && workers.compresses() {
+            let message = "tests of single samples need the gradient as it is, and it is compressed\nhint: leave the exchange dense, or give a batch that does not adapt";
+            return Err(Error::setting("batch", message));
+        }
+        Ok(())
     }
 
     fn go<M: Module>(
@@ -295,10 +315,7 @@ impl<'a, D: Dataset, O> Trainer<'a, D, O> {
     where
         O: Objective<M, D::Batch>,
     {
-        if size < workers.size() {
-            let message = format!("{size} items in a step, but {} processes", workers.size());
-            return Err(Error::setting("batch", message));
-        }
+        enough(phase, size, &*workers)?;
         let (settings, step) = (self.settings, run.position.step);
         let progress = source.course.progress(&run.position);
         let asks = settings.batch.asks(step, size);
@@ -451,6 +468,19 @@ fn any(here: bool, workers: &mut dyn Workers) -> Result<bool> {
     let mut votes = [f64::from(u8::from(here))];
     workers.sum(&mut votes)?;
     Ok(votes[0] > 0.0)
+}
+
+/// Refuses a step that has nothing for one of the processes.
+fn enough(phase: &Phase, size: usize, workers: &dyn Workers) -> Result<()> {
+    let processes = workers.size();
+    if size >= processes {
+        return Ok(());
+    }
+    let message = format!(
+        "phase \"{}\" has a step of {size}, but there are {processes} processes\nhint: change its length or the batch so that its last step has {processes} items or more, or start fewer processes",
+        phase.name
+    );
+    Err(Error::setting("batch", message))
 }
 
 fn is_due(every: usize, step: usize) -> bool {

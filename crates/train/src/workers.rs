@@ -19,6 +19,11 @@ pub trait Workers {
     /// A process that is gone.
     fn exchange(&mut self, gradients: &mut Gradients) -> Result<()>;
 
+    /// Whether that mean is what a compressor leaves of it.
+    fn compresses(&self) -> bool {
+        false
+    }
+
     /// Replaces numbers by their sums over all processes.
     ///
     /// # Errors

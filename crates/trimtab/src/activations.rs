@@ -6,7 +6,7 @@
 
 pub mod clip_search;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
@@ -31,7 +31,7 @@ use trimtab_quantize::repquant::{ClippingSettings, absorb, clip};
 use self::clip_search::Searched;
 use crate::error::{Error, Result};
 use crate::form::Form;
-use crate::inventory::TreatedSite;
+use crate::inventory::{HEADER_LINE, TreatedSite};
 
 /// What is quantized of the activations of the treated sites, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,6 +169,25 @@ impl Activations {
     /// Whether operands of attention are quantized.
     pub fn has_attention(&self) -> bool {
         self.operands.is_some() || self.softmax.is_some()
+    }
+
+    /// Bytes at most that the steps of these sites and of the attention beside them take in a file, with their lines in its header:
+    /// what [`QuantizedInputs::tensors`] gives for all blocks.
+    pub fn bytes(&self, sites: &[TreatedSite]) -> u64 {
+        // A scale of four bytes and a zero point of one.
+        let steps = |scheme: ActivationScheme, count: usize| match scheme.is_dynamic() {
+            true => 0,
+            false => 5 * count as u64 + 2 * HEADER_LINE,
+        };
+        let of_site = |site: &TreatedSite| match self.inputs.granularity {
+            ActivationGranularity::Channel => steps(self.inputs, site.meta.input_channels()),
+            _ => steps(self.inputs, 1),
+        };
+        let observed = || sites.iter().filter(|site| site.observed);
+        let blocks: BTreeSet<usize> = observed().map(|site| site.stage).collect();
+        let operands = self.operands.map_or(0, |scheme| steps(scheme, 3));
+        let weights = self.softmax.map_or(0, |_| 4 + HEADER_LINE);
+        observed().map(of_site).sum::<u64>() + blocks.len() as u64 * (operands + weights)
     }
 
     /// What a configuration says of the attention of these blocks.

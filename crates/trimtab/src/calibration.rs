@@ -84,12 +84,14 @@ impl Calibration {
             return Err(Error::Setting { what: "--samples", message: "must be at least 1".into() });
         }
         let images = |path: &PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+        let sees = match &settings.source {
+            Some(path) => images(path),
+            None => model.image_side().is_some() && model.checkpoint().side_file("tokenizer.json")?.is_none(),
+        };
         let found = match model.task() {
             Task::Language => Self::windows(model, settings, monitor),
             // A transformer of images is an encoder by what it gives.
-            Task::Encoder if settings.source.as_ref().is_some_and(images) => {
-                Self::images(model, settings, monitor)
-            }
+            Task::Encoder if sees => Self::images(model, settings, monitor),
             Task::Encoder => Self::sentences(model, settings),
             Task::Images => Self::images(model, settings, monitor),
             Task::Pairs => Err(Error::Setting {
@@ -291,6 +293,9 @@ pub(crate) fn check_ids(rows: &[Vec<u32>], vocab: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+    use trimtab_models::{Normalization, Zoo};
+
     use super::*;
 
     #[test]
@@ -317,5 +322,29 @@ mod tests {
             }
         }
         assert!(load(Some(0)).is_err() && load(Some(33)).is_err());
+    }
+
+    #[test]
+    fn a_transformer_of_images_asks_for_images_and_one_of_text_does_not() {
+        let normalization = Normalization { mean: vec![0.5; 3], std: vec![0.25; 3] };
+        let zoo = Zoo::Vit {
+            image: 8,
+            patch: 4,
+            width: 16,
+            blocks: 1,
+            heads: 2,
+            hidden: None,
+            classes: 4,
+            channels: 3,
+        };
+        let checkpoint = zoo.checkpoint(3, &normalization).unwrap();
+        let model = Model::from_checkpoint(checkpoint, None, Device::flex()).unwrap();
+        let Err(error) = Calibration::load(&model, &CalibrationSettings::default()) else {
+            panic!("calibrated on nothing")
+        };
+        let message = error.to_string();
+        assert!(message.contains("a model of images") && message.contains("--calibration"), "{message}");
+        let text = Model::open("@pico", None).unwrap();
+        assert!(Calibration::load(&text, &CalibrationSettings::default()).is_ok());
     }
 }

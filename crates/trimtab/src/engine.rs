@@ -22,7 +22,8 @@ pub enum Engine {
     /// llama.cpp: GGUF, or what its converter reads of compressed-tensors: one group of settings for the whole model
     /// (`conversion/base.py`).
     LlamaCpp,
-    /// transformers with the library of the format.
+    /// transformers with the library of the format. Of compressed-tensors that is symmetric codes only: versions 0.18 to 0.20 declare
+    /// zero points in another shape than they pack them in, and refuse every checkpoint that has them.
     Transformers,
 }
 
@@ -53,6 +54,11 @@ impl Engine {
     /// Whether the members of a fused group need one scheme.
     pub fn fuses(self) -> bool {
         self == Self::Vllm
+    }
+
+    /// Whether integers are to have no zero points where a plan may choose.
+    pub fn wants_symmetric(self) -> bool {
+        self == Self::Transformers
     }
 
     /// Whether the engine runs a scheme at a site.
@@ -101,6 +107,9 @@ fn vllm_floats(scheme: FloatScheme) -> std::result::Result<(), String> {
     }
 }
 
+const ZERO_POINTS: &str = "has zero points, which compressed-tensors 0.18 to 0.20 refuse; --symmetric plans without, \
+                           'int4 g128 sym' applies without";
+
 /// Reads a written model again and holds it against the rules of an engine; nothing broken is an empty list.
 pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
     let mut breaches = Vec::new();
@@ -120,6 +129,7 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
         let message = format!("{engine} has no word for how its activations are quantized");
         breach("quantization_config", message);
     }
+    let of_compressed_tensors = matches!(model.quantization(), Some(Quantization::CompressedTensors(_)));
     let mut fused: BTreeMap<&str, (String, &str)> = BTreeMap::new();
     for info in model.stages() {
         for site in &info.sites {
@@ -127,10 +137,15 @@ pub fn verify(model: &Model, engine: Engine) -> Result<Vec<Breach>> {
             let label = match &coded {
                 None => "dense".to_string(),
                 Some(coded) => {
-                    if let Some(Err(message)) = Scheme::of(coded).map(|scheme| engine.allows(&scheme, site)) {
+                    let scheme = Scheme::of(coded);
+                    if let Some(Err(message)) = scheme.as_ref().map(|scheme| engine.allows(scheme, site)) {
                         breach(&site.name, message);
                     }
-                    Scheme::of(coded).map_or("a table of numbers".into(), |scheme| scheme.to_string())
+                    let zero_points = matches!(&scheme, Some(Scheme::Affine(codes)) if !codes.symmetric);
+                    if zero_points && of_compressed_tensors && engine.wants_symmetric() {
+                        breach(&site.name, ZERO_POINTS.into());
+                    }
+                    scheme.map_or("a table of numbers".into(), |scheme| scheme.to_string())
                 }
             };
             if source::branch(model, site)?.is_some() {

@@ -81,11 +81,9 @@ pub fn fit(model: &Model, settings: &FitSettings, monitor: &mut dyn Monitor) -> 
         &mut recorder,
     )?;
     report.add_applied(&applied);
-    let limit = prepared.limits.bytes;
     let treated: u64 = applied.sites.iter().map(|site| site.bytes).sum();
     report.seed = settings.planning.calibration.seed;
-    report.budget_bytes = limit.map(|bytes| prepared.inventory.totals.file_bytes(bytes));
-    report.within_budget = limit.is_none_or(|limit| treated <= limit);
+    report.within_budget &= prepared.limits.bytes.is_none_or(|limit| treated <= limit);
     recorder.phase("proof");
     let judge = halves.as_ref().map(|(_, [_, judge])| judge).or(judge);
     prove(&mut report, model, &prepared, &calibration, (settings, judge), &applied, &mut recorder)

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use trimtab_calibrate::Treated;
 use trimtab_io::{CompressedFormat, Dtype, round_floats};
 use trimtab_nn::SiteKind;
+use trimtab_plan::{Budget, Totals};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inventory::TreatedSite;
 use crate::scheme::Scheme;
 
@@ -65,16 +66,61 @@ impl Form {
         }
     }
 
-    /// A treated weight as a file of this form holds it.
-    pub(crate) fn shape(self, treated: Treated, dtype: Dtype) -> Result<Treated> {
-        if self != Self::Dense {
-            return Ok(treated);
+    /// Checks that a budget means something in a file of this form: dense numbers take their bytes whatever is planned.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a budget that bounds the file where no plan changes its size.
+    pub(crate) fn check_budget(self, budget: &Budget, totals: &Totals) -> Result<()> {
+        match budget.file_limit(totals)? {
+            Some(_) if self == Self::Dense => {
+                let message = format!(
+                    "{budget} bounds the file, and {} holds every number in the type of the original, whatever is planned\nhint: bound the bits per weight, such as 4bpw, or write --format compressed-tensors",
+                    self.format()
+                );
+                Err(Error::Setting { what: "--budget", message })
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// A treated weight as a file of this form holds it: dense numbers in the type of the file, in any form.
+    pub(crate) fn shape(self, treated: Treated, dtype: Dtype) -> Result<Treated> {
         let mut values = match treated {
-            Treated::Coded(matrix) => matrix.dequantize(),
+            Treated::Coded(matrix) if self == Self::Dense => matrix.dequantize(),
+            coded @ Treated::Coded(_) => return Ok(coded),
             Treated::Dense(values) => values,
         };
         round_floats(&mut values, dtype)?;
         Ok(Treated::Dense(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_numbers_are_those_that_the_file_holds_in_any_form() {
+        let fine = 1.0 + 2f32.powi(-20);
+        for form in [Form::Packed, Form::Dense] {
+            let shaped = |dtype: Dtype| match form.shape(Treated::Dense(vec![fine]), dtype).unwrap() {
+                Treated::Dense(values) => values[0],
+                Treated::Coded(_) => panic!("codes"),
+            };
+            assert_eq!(shaped(Dtype::BF16), 1.0);
+            assert_eq!(shaped(Dtype::F32), fine, "control: what the type holds is kept");
+        }
+    }
+
+    #[test]
+    fn a_budget_for_the_file_is_refused_where_no_plan_changes_its_size() {
+        let totals = Totals { treated_weights: 1000, file_bytes_original: 2500, ..Totals::default() };
+        let check = |form: Form, budget: &str| form.check_budget(&budget.parse().unwrap(), &totals);
+        for budget in ["40%", "1kB", "4bpw,40%"] {
+            let message = check(Form::Dense, budget).unwrap_err().to_string();
+            assert!(message.contains(budget) && message.contains("hint: bound the bits"), "{message}");
+            assert!(check(Form::Packed, budget).is_ok() && check(Form::Gguf, budget).is_ok());
+        }
+        assert!(check(Form::Dense, "4bpw").is_ok(), "control: bits per weight bound the grid");
     }
 }

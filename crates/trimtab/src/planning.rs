@@ -111,9 +111,16 @@ impl Prepared {
 /// Takes stock and refuses an impossible budget, in no time.
 pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
     let form = settings.choices.form;
-    let (inventory, unseen) =
+    let (mut inventory, unseen) =
         Inventory::take(model, &settings.selection, form)?.without_optional(model, form)?;
     settings.choices.check(&inventory.sites)?;
+    settings.metric.check(&inventory.sites)?;
+    if let Some(activations) = &settings.quantizer.activations {
+        inventory.totals.file_bytes_fixed += activations.bytes(&inventory.sites);
+    }
+    if let Some(budget) = &settings.budget {
+        form.check_budget(budget, &inventory.totals)?;
+    }
     let measured = settings.metric == Metric::OutputError && settings.quantizer.sketch().is_none();
     let source = if measured { Source::Measured } else { Source::Estimated };
     let mut prices =
@@ -211,6 +218,7 @@ fn header(
         budget: settings.budget.clone(),
         seed: settings.calibration.seed,
         calibration: calibration.description.clone(),
+        quantizer: settings.quantizer.settings(),
         totals: prepared.inventory.totals.clone(),
     }
 }
@@ -384,7 +392,7 @@ impl Study<'_> {
     /// Prices around a plan: what each site's damage is with all the others as the plan has them.
     ///
     /// The site is put back as it was in the model treated by the plan; by as much as the damage falls, the site hurts
-    /// there. That point takes the place of the measured point that is nearest to it.
+    /// there. All measured points of the site are scaled by one factor, so that their line passes through that point.
     fn reprice(
         &self,
         network: &mut Network,
@@ -470,6 +478,32 @@ pub fn read_plan(path: &PathBuf) -> Result<Plan> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activations::Activations;
+
+    #[test]
+    fn a_budget_for_the_file_leaves_room_for_the_steps_of_activations() {
+        let model = Model::open("@pico", None).unwrap();
+        let most = |budget: &str, activations: Option<Activations>| {
+            let settings = PlanningSettings {
+                budget: Some(budget.parse().unwrap()),
+                calibration: CalibrationSettings::default(),
+                choices: Choices::default(),
+                metric: Metric::Kl,
+                rounds: 0,
+                selection: Selection::default(),
+                fused: false,
+                quantizer: Quantizer { activations, ..Quantizer::default() },
+            };
+            let prepared = prepare(&model, &settings).unwrap();
+            (prepared.limits.bytes.unwrap(), prepared.inventory.sites)
+        };
+        let quantized = Activations::of("int8 tensor".parse().unwrap());
+        let ((plain, sites), (with, _)) = (most("60%", None), most("60%", Some(quantized)));
+        assert_eq!(plain - with, quantized.bytes(&sites));
+        assert!(with < plain);
+        let bits = |activations| most("4bpw", activations).0;
+        assert_eq!(bits(None), bits(Some(quantized)), "control: bits per weight are of the weights alone");
+    }
 
     #[test]
     fn a_new_point_scales_the_line_within_limits() {

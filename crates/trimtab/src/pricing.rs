@@ -35,10 +35,11 @@ pub enum Metric {
     /// Measured change of the model's output.
     #[default]
     Kl,
-    /// `tr((W - Q) H (W - Q)^T)`: no forward passes beyond those that observe.
+    /// `tr((W - Q) H (W - Q)^T)`: no forward passes beyond those that observe. A site that no data reach (the embedding, the head)
+    /// counts as if `H` were the identity: by the squared error of its weight.
     OutputError,
     /// Half of the squared error, weighted with the empirical Fisher information: one backward pass a window, then all sites are
-    /// on one scale.
+    /// on one scale. Sites that no data reach have none, and are refused.
     Fisher,
     /// Measured as [`Metric::Kl`] is, but the power of the noise in the model's output over that of the output, `10^(-SQNR/10)`.
     Sqnr,
@@ -51,6 +52,23 @@ impl Metric {
             Self::Kl => Some(Measure::Divergence),
             Self::Sqnr => Some(Measure::NoisePower),
             Self::OutputError | Self::Fisher => None,
+        }
+    }
+
+    /// Checks that the metric says something of all these sites.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: of which it does not.
+    pub fn check(self, sites: &[TreatedSite]) -> Result<()> {
+        match sites.iter().find(|site| !site.observed) {
+            Some(TreatedSite { meta, .. }) if self == Self::Fisher => Err(Error::Setting {
+                what: "--metric fisher",
+                message: format!(
+                    "\"{0}\" has no Fisher information: no calibration data reach it\nhint: pass --metric kl, or --exclude '{0}'",
+                    meta.name
+                ),
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -169,13 +187,10 @@ pub fn by_output_error(list: &mut PriceList, found: &Observations) -> Result<()>
     set_damages(list, |site, choice| found.get(site)?.error(choice))
 }
 
-/// Writes damages into a price list: what the Fisher information says. Sites that no gradient reaches have none.
+/// Writes damages into a price list: what the Fisher information says. Its nats and errors of weights are on no common scale: sites
+/// that it says nothing of ([`Metric::check`]) are an error.
 pub fn by_fisher(list: &mut PriceList, found: &Observations) -> Result<()> {
-    set_damages(list, |site, choice| {
-        let priced = found.get(site)?;
-        // Without data there is nothing to say of a site: as with output errors, its own error stands in.
-        priced.divergence(choice).or_else(|| priced.error(choice))
-    })
+    set_damages(list, |site, choice| found.get(site)?.divergence(choice))
 }
 
 /// One measured point of a site: its output error there, and what the model's output did.
@@ -296,6 +311,31 @@ mod tests {
         assert!(curve.windows(2).all(|w| w[0] < w[1]));
         assert_eq!(interpolate(&probes, 0.0), 0.0);
         assert_eq!(interpolate(&[], 3.0), 0.0);
+    }
+
+    #[test]
+    fn the_fisher_information_prices_no_site_that_no_data_reach() {
+        let model = Model::open("@pico", None).unwrap();
+        let mut inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
+        assert!(Metric::Fisher.check(&inventory.sites).is_ok(), "control: all sites of the blocks are seen");
+        inventory.sites[1].observed = false;
+        let name = &inventory.sites[1].meta.name;
+        let message = Metric::Fisher.check(&inventory.sites).unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("--metric kl"), "{message}");
+        for metric in [Metric::Kl, Metric::Sqnr, Metric::OutputError] {
+            assert!(metric.check(&inventory.sites).is_ok(), "control: {} measures it", metric.name());
+        }
+        // What slips through is no price either.
+        let choices = Choices { bits: vec![8], ..Choices::default() };
+        let list = skeleton(&inventory, &choices, false, (Metric::Fisher, Source::Estimated)).unwrap();
+        let of = |choice: &SiteOption| Choice::from_settings(&choice.params).unwrap();
+        let priced = |site: &SitePrices| {
+            let errors = site.options.iter().map(|option| (of(option), 1.0)).collect();
+            Priced { errors, ..Priced::default() }
+        };
+        let found: Observations = list.sites.iter().map(|site| (site.site.clone(), priced(site))).collect();
+        assert!(by_fisher(&mut list.clone(), &found).is_err());
+        assert!(by_output_error(&mut list.clone(), &found).is_ok(), "control");
     }
 
     #[test]

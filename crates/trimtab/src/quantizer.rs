@@ -6,6 +6,7 @@ use trimtab_io::{AffineScheme, Dtype};
 use trimtab_math::linalg::Damping;
 use trimtab_mend::eora::{EoraSettings, Variant};
 use trimtab_mend::lq::LqSettings;
+use trimtab_plan::Settings;
 use trimtab_quantize::adaquant::AdaquantSettings;
 use trimtab_quantize::affine::{ScaleDtype, SymmetricScale};
 use trimtab_quantize::decoupleq::DecoupleqSettings;
@@ -18,6 +19,7 @@ use trimtab_quantize::solver::Solver;
 use trimtab_quantize::treatment::{AffineTreatment, BlockTreatment, FloatTreatment, NormalFloatTreatment};
 
 use crate::activations::Activations;
+use crate::error::{Error, Result};
 use crate::scheme::Scheme;
 use crate::tune_bias::BiasTuning;
 
@@ -133,6 +135,40 @@ impl Quantizer {
     /// and helps every plan, and activations are quantized when a plan is carried out.
     pub fn codes_only(&self) -> Self {
         Self { tuning: None, activations: None, tune_batch_norms: false, tune_biases: None, ..*self }
+    }
+
+    /// As settings in a plan file: how a plan's options are made. Seeds, and what is quantized of activations, belong to the run that
+    /// carries the plan out.
+    pub fn settings(&self) -> Settings {
+        let unseeded = |tuning| ReconstructSettings { seed: 0, ..tuning };
+        let biases = |how| BiasTuning { seed: 0, ..how };
+        let plain = Self {
+            activations: None,
+            tuning: self.tuning.map(unseeded),
+            tune_biases: self.tune_biases.map(biases),
+            ..*self
+        };
+        match toml::Value::try_from(plain) {
+            Ok(toml::Value::Table(table)) => table.into_iter().collect(),
+            other => unreachable!("names, numbers and tables of them are a table: {other:?}"),
+        }
+    }
+
+    /// From the settings in a plan file; `None` where it says nothing. `seed` is that of the run.
+    pub fn from_settings(settings: &Settings, seed: u64) -> Result<Option<Self>> {
+        if settings.is_empty() {
+            return Ok(None);
+        }
+        let table = settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let read: Self = toml::Value::Table(table).try_into().map_err(|error| Error::Setting {
+            what: "[quantizer] of the plan",
+            message: format!("{error}\nhint: plan again, or take these lines out of the file"),
+        })?;
+        Ok(Some(Self {
+            tuning: read.tuning.map(|tuning| ReconstructSettings { seed, ..tuning }),
+            tune_biases: read.tune_biases.map(|how| BiasTuning { seed, ..how }),
+            ..read
+        }))
     }
 
     /// A quicker method whose errors lie to those of this one about alike for all options of a width; `None` where it is quick itself.

@@ -307,15 +307,16 @@ impl Choices {
             schemes
                 .extend(usual.filter(|scheme| scheme.width().is_some_and(|bits| self.bits.contains(&bits))));
         }
+        let symmetric = self.symmetric || self.engine.is_some_and(Engine::wants_symmetric);
         for &bits in &self.bits {
             match bits {
                 16 => schemes.push(Scheme::Dense),
                 1..=8 => {
                     let fitting =
                         self.groups.iter().filter(|group| group.is_none_or(|g| g <= site.meta.cols));
-                    schemes.extend(fitting.map(|&group_size| match self.real && !self.symmetric {
+                    schemes.extend(fitting.map(|&group_size| match self.real && !symmetric {
                         true => Scheme::Real(RealScheme { bits, group_size }),
-                        false => Scheme::Affine(AffineScheme { bits, group_size, symmetric: self.symmetric }),
+                        false => Scheme::Affine(AffineScheme { bits, group_size, symmetric }),
                     }));
                 }
                 other => {

@@ -230,6 +230,7 @@ pub fn treat(
             run.block(block, !batches.is_empty(), (fisher, units.as_ref()), &|| monitor.interrupted())?;
         if quantizer.tune_batch_norms && !batches.is_empty() {
             stage.vectors.extend(run.tune_norms(block)?);
+            run.find_ranges_again(block, &mut stage.quantized)?;
         }
         if !stage.reports.is_empty() {
             done += 1;
@@ -506,6 +507,21 @@ impl<'a> Job<'a> {
         }
         block.put_vectors(&vectors)?;
         Ok(vectors)
+    }
+
+    /// Finds what rounds the inputs of a block once more: its norms give other numbers now.
+    fn find_ranges_again(&self, block: &mut BlockRun<'_>, quantized: &mut QuantizedInputs) -> Result<()> {
+        let Some(activations) = self.quantizer.activations.as_ref().filter(|a| a.needs_data()) else {
+            return Ok(());
+        };
+        let dtype = |tensor: &str| Ok(self.model.checkpoint().require(tensor)?.dtype);
+        for group in reading_groups(self.sites(block.index()).map(|site| &site.meta)) {
+            for meta in &group {
+                block.site_mut(&meta.name)?.set_activation(None)?;
+            }
+            quantized.quantize(block, &group, activations, None, &dtype)?;
+        }
+        Ok(())
     }
 
     /// Puts the weights of a finished block in place, so that the next block sees what it would have seen.

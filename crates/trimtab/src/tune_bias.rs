@@ -216,12 +216,14 @@ impl Dataset for Images {
 #[cfg(test)]
 mod tests {
     use burn::tensor::TensorData;
+    use trimtab_calibrate::RangeRule;
     use trimtab_io::AffineScheme;
     use trimtab_math::random::Stream;
     use trimtab_models::{Model, Normalization, Zoo};
     use trimtab_plan::Selection;
 
     use super::*;
+    use crate::activations::Activations;
     use crate::apply::{OutputSettings, apply};
     use crate::calibration::{Calibration, CalibrationSettings};
     use crate::form::Form;
@@ -300,6 +302,61 @@ mod tests {
         let size = seen.iter().map(|v| v.abs()).fold(0.0, f32::max);
         assert!(apart(&stored, &seen) < 0.05 * size, "{} of {size}", apart(&stored, &seen));
         assert!(apart(&numbers(&plain, &data, false), &stem(&plain)) > 0.1 * size, "control");
+    }
+
+    #[test]
+    fn ranges_of_activations_are_those_of_the_tuned_norms() {
+        let (model, data) = (model(), calibration(24));
+        let (inventory, assignment) = coarse(&model);
+        let treated = |tune_batch_norms: bool| {
+            let activations = Some(Activations {
+                range: RangeRule::MinMax,
+                ..Activations::of("int8 tensor".parse().unwrap())
+            });
+            let quantizer = &Quantizer { tune_batch_norms, activations, ..Quantizer::plain(Method::Rtn) };
+            let (model, inventory, assignment) = (&model, &inventory, &assignment);
+            let job = Job { model, inventory, assignment, quantizer, form: Form::Packed };
+            job.collected(Some(&data), &mut Quiet::default()).unwrap()
+        };
+        // The largest number of the images that reaches a map is what its step was made for.
+        let off = |tuned: bool, made_with: bool| -> f32 {
+            let steps: BTreeMap<String, f32> = treated(made_with)
+                .0
+                .into_values()
+                .flat_map(|stage| stage.quantized.inputs)
+                .map(|(site, quantizer)| (site, quantizer.steps()[0].scale))
+                .collect();
+            let mut network = model.network().unwrap();
+            treated(tuned).put(&mut network, &inventory).unwrap();
+            let site = "layer2.1.conv2";
+            network.site_mut(site).unwrap().1.set_activation(None).unwrap();
+            let seen = std::sync::Arc::new(std::sync::Mutex::new(Range(f32::MAX, f32::MIN)));
+            let mut taps = trimtab_nn::TapSet::new();
+            taps.attach(site, std::sync::Arc::clone(&seen));
+            let mut ctx = Ctx { taps: Some(&mut taps), ..Ctx::default() };
+            network.forward(data.batches[0].input.clone(), &mut ctx).unwrap();
+            taps.finish().unwrap();
+            let Range(low, high) = *seen.lock().unwrap();
+            (steps[site] * 255.0 / (high.max(0.0) - low.min(0.0)) - 1.0).abs()
+        };
+        assert!(off(true, true) < 0.02, "{}", off(true, true));
+        assert!(off(true, false) > 0.05, "control: {}", off(true, false));
+    }
+
+    /// The least and the largest number that enters a site.
+    struct Range(f32, f32);
+
+    impl trimtab_nn::Tap for Range {
+        fn input(
+            &mut self,
+            _: &trimtab_nn::SiteMeta,
+            rows: trimtab_nn::TapRows<'_>,
+        ) -> std::result::Result<(), String> {
+            for &x in rows.rows {
+                (self.0, self.1) = (self.0.min(x), self.1.max(x));
+            }
+            Ok(())
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use trimtab::floors::calibrate::ReconstructSettings;
 
 use super::{ActivationArgs, EngineName, Format, ModelArg};
 
@@ -75,9 +74,9 @@ pub enum ImportanceName {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct BranchArgs {
     /// How the branch beside codes is found: after them, for least output error (eora) or otherwise, or by turns with them
-    /// (LQ-LoRA).
-    #[arg(long, value_enum, default_value_t = BranchName::Eora, value_name = "HOW")]
-    pub branches: BranchName,
+    /// (LQ-LoRA) [default: what the plan says, else eora].
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub branches: Option<BranchName>,
 }
 
 /// Ways to find a branch.
@@ -277,7 +276,7 @@ pub struct Apply {
     /// Where the model goes.
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// How codes are chosen [default: decoupleq where zero points are real, else gptq].
+    /// How codes are chosen [default: what the plan says; without a plan, decoupleq where zero points are real, else gptq].
     #[arg(long, value_enum)]
     pub method: Option<Method>,
     /// Sites to treat, where one scheme is given for all.
@@ -327,52 +326,35 @@ pub enum Method {
 }
 
 /// How the grid of a group is found and which order columns are rounded in.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Quantizer")]
 pub struct QuantizerArgs {
-    /// How the range of a group is found: min-max, or the shrunk range with the least error.
-    #[arg(long, value_enum, default_value_t = Range::Mse)]
-    pub range: Range,
-    /// Damping of the second moment, in parts of its mean diagonal.
-    #[arg(long, default_value_t = 0.01)]
-    pub damping: f64,
-    /// Round columns with large second moment first (groups keep their columns; decoupleq always does) [default: no for apply, else what
-    /// --effort says].
+    /// How the range of a group is found: min-max, or the shrunk range with the least error [default: what the plan says, else mse].
+    #[arg(long, value_enum)]
+    pub range: Option<Range>,
+    /// Damping of the second moment, in parts of its mean diagonal [default: what the plan says, else 0.01].
+    #[arg(long)]
+    pub damping: Option<f64>,
+    /// Round columns with large second moment first (groups keep their columns; decoupleq always does) [default: what the plan or
+    /// --effort says, else no].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub act_order: Option<bool>,
     /// Once all codes of a block are chosen, train its scales and real zero points until it gives what the original block gives on
-    /// the same inputs [default: no for apply, else what --effort says].
+    /// the same inputs [default: what the plan or --effort says, else no].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tune_blocks: Option<bool>,
-    /// Rate of that training.
-    #[arg(long, default_value_t = QuantizerArgs::default().tune_rate)]
-    pub tune_rate: f64,
-    /// Passes over the samples.
-    #[arg(long, default_value_t = QuantizerArgs::default().tune_epochs, value_name = "N")]
-    pub tune_epochs: usize,
+    /// Rate of that training [default: what the plan says, else 0.0001].
+    #[arg(long)]
+    pub tune_rate: Option<f64>,
+    /// Passes over the samples [default: what the plan says, else 4].
+    #[arg(long, value_name = "N")]
+    pub tune_epochs: Option<usize>,
     /// Once all codes of a block are chosen, measure the statistics of its batch norms anew on the calibration images.
     #[arg(long)]
     pub tune_batch_norm: bool,
     /// At the end, train the biases of a classifier of images until it says what the original says of the calibration images.
     #[arg(long)]
     pub tune_bias: bool,
-}
-
-impl Default for QuantizerArgs {
-    fn default() -> Self {
-        let ReconstructSettings { rate, epochs, .. } = ReconstructSettings::default();
-        let (tune_rate, tune_epochs) = (rate, epochs);
-        Self {
-            range: Range::Mse,
-            damping: 0.01,
-            act_order: None,
-            tune_blocks: None,
-            tune_rate,
-            tune_epochs,
-            tune_batch_norm: false,
-            tune_bias: false,
-        }
-    }
 }
 
 /// Range finders.

@@ -33,23 +33,22 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     if plan.is_some() && args.eora_rank.is_some() {
         bail!("--eora-rank: the plan says which site gets which branch\nhint: plan with --eora-ranks");
     }
-    let (inventory, assignment, form) = match &plan {
+    let (mut inventory, assignment, form) = match &plan {
         Some(plan) => by_plan(plan, &model, args.out.format)?,
         None => by_scheme(args, &model)?,
     };
     let real = assignment.values().any(|choice| matches!(choice.scheme, Scheme::Real(_)));
-    let method = match args.method {
-        Some(method) => settings::method(method),
-        None if real => Method::Decoupleq,
-        None => Method::Gptq,
-    };
+    let usual = if real { Method::Decoupleq } else { Method::Gptq };
+    let planned = plan.as_ref().map(|plan| Quantizer::from_settings(&plan.header.quantizer, global.seed));
+    let base = planned.transpose()?.flatten().unwrap_or(Quantizer { method: usual, ..Quantizer::default() });
+    let method = args.method.map_or(base.method, settings::method);
     let activations = settings::activations(&args.activations, global.seed)?;
     if let Some(activations) = &activations {
         activations.check(form, &inventory.sites)?;
+        inventory.totals.file_bytes_fixed += activations.bytes(&inventory.sites);
     }
-    let quantizer = settings::quantizer(&args.quantizer, method, &args.importance, global.seed)?;
-    let quantizer = Quantizer { activations, ..quantizer };
-    let quantizer = settings::with_branches(quantizer, &args.branch);
+    let base = Quantizer { method, activations, ..base };
+    let quantizer = settings::quantizer(base, &args.quantizer, &args.importance, &args.branch, global.seed)?;
     let out = OutputSettings { output: args.output.clone(), form, force: args.out.force };
     let job = Job {
         model: &model,
@@ -102,7 +101,6 @@ pub fn run(args: &Apply, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     report::note_inputs(&mut report, &read)?;
     report::note_quantizer(&mut report, &quantizer);
     report::note_activations(&mut report, &args.activations);
-    report::note_branches(&mut report, &args.branch);
     report::note_global(&mut report, args.out.format, global);
     report::write(&mut report, page.as_deref(), ui)?;
     finished.clear()?;

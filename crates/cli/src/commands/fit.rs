@@ -17,11 +17,11 @@ use crate::ui::{Ui, bytes};
 
 pub fn run(args: &Fit, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> {
     let model = super::open_to_treat(&args.model, global, ui)?;
-    let composition = settings::composition(&args.planning, &args.quantizer, global.seed);
-    let quantizer = settings::composed(&args.quantizer, &composition, &args.importance, global.seed)?;
-    let quantizer =
-        Quantizer { activations: settings::activations(&args.activations, global.seed)?, ..quantizer };
-    let quantizer = settings::with_branches(quantizer, &args.planning.branch);
+    let composition = settings::composition(&args.planning, global.seed);
+    let activations = settings::activations(&args.activations, global.seed)?;
+    let base = Quantizer { activations, ..settings::composed(&composition) };
+    let branch = &args.planning.branch;
+    let quantizer = settings::quantizer(base, &args.quantizer, &args.importance, branch, global.seed)?;
     let calibration = settings::calibration(&args.calibration, global);
     let target: Option<Target> = args.quality.as_deref().map(str::parse).transpose()?;
     let budget = args.budget.as_deref().or(target.is_none().then_some("3.0bpw"));

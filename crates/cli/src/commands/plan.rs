@@ -44,10 +44,9 @@ pub fn run(args: &Plan, global: &Global, ui: &mut Ui) -> anyhow::Result<Status> 
         );
     }
     let model = super::open_to_treat(&args.model, global, ui)?;
-    let defaults = QuantizerArgs::default();
-    let composition = settings::composition(&args.planning, &defaults, global.seed);
-    let quantizer = settings::composed(&defaults, &composition, &args.importance, global.seed)?;
-    let quantizer = settings::with_branches(quantizer, &args.planning.branch);
+    let composition = settings::composition(&args.planning, global.seed);
+    let (base, flags) = (settings::composed(&composition), QuantizerArgs::default());
+    let quantizer = settings::quantizer(base, &flags, &args.importance, &args.planning.branch, global.seed)?;
     let calibration = settings::calibration(&args.calibration, global);
     let asked =
         settings::planning(Some(budget), &args.planning, &composition, calibration, quantizer, args.format)?;

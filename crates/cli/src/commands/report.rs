@@ -10,8 +10,9 @@ use trimtab::monitor::Monitor;
 use trimtab::quantizer::{Method, Quantizer};
 use trimtab::report::{Input, Report as Document, json_beside, page_of, read};
 
+use super::settings;
 use crate::Status;
-use crate::args::{ActivationArgs, BranchArgs, BranchName, Format, Global, PlanningArgs, Report, ReportArgs};
+use crate::args::{ActivationArgs, BranchName, Format, Global, PlanningArgs, Report, ReportArgs};
 use crate::ui::Ui;
 
 pub fn run(args: &Report, ui: &mut Ui) -> anyhow::Result<Status> {
@@ -82,7 +83,6 @@ pub fn note_planning(report: &mut Document, args: &PlanningArgs, composition: &C
     if !args.types.is_empty() {
         report.set("types", args.types.join(", "));
     }
-    note_branches(report, &args.branch);
     for (flag, set) in [("symmetric", args.symmetric), ("fused", args.fused)] {
         if set {
             report.set(flag, "yes");
@@ -118,17 +118,15 @@ pub fn note_quantizer(report: &mut Document, quantizer: &Quantizer) {
     if quantizer.method == Method::Gptq {
         report.set("act-order", if quantizer.act_order { "yes" } else { "no" });
     }
+    let found = (quantizer.branches, quantizer.turns);
+    let how = BranchName::value_variants().iter().find(|how| settings::branches(**how) == found);
+    if let Some(how) = how.filter(|how| **how != BranchName::Eora) {
+        report.set("branches", name(how));
+    }
     if let Some(importance) = &quantizer.importance {
         report.set("importance", word(&importance.strategy));
         report.set("r-min", importance.r_min);
         report.set("importance-power", importance.power);
-    }
-}
-
-/// Adds how branches are found, where it is not the usual way.
-pub fn note_branches(report: &mut Document, args: &BranchArgs) {
-    if args.branches != BranchName::Eora {
-        report.set("branches", name(&args.branches));
     }
 }
 

@@ -93,7 +93,7 @@ pub fn method(method: args::Method) -> Method {
 }
 
 /// What the effort says, where no flag says otherwise.
-pub fn composition(planning: &PlanningArgs, quantizer: &QuantizerArgs, seed: u64) -> Composition {
+pub fn composition(planning: &PlanningArgs, seed: u64) -> Composition {
     let effort = match planning.effort {
         EffortName::Fast => Effort::Fast,
         EffortName::Normal => Effort::Normal,
@@ -108,20 +108,10 @@ pub fn composition(planning: &PlanningArgs, quantizer: &QuantizerArgs, seed: u64
     });
     Composition {
         method: planning.method.map_or(says.method, method),
-        act_order: quantizer.act_order.unwrap_or(says.act_order),
         metric: metric.unwrap_or(says.metric),
         rounds: planning.rounds.unwrap_or(says.rounds),
         ranks: planning.eora_ranks.clone().unwrap_or(says.ranks),
-        tuning: quantizer.tune_blocks.unwrap_or(says.tuning.is_some()).then(|| tuning(quantizer, seed)),
-    }
-}
-
-fn tuning(args: &QuantizerArgs, seed: u64) -> ReconstructSettings {
-    ReconstructSettings {
-        rate: args.tune_rate,
-        epochs: args.tune_epochs,
-        seed,
-        ..ReconstructSettings::default()
+        ..says
     }
 }
 
@@ -132,41 +122,46 @@ fn range(range: args::Range) -> Range {
     }
 }
 
-/// The quantizer of one scheme for all, or of a plan that is there.
+/// `base` with what flags say otherwise; `seed` is that of the run.
 pub fn quantizer(
+    base: Quantizer,
     args: &QuantizerArgs,
-    method: Method,
     importance: &ImportanceArgs,
+    branch: &BranchArgs,
     seed: u64,
 ) -> anyhow::Result<Quantizer> {
+    let tuning = base.tuning.unwrap_or(ReconstructSettings { seed, ..ReconstructSettings::default() });
+    let tuning = ReconstructSettings {
+        rate: args.tune_rate.unwrap_or(tuning.rate),
+        epochs: args.tune_epochs.unwrap_or(tuning.epochs),
+        ..tuning
+    };
+    let (branches, turns) = branch.branches.map_or((base.branches, base.turns), branches);
+    let biases = args.tune_bias.then(|| BiasTuning { seed, ..BiasTuning::default() });
     Ok(Quantizer {
-        method,
-        range: range(args.range),
-        damping: args.damping,
-        act_order: args.act_order.unwrap_or(false),
-        importance: self::importance(importance)?,
-        tuning: args.tune_blocks.unwrap_or(false).then(|| tuning(args, seed)),
-        tune_batch_norms: args.tune_batch_norm,
-        tune_biases: args.tune_bias.then(|| BiasTuning { seed, ..BiasTuning::default() }),
-        ..Quantizer::default()
+        range: args.range.map_or(base.range, range),
+        damping: args.damping.unwrap_or(base.damping),
+        act_order: args.act_order.unwrap_or(base.act_order),
+        branches,
+        turns,
+        importance: self::importance(importance)?.or(base.importance),
+        tuning: args.tune_blocks.unwrap_or(base.tuning.is_some()).then_some(tuning),
+        tune_batch_norms: args.tune_batch_norm || base.tune_batch_norms,
+        tune_biases: biases.or(base.tune_biases),
+        ..base
     })
 }
 
-/// The quantizer of a plan in the making.
-pub fn composed(
-    args: &QuantizerArgs,
-    composition: &Composition,
-    importance: &ImportanceArgs,
-    seed: u64,
-) -> anyhow::Result<Quantizer> {
+/// The quantizer that an effort stands for.
+pub fn composed(composition: &Composition) -> Quantizer {
     let Composition { method, act_order, tuning, .. } = *composition;
-    Ok(Quantizer { act_order, tuning, ..quantizer(args, method, importance, seed)? })
+    Quantizer { method, act_order, tuning, ..Quantizer::default() }
 }
 
-/// The quantizer with branches found as asked.
-pub fn with_branches(quantizer: Quantizer, args: &BranchArgs) -> Quantizer {
+/// What branches are fitted to, and in how many rounds at most they are found by turns with the codes.
+pub fn branches(name: BranchName) -> (Variant, Option<usize>) {
     let by_turns = Some(LqSettings::default().rounds);
-    let (branches, turns) = match args.branches {
+    match name {
         BranchName::Eora => (Variant::Eora, None),
         BranchName::Svd => (Variant::Svd, None),
         BranchName::ActScale => (Variant::ActScale, None),
@@ -174,8 +169,7 @@ pub fn with_branches(quantizer: Quantizer, args: &BranchArgs) -> Quantizer {
         BranchName::Lq => (Variant::Svd, by_turns),
         BranchName::LqEora => (Variant::Eora, by_turns),
         BranchName::LqFisher => (Variant::Fisher, by_turns),
-    };
-    Quantizer { branches, turns, ..quantizer }
+    }
 }
 
 /// Schemes by their names; `nf` stands for all configurations of NormalFloat codes.

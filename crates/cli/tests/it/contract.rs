@@ -115,11 +115,51 @@ fn a_plan_can_be_edited_added_up_diffed_and_applied() {
     assert!(matches!(ended.code, Some(0 | 1)), "{}", ended.stderr);
     let changes = json(&["plan", "--diff", text(&plan), text(&edited)]);
     assert!(!changes.as_array().unwrap().is_empty());
+    assert!(text_before.contains("[quantizer]\nact_order = true\n"), "{text_before}");
     let report = json(&["apply", text(&edited), "-o", text(&out), "--samples", "8"]);
     let eights = report["sites"].as_array().unwrap().iter().filter(|s| s["scheme"] == "int8 g64").count();
     assert!(eights >= 1);
     std::fs::write(&edited, text_before.replacen(site, "choice = \"int9 g64\"", 1)).unwrap();
     refused(&["apply", text(&edited), "-o", text(&at("other"))], &["int9 g64", "int8 g64"]);
+}
+
+#[test]
+fn a_plan_is_carried_out_as_fit_would_do_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let weights = |name: &str| std::fs::read(at(name).join("model.safetensors")).unwrap();
+    for effort in ["normal", "best"] {
+        let (plan, data) = (at(&format!("{effort}.toml")), ["--samples", "8", "--seed", "3"]);
+        let how = [
+            "--budget",
+            "3bpw",
+            "--effort",
+            effort,
+            "--rounds",
+            "0",
+            "--eora-ranks",
+            "0,4",
+            "--branches",
+            "svd",
+        ];
+        let of = |name: &str, verb: &[&str], flags: &[&str]| {
+            json(&[verb, &["-o", text(&at(name))], &data, flags].concat());
+        };
+        of("fitted", &["fit", "--force"], &how);
+        json(&[&["plan", "-o", text(&plan)], &data[..], &how].concat());
+        of("applied", &["apply", text(&plan), "--force"], &[]);
+        assert!(weights("fitted") == weights("applied"), "{effort}");
+        // Control: a flag goes before what the plan says.
+        let other = if effort == "best" { "--tune-blocks=false" } else { "--act-order=false" };
+        of("other", &["apply", text(&plan), "--force"], &[other]);
+        assert!(weights("fitted") != weights("other"), "{effort}");
+    }
+    let broken = std::fs::read_to_string(at("normal.toml")).unwrap().replace("damping = ", "dampening = ");
+    std::fs::write(at("broken.toml"), broken).unwrap();
+    refused(
+        &["apply", text(&at("broken.toml")), "-o", text(&at("no"))],
+        &["[quantizer] of the plan", "dampening"],
+    );
 }
 
 #[test]
@@ -251,7 +291,10 @@ fn written_models_are_held_against_the_rules_of_engines() {
     let broken = run(&["verify", text(&mixed), "--for", "vllm"]);
     assert_eq!(broken.code, Some(1));
     assert!(broken.stdout.contains("zero points at 4 and 8 bits"), "{}", broken.stdout);
-    assert_eq!(run(&["verify", text(&mixed), "--for", "transformers"]).code, Some(0));
+    let zeros = run(&["verify", text(&mixed), "--for", "transformers"]);
+    assert_eq!(zeros.code, Some(1));
+    assert!(zeros.stdout.contains("has zero points"), "{}", zeros.stdout);
+    assert_eq!(run(&["verify", text(&sound), "--for", "transformers"]).code, Some(0));
     // A plan for vLLM has nothing else in its list.
     let plan = folder.path().join("plan.toml");
     let arguments =
@@ -262,6 +305,11 @@ fn written_models_are_held_against_the_rules_of_engines() {
         listed.contains("int4 g32") && !listed.contains("int3 "),
         "zero points at 3 bits are none of its options"
     );
+    // Nor does one for transformers have zero points.
+    let arguments = ["plan", "--budget", "4.5bpw", "--metric", "output-error", "--for", "transformers"];
+    assert_eq!(run(&[&arguments[..], &["--force", "-o", text(&plan)]].concat()).code, Some(0));
+    let listed = std::fs::read_to_string(&plan).unwrap();
+    assert!(listed.contains("\"int4 g32 sym\"") && !listed.contains("\"int4 g32\""), "{listed}");
 }
 
 #[test]

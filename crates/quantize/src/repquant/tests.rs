@@ -56,61 +56,80 @@ fn the_error_is_that_of_the_maps_behind() {
 
 #[test]
 fn gradients_are_those_of_differences_with_codes_held_fast() {
-    // Rounding passes gradients on: with the codes of one point, x̂ = x + s (q - z - x/s at that point) inside, the ends outside.
-    let (rows, maps, _) = case(64, 97);
-    let scheme = scheme(false);
-    let ends = Ends::of(&rows, &widest(&rows, scheme), scheme);
-    let mut narrow = Ends { logits: ends.logits.iter().map(|l| l - 3.5).collect(), ..ends };
-    let steps = narrow.steps(scheme);
-    let q = f64::from(scheme.highest());
-    let fast: Vec<(f64, f64)> = rows
-        .iter()
-        .zip(steps.iter().cycle())
-        .map(|(&x, step)| {
-            let at = f64::from(x / step.scale + f32::from(step.zero));
-            let value = f64::from(step.decode(step.code(x, scheme.highest())) / step.scale - x / step.scale);
-            (at, value)
-        })
-        .collect();
-    let loss = |ends: &Ends| -> f64 {
-        let errors: Vec<f64> = fast
+    // Rounding passes gradients on: with the codes of one point, x̂ = x + s (q - z - x/s at that point) inside. Outside it is an end, or
+    // of symmetric codes as many steps as it was.
+    for symmetric in [false, true] {
+        let (rows, maps, _) = case(64, 97);
+        let scheme = scheme(symmetric);
+        let ends = Ends::of(&rows, &widest(&rows, scheme), scheme);
+        let narrow = Ends { logits: ends.logits.iter().map(|l| l - 4.5).collect(), ..ends };
+        let steps = narrow.steps(scheme);
+        let q = f64::from(scheme.highest());
+        let size = |[up, down]: [f64; 2]| if symmetric { up.max(-down) / 7.0 } else { (up - down) / 15.0 };
+        let fast: Vec<(f64, f64)> = rows
             .iter()
-            .enumerate()
-            .map(|(i, (at, share))| {
-                let [up, down] = ends.ends(i % D);
-                let base = steps[i % D];
-                let [up_then, down_then] = narrow.ends(i % D);
-                let x = f64::from(rows[i]);
-                let moved = |end: f64, then: f64, code: u8| f64::from(base.decode(code)) + end - then - x;
-                match at {
-                    at if *at > q => moved(up, up_then, scheme.highest()),
-                    at if *at < 0.0 => moved(down, down_then, 0),
-                    _ => {
-                        share * (up - down) / q + share * (f64::from(base.scale) - (up_then - down_then) / q)
-                    }
-                }
+            .zip(steps.iter().cycle())
+            .map(|(&x, step)| {
+                let at = f64::from(x / step.scale + f32::from(step.zero));
+                let value =
+                    f64::from(step.decode(step.code(x, scheme.highest())) / step.scale - x / step.scale);
+                (at, value)
             })
             .collect();
-        let through = product(&errors, &maps);
-        errors.iter().zip(through).map(|(e, g)| e * g).sum::<f64>() / 64.0
-    };
-    let gradient = narrow.gradient(&rows, &maps, scheme);
-    let clipped = fast.iter().filter(|(at, _)| *at > q || *at < 0.0).count();
-    assert!(clipped > 50 && clipped < rows.len() / 2, "{clipped}");
-    let mut checked = Vec::new();
-    for at in 0..2 * D {
-        let moved = |by: f64| {
-            let mut logits = narrow.logits.clone();
-            logits[at] += by;
-            loss(&Ends { logits, high: narrow.high.clone(), low: narrow.low.clone() })
+        let loss = |ends: &Ends| -> f64 {
+            let errors: Vec<f64> = fast
+                .iter()
+                .enumerate()
+                .map(|(i, (at, share))| {
+                    let (now, then) = (ends.ends(i % D), narrow.ends(i % D));
+                    let base = steps[i % D];
+                    let grown = size(now) - size(then);
+                    let x = f64::from(rows[i]);
+                    let clipped = |end: usize, code: u8| {
+                        let count = f64::from(code) - f64::from(base.zero);
+                        let by = if symmetric { count * grown } else { now[end] - then[end] };
+                        f64::from(base.decode(code)) + by - x
+                    };
+                    match at {
+                        at if *at > q => clipped(0, scheme.highest()),
+                        at if *at < 0.0 => clipped(1, 0),
+                        _ => share * (f64::from(base.scale) + grown),
+                    }
+                })
+                .collect();
+            let through = product(&errors, &maps);
+            errors.iter().zip(through).map(|(e, g)| e * g).sum::<f64>() / 64.0
         };
-        checked.push((moved(1e-4) - moved(-1e-4)) / 2e-4);
+        let gradient = narrow.gradient(&rows, &maps, scheme);
+        assert_eq!(gradient.len(), if symmetric { D } else { 2 * D });
+        let clipped = fast.iter().filter(|(at, _)| *at > q || *at < 0.0).count();
+        assert!(clipped > 40 && clipped < rows.len() / 2, "{clipped}");
+        for (at, found) in gradient.iter().enumerate() {
+            let moved = |by: f64| {
+                let mut logits = narrow.logits.clone();
+                logits[at] += by;
+                loss(&Ends { logits, high: narrow.high.clone(), low: narrow.low.clone() })
+            };
+            let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+            assert!((slope - found).abs() < 1e-4 * slope.abs() + 1e-5, "{symmetric}: {slope} {found}");
+        }
+        assert!(gradient.iter().all(|g| g.abs() > 1e-6), "control: there is a slope, {gradient:?}");
     }
-    narrow.logits.clear();
-    for (slope, found) in checked.iter().zip(&gradient) {
-        assert!((slope - found).abs() < 1e-4 * slope.abs() + 1e-5, "{slope} {found}");
+}
+
+#[test]
+fn the_end_of_symmetric_codes_is_the_far_one_whichever_that_is() {
+    let ends = |sign: f32, symmetric: bool| {
+        let rows: Vec<f32> = (0..8 * D).map(|i| sign * if i < D { 7.0 } else { -0.5 }).collect();
+        let scheme = scheme(symmetric);
+        Ends::of(&rows, &widest(&rows, scheme), scheme).ends(3)
+    };
+    for sign in [1.0, -1.0] {
+        let [up, down] = ends(sign, true);
+        assert!(up == -down && (up - 0.982 * 7.0).abs() < 1e-9, "{up} {down}");
     }
-    assert!(gradient.iter().all(|g| g.abs() > 1e-6), "control: there is a slope");
+    let [up, down] = ends(1.0, false);
+    assert!(up > 6.0 && down > -1.0, "control, of two ends each has its own: {up} {down}");
 }
 
 #[test]
@@ -123,10 +142,10 @@ fn learned_ends_are_better_on_rows_that_were_not_learned_on_and_never_worse() {
         let found = clip(&rows, &maps, &start, scheme, &settings).unwrap();
         assert!(found.after < 0.9 * found.before, "{symmetric}: {} {}", found.before, found.after);
         assert_eq!(clip(&rows, &maps, &start, scheme, &settings).unwrap(), found);
-        // Control: a rate that only does harm is not taken.
-        let wild = ClippingSettings { steps: 3, rate: 100.0, ..settings };
+        // Control: one step that leaves nothing of the ranges only does harm, and is not taken.
+        let wild = ClippingSettings { steps: 1, rate: 20.0, ..settings };
         let kept = clip(&rows, &maps, &start, scheme, &wild).unwrap();
-        assert!(kept.after <= kept.before);
+        assert_eq!(kept, Clipped { steps: start, before: found.before, after: found.before });
     }
     let (rows, maps, _) = case(4, 97);
     let start = widest(&rows, scheme(false));

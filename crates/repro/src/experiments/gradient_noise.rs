@@ -183,7 +183,10 @@ impl Experiment for GradientNoise {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "from zeros over 50 %: 10 of 10 with noise (median 75.3 %), 0 without, 10 with a matched start (91.5 %): the effect is \
+                      initialization; He start: median 87.9 %, with noise of eta 0.01 92.7, clipped 93.4; Adam from zeros 11.5";
+        let scale = "20 x 50 ReLU, MNIST 8,000 / 2,000, 20 epochs, rate 0.1 (noise and matched start at 0.05), 10 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }
 

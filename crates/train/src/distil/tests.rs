@@ -117,6 +117,8 @@ fn a_training_sees_the_batches_that_its_labels_were_made_for() {
     // Logits of up to four, in eleven bits.
     assert!(rounding < 4.0 / 2048.0, "{rounding}");
     assert!(apart(&settings(12, 3.0)).unwrap() > 0.01, "the control: another seed");
+    // Phases of five images cut steps of four where the labels have none: other images are mixed.
+    assert!(apart(&Settings { rounds: 2, ..settings(11, 1.0) }).unwrap() > 0.01, "the control: other steps");
     let error = apart(&settings(11, 4.0)).unwrap_err().to_string();
     assert!(error.contains("beyond the 3"), "{error}");
 }

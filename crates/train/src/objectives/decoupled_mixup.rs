@@ -42,9 +42,9 @@ pub enum Head {
     Sigmoid,
 }
 
-/// The decoupled term. The defaults are those of the paper: a constant weight for both classes.
+/// The decoupled term. The defaults are those of the paper ([`DecoupledMixup::of`]).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(from = "Written")]
 pub struct DecoupledMixup {
     /// Weight of the term.
     pub eta: f64,
@@ -60,11 +60,39 @@ pub struct DecoupledMixup {
 
 impl Default for DecoupledMixup {
     fn default() -> Self {
-        Self { eta: 0.1, t: 0.0, xi: 1.0, mode: Mode::Both, head: Head::Softmax }
+        Self::of(Head::Softmax)
+    }
+}
+
+/// As a recipe has it: what is left out depends on the head.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Written {
+    eta: Option<f64>,
+    t: Option<f64>,
+    xi: Option<f64>,
+    mode: Mode,
+    head: Head,
+}
+
+impl From<Written> for DecoupledMixup {
+    fn from(Written { eta, t, xi, mode, head }: Written) -> Self {
+        let own = Self::of(head);
+        Self { eta: eta.unwrap_or(own.eta), t: t.unwrap_or(own.t), xi: xi.unwrap_or(own.xi), mode, head }
     }
 }
 
 impl DecoupledMixup {
+    /// The defaults of a head: for a softmax a constant weight for both classes; for sigmoids targets that grow with the share, up to
+    /// 1 at 0.8. A constant target would ask for a class of which nothing is to be seen.
+    pub fn of(head: Head) -> Self {
+        let [t, xi] = match head {
+            Head::Softmax => [0.0, 1.0],
+            Head::Sigmoid => [1.0, 0.8],
+        };
+        Self { eta: 0.1, t, xi, mode: Mode::Both, head }
+    }
+
     /// What makes no sense, if anything.
     pub fn problem(&self) -> Option<String> {
         let Self { eta, t, xi, .. } = *self;
@@ -128,8 +156,8 @@ impl DecoupledMixup {
         let mut targets = vec![0.0f32; n * classes];
         for (i, label) in labels.iter().enumerate() {
             let row = &mut targets[i * classes..(i + 1) * classes];
-            if label.a == label.b {
-                row[label.a] = 1.0;
+            if label.a == label.b || !MIXED.contains(&label.lambda) {
+                row[if label.lambda >= 0.5 { label.a } else { label.b }] = 1.0;
                 continue;
             }
             row[label.a] = self.h(label.lambda) as f32;
@@ -301,7 +329,8 @@ mod tests {
         let (z, labels) = (logits(), labels());
         let expected = z.chunks(CLASSES).zip(&labels).map(|(row, l)| {
             let target = |c: usize| match () {
-                () if l.a == l.b => f64::from(u8::from(c == l.a)),
+                // Of one class, or nearly of one image, the first.
+                () if l.a == l.b || l.lambda > 0.999 => f64::from(u8::from(c == l.a)),
                 () if c == l.a => (l.lambda / 0.8).min(1.0),
                 () if c == l.b => ((1.0 - l.lambda) / 0.8).min(1.0),
                 () => 0.0,
@@ -313,5 +342,39 @@ mod tests {
         });
         let expected = expected.sum::<f64>() / labels.len() as f64;
         assert!((value(loss(&config, tensor(&z), &labels)) - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn sigmoids_do_not_ask_for_a_class_that_is_not_in_the_picture() {
+        let z = &logits()[..CLASSES];
+        let of = |config: &DecoupledMixup, a, b, lambda| {
+            value(loss(config, tensor(z), &[MixedLabel { a, b, lambda }]))
+        };
+        let proportional = DecoupledMixup::of(Head::Sigmoid);
+        let constant = DecoupledMixup { t: 0.0, ..proportional };
+        for config in [proportional, constant] {
+            let alone = of(&config, 3, 3, 1.0);
+            assert_eq!([of(&config, 3, 2, 0.9995), of(&config, 2, 3, 0.0005)], [alone; 2], "{config:?}");
+            assert!((of(&config, 3, 2, 0.5) - alone).abs() > 1e-2, "control: an even mixture asks for both");
+        }
+        // Of little more the constant target asks in full, the default hardly.
+        let alone = of(&proportional, 3, 3, 1.0);
+        assert!((of(&proportional, 3, 2, 0.998) - alone).abs() < 1e-2);
+        assert!((of(&constant, 3, 2, 0.998) - alone).abs() > 1e-1, "control");
+    }
+
+    #[test]
+    fn what_a_recipe_leaves_out_is_that_of_its_head() {
+        let read = |text: &str| serde_json::from_str::<DecoupledMixup>(text);
+        assert_eq!(
+            read("{}").unwrap(),
+            DecoupledMixup { eta: 0.1, t: 0.0, xi: 1.0, ..DecoupledMixup::default() }
+        );
+        let sigmoid = read(r#"{"head": "sigmoid"}"#).unwrap();
+        assert_eq!((sigmoid, sigmoid.t, sigmoid.xi), (DecoupledMixup::of(Head::Sigmoid), 1.0, 0.8));
+        let given = read(r#"{"head": "sigmoid", "t": 0.0, "xi": 1.0}"#).unwrap();
+        assert_eq!((given.t, given.xi), (0.0, 1.0), "control: what is given stays");
+        assert_eq!(read(&serde_json::to_string(&given).unwrap()).unwrap(), given);
+        assert!(read(r#"{"tea": 0.0}"#).is_err());
     }
 }

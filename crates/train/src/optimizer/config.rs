@@ -96,7 +96,7 @@ pub enum OptimizerConfig {
         weight_decay: f32,
     },
     /// AdaGrad with one number for the whole model (Ward, Wu and Bottou, arXiv:1806.01811): `v <- v + |g|^2`,
-    /// `w <- w - rate g / sqrt(v)`.
+    /// `w <- w - rate g / sqrt(v)`. As the rule of a group, the number and the norms are those of the group.
     AdagradNorm {
         /// `v` before the first step.
         #[serde(default = "adagrad_norm_initial")]

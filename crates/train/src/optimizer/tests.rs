@@ -20,9 +20,13 @@ const STEPS: usize = 20;
 const RATE: f64 = 0.05;
 
 fn two() -> Two {
+    with_matrix(MATRIX)
+}
+
+fn with_matrix(matrix: [f64; 6]) -> Two {
     let device = Device::flex().autodiff();
     let floats = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
-    let matrix = Tensor::from_data(TensorData::new(floats(&MATRIX), [2, 3]), &device);
+    let matrix = Tensor::from_data(TensorData::new(floats(&matrix), [2, 3]), &device);
     let vector = Tensor::from_data(TensorData::new(floats(&VECTOR), [3]), &device);
     Two { matrix: Param::from_tensor(matrix), vector: Param::from_tensor(vector) }
 }
@@ -154,6 +158,23 @@ fn a_matrix_moves_by_the_rate_times_its_norm() {
         let step: Vec<f64> = matrix.iter().zip(MATRIX).map(|(a, b)| a - b).collect();
         assert!((norm(&step) - RATE * norm(&MATRIX)).abs() > 1e-3, "other rules do not");
     }
+}
+
+#[test]
+fn the_first_version_counts_the_norm_of_a_matrix_up_to_ten() {
+    // What the first step moves, in rates.
+    let moved = |variant: LambVariant, factor: f64| {
+        let start = MATRIX.map(|w| factor * w);
+        let mut rule = Optimizer::new(&phase(lamb(variant)));
+        let [matrix, _] = values(&rule.step(with_matrix(start), gradients(0), &[RATE]));
+        norm(&matrix.iter().zip(start).map(|(a, b)| a - b).collect::<Vec<f64>>()) / RATE
+    };
+    let whole = norm(&MATRIX);
+    assert!(whole < 10.0 && 8.0 * whole > 20.0);
+    let near = |found: f64, expected: f64| (found - expected).abs() < 1e-3;
+    assert!(near(moved(LambVariant::PaperV1, 1.0), whole));
+    assert!(near(moved(LambVariant::PaperV1, 8.0), 10.0));
+    assert!(near(moved(LambVariant::Reference, 8.0), 8.0 * whole), "control: others count it whole");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Batches that grow.
 
+use trimtab_exchange::{ExchangeConfig, Family};
+
 use super::*;
 
 /// One number, pulled towards a point with noise of a known size.
@@ -110,6 +112,35 @@ impl Observer<Network> for Law {
         self.0.push((record.batch, self.1));
         self.1 = numbers(module).iter().map(|w| f64::from(*w).powi(2)).sum();
     }
+}
+
+#[test]
+fn a_batch_that_adapts_does_not_measure_a_compressor() {
+    let data = Noisy { n: 100, deviation: 0.3 };
+    let adaptive = Adaptive {
+        initial: 4,
+        max: 64,
+        test: Test::Norm { eta: 0.5 },
+        interval: 1,
+        growth_cap: 2.0,
+        grid: 1,
+    };
+    let ends = |batch: BatchSize, family: Family| {
+        let phase = Phase { steps: None, samples: Some(64), ..phase(1, 0.05, sgd(0.0)) };
+        let settings = Settings { batch, ..settings(1, vec![phase]) };
+        let trainer = Trainer::new(&data, &Pull, &settings, Device::flex());
+        let config = ExchangeConfig { family, ..ExchangeConfig::default() };
+        let mut workers = Ranks::new(trimtab_exchange::Alone, config).unwrap();
+        let stages: Vec<Box<dyn Stage>> = vec![Box::new(Only(scalar_site([3.0, -4.0])))];
+        let network = Network::new(stages, None, 0);
+        trainer.run_with(network, &mut Silent::default(), &mut workers).err().map(|error| error.to_string())
+    };
+    let top_k = Family::TopK { density: 1000, error_feedback: true };
+    let error = ends(BatchSize::Adaptive(adaptive.clone()), top_k).unwrap();
+    assert!(error.contains("compressed") && error.contains("hint"), "{error}");
+    // Controls: the same batch without a compressor, and the same compressor with another batch.
+    assert_eq!(ends(BatchSize::Adaptive(adaptive), Family::Dense), None);
+    assert_eq!(ends(BatchSize::Fixed(4), top_k), None);
 }
 
 #[test]

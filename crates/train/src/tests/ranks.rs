@@ -34,3 +34,24 @@ fn several_processes_are_one() {
     let other = Settings { batch: BatchSize::Fixed(3), ..settings };
     assert!(trained_by(2, &data, &other)[0] != alone);
 }
+
+#[test]
+fn a_last_step_with_fewer_items_than_processes_is_refused_before_the_first() {
+    let data = Points::noisy(24);
+    let until = |samples: u64| {
+        let part = phase(1, 0.05, sgd(0.0));
+        let part = Phase { name: "part".into(), steps: None, samples: Some(samples), ..part };
+        settings(6, vec![phase(1, 0.05, sgd(0.0)), part])
+    };
+    let settings = until(25);
+    let trainer = Trainer::new(&data, &SquaredError, &settings, Device::flex());
+    // The other rank is gone: had anything been exchanged, that would be the error.
+    let group = trimtab_exchange::Threads::ranks(2).remove(0);
+    let mut workers = Ranks::new(group, trimtab_exchange::ExchangeConfig::default()).unwrap();
+    let error = trainer.run_with(line([0.1, 0.2], 0.0), &mut Silent::default(), &mut workers).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("phase \"part\" has a step of 1") && error.contains("hint"), "{error}");
+    // Controls: one item more, or one process fewer.
+    assert_eq!(trained_by(2, &data, &until(26)).len(), 2);
+    assert_eq!(trained_by(1, &data, &until(25)).len(), 1);
+}

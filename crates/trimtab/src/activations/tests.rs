@@ -124,6 +124,30 @@ fn what_was_written_computes_with_quantized_activations() {
 }
 
 #[test]
+fn steps_take_no_more_of_the_file_than_is_counted_for_them() {
+    let (model, calibration) = pico();
+    let sites = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap().sites;
+    let folder = tempfile::tempdir().unwrap();
+    let size = |name: &str, settings: Option<Activations>| {
+        let path = folder.path().join(name);
+        written(&model, &calibration, ("dense", Method::Rtn), settings, &path).unwrap();
+        std::fs::metadata(path.join("model.safetensors")).unwrap().len()
+    };
+    let plain = size("plain", None);
+    for (inputs, attention) in [("int8 tensor", true), ("int8 channel", false), ("int8 token", false)] {
+        let settings = Activations {
+            operands: attention.then(|| parse("int8 tensor")),
+            softmax: attention.then(|| parse("int8 log-sqrt2")),
+            ..Activations::of(parse(inputs))
+        };
+        let taken = size(&inputs.replace(' ', "-"), Some(settings)) - plain;
+        let counted = settings.bytes(&sites);
+        assert!(taken <= counted && counted <= 2 * taken, "{inputs}: {taken} bytes, {counted} counted");
+        assert_eq!(taken > 0, !settings.inputs.is_dynamic(), "control");
+    }
+}
+
+#[test]
 fn ranges_found_again_are_the_same_and_later_blocks_see_what_was_written() {
     let (model, calibration) = pico();
     let folder = tempfile::tempdir().unwrap();

@@ -33,6 +33,22 @@ pub(super) fn check_tuning(job: &Job<'_>) -> Result<()> {
              --scale-reparameterization and --absorb-activations",
         );
     }
+    let found = job.quantizer.activations.is_some_and(|activations| activations.needs_data());
+    if job.quantizer.tune_biases.is_some() && found {
+        return refused(
+            "--tune-bias",
+            "steps of activations are found before biases are tuned, and would not fit them any more\nhint: leave out \
+             --tune-bias, or take steps that are found as activations come: --activations 'int8 token', without --softmax",
+        );
+    }
+    let made = job.quantizer.activations.is_some_and(|a| a.rewrites() || a.clip_search.is_some());
+    if job.quantizer.tune_batch_norms && made {
+        return refused(
+            "--tune-batch-norm",
+            "ranges are found once more when batch norms are tuned, and what was rewritten or searched for the first ones would not \
+             fit\nhint: leave out --scale-reparameterization, --absorb-activations and --clip-search",
+        );
+    }
     match job.quantizer.tunes_vectors() && job.form == Form::Gguf {
         true => {
             refused("--tune-batch-norm, --tune-bias", "a GGUF file takes norms and biases from the original")
@@ -95,4 +111,43 @@ pub(super) fn quantization(job: Job<'_>) -> Result<PackedConfig> {
 
 fn integers(scheme: AffineScheme) -> GroupScheme {
     GroupScheme::Affine(AffineGroup { scheme, per_tensor: false, act_order: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use trimtab_models::{Model, Normalization, Zoo};
+    use trimtab_plan::Selection;
+
+    use super::*;
+    use crate::activations::Activations;
+    use crate::inventory::Inventory;
+    use crate::quantizer::Quantizer;
+    use crate::treating::Assignment;
+    use crate::tune_bias::BiasTuning;
+
+    #[test]
+    fn biases_are_not_tuned_under_steps_of_activations_that_were_found_before() {
+        let normalization = Normalization { mean: vec![0.5; 3], std: vec![0.25; 3] };
+        let zoo = Zoo::ResnetCifar { depth: 8, width: 4, classes: 4, channels: 3 };
+        let checkpoint = zoo.checkpoint(3, &normalization).unwrap();
+        let model = Model::from_checkpoint(checkpoint, None, burn::tensor::Device::flex()).unwrap();
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
+        let check = |activations: Option<&str>, tuned: bool| {
+            let quantizer = &Quantizer {
+                tune_biases: tuned.then(BiasTuning::default),
+                activations: activations.map(|inputs| Activations::of(inputs.parse().unwrap())),
+                ..Quantizer::default()
+            };
+            let (model, inventory, assignment) = (&model, &inventory, &Assignment::new());
+            check_tuning(&Job { model, inventory, assignment, quantizer, form: Form::Packed })
+        };
+        for inputs in ["int8 tensor", "int8 channel"] {
+            let message = check(Some(inputs), true).unwrap_err().to_string();
+            assert!(message.contains("found before biases") && message.contains("int8 token"), "{message}");
+            assert!(check(Some(inputs), false).is_ok(), "control: it is the tuning");
+        }
+        for inputs in [None, Some("int8 token"), Some("int8 tensor dynamic")] {
+            assert!(check(inputs, true).is_ok(), "control: {inputs:?}");
+        }
+    }
 }

@@ -61,6 +61,9 @@ impl Report {
         let sites: Vec<SiteEntry> =
             inventory.sites.iter().map(|site| entry(model, site, assignment)).collect();
         let treated = sites.iter().map(|site| site.bytes).sum();
+        // The lines of branches in the header among it.
+        let cost = |site: &TreatedSite| chosen(site, assignment).cost(&site.meta, site.dtype);
+        let file = totals.file_bytes(inventory.sites.iter().map(cost).sum());
         let bare = |site: &TreatedSite| {
             assignment
                 .get(&site.meta.name)
@@ -84,8 +87,8 @@ impl Report {
             calibration: None,
             judged_on: None,
             output: Default::default(),
-            bytes: totals.file_bytes(treated),
-            bytes_predicted: totals.file_bytes(treated),
+            bytes: file,
+            bytes_predicted: file,
             bytes_original: totals.file_bytes_original,
             budget_bytes: None,
             within_budget: true,
@@ -115,10 +118,11 @@ impl Report {
 
     /// Takes in a plan and, where it was just made, how it came about.
     pub fn add_plan(&mut self, plan: &Plan, record: Option<&PlanningRecord>) -> Result<()> {
-        self.budget = plan.header.budget.as_ref().map(ToString::to_string);
-        let limits =
-            plan.header.budget.as_ref().map(|budget| budget.limits(&plan.header.totals)).transpose()?;
+        let (budget, totals) = (plan.header.budget.as_ref(), &plan.header.totals);
+        self.budget = budget.map(ToString::to_string);
+        let limits = budget.map(|budget| budget.limits(totals)).transpose()?;
         self.within_budget = limits.is_none_or(|limits| limits.exceeded_by(&plan.predicted.costs).is_none());
+        self.budget_bytes = budget.map(|budget| budget.file_limit(totals)).transpose()?.flatten();
         self.calibration = Some(plan.header.calibration.clone());
         self.metric = Some(plan.prices.metric.clone());
         self.damage_predicted = Some(plan.predicted.damage);
@@ -152,6 +156,7 @@ impl Report {
     pub fn add_applied(&mut self, applied: &Applied) {
         self.output = applied.output.clone();
         self.bytes = applied.bytes;
+        self.within_budget &= self.budget_bytes.is_none_or(|most| applied.bytes <= most);
         self.bits_per_weight = applied.bits_per_weight;
         for site in &mut self.sites {
             let Some(report) = applied.sites.iter().find(|report| report.site == site.site) else { continue };
@@ -179,9 +184,14 @@ impl Report {
     }
 }
 
+/// What becomes of a site.
+fn chosen(site: &TreatedSite, assignment: &Assignment) -> Choice {
+    assignment.get(&site.meta.name).copied().unwrap_or(Scheme::Dense.into())
+}
+
 fn entry(model: &Model, site: &TreatedSite, assignment: &Assignment) -> SiteEntry {
     let meta = &site.meta;
-    let choice = assignment.get(&meta.name).copied().unwrap_or(Scheme::Dense.into());
+    let choice = chosen(site, assignment);
     let bytes = choice.bytes(meta, site.dtype);
     let block = &model.stages()[site.stage].name;
     let kind = meta.name.strip_prefix(block.as_str()).map(|rest| rest.trim_start_matches('.'));

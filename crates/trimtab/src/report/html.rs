@@ -347,7 +347,7 @@ fn picture(sites: &[SiteEntry]) -> Picture<'_> {
 
 fn promises(report: &Report) -> Vec<Promise> {
     let mut promises = Vec::new();
-    if let Some(limit) = report.budget_bytes {
+    if let Some(limit) = report.budget_bytes.filter(|_| report.verb != Verb::Plan) {
         promises.push(Promise {
             what: "budget for the file".into(),
             predicted: bytes(limit),

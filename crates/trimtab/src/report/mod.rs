@@ -185,14 +185,15 @@ pub struct Report {
     pub output: PathBuf,
     /// Bytes of the weight files (of a plan, as predicted).
     pub bytes: u64,
-    /// Bytes of the weight files as the plan predicts them: an upper bound, by the length of the header.
+    /// Bytes of the weight files as the plan predicts them: an upper bound, by the length of the header; of codes, also where dense numbers
+    /// are written.
     pub bytes_predicted: u64,
     /// Bytes of the original's weight files.
     pub bytes_original: u64,
     /// Bytes at most that the budget allows for the whole file, if it bounds the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<u64>,
-    /// Whether the result keeps the budget.
+    /// Whether the result keeps the budget: its sites do, and the file where that is bounded.
     pub within_budget: bool,
     /// The quality that the result had to keep, and the plans that were measured for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

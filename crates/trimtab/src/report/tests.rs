@@ -1,4 +1,5 @@
 use super::*;
+use crate::apply::Applied;
 
 /// A report of two blocks in which one site hurts most.
 pub(super) fn example() -> Report {
@@ -269,6 +270,18 @@ fn damaged_documents_and_other_versions_are_told_apart() {
     assert!(error(&other).contains("version 9") && error(&other).contains("version 1"));
     let missing = text.replacen("\"fingerprint\"", "\"fingerprints\"", 1);
     assert!(error(&missing).contains("fingerprint"));
+}
+
+#[test]
+fn a_budget_for_the_file_is_kept_by_what_was_written() {
+    let written = |bytes: u64, budget_bytes: Option<u64>| {
+        let mut report = Report { budget_bytes, ..example() };
+        report.add_applied(&Applied { output: "out".into(), bytes, bits_per_weight: 3.0, sites: Vec::new() });
+        report.kept()
+    };
+    assert!(!written(730_001, Some(730_000)));
+    assert!(written(730_000, Some(730_000)), "control: as much as is allowed");
+    assert!(written(730_001, None), "control: bits per weight do not bound the file");
 }
 
 #[test]

@@ -8,9 +8,9 @@ use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
 use trimtab_io::{Checkpoint, ImageFolder, ImageSet};
 use trimtab_models::{Normalization, Zoo};
 use trimtab_nn::{Ctx, Flow, Network};
-use trimtab_train::distil::DistilledSet;
+use trimtab_train::distil::{DistilledSet, Replay};
 use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, Imitate};
-use trimtab_train::{BatchSize, BatchTransform, Dataset, Mix, Objective, Pictures, Trainer};
+use trimtab_train::{BatchSize, BatchTransform, Dataset, Mix, Objective, Pictures, Settings, Trainer};
 
 use super::{Output, Run, Summary, quantized};
 use crate::error::{Error, Result};
@@ -169,6 +169,7 @@ pub(super) fn train_distilled(
             format!("the soft labels were made for whole steps of {}", replay.batch),
         );
     }
+    same_mixtures(&recipe.training, run.workers.borrow().size(), &replay, images.len())?;
     if !(source.temperature > 0.0 && source.temperature.is_finite()) {
         return differs(
             "data.distilled.temperature",
@@ -185,6 +186,31 @@ pub(super) fn train_distilled(
     let objective = Imitate { logits, temperature: source.temperature };
     let colours = Normalization { mean, std };
     go(run, zoo, &colours, [&data, &heldout], &objective, replay.mix.as_ref(), out, monitor)
+}
+
+/// Refuses steps that soft labels of mixtures were not made for: who is mixed with whom is drawn by step and process.
+fn same_mixtures(training: &Settings, processes: usize, replay: &Replay, images: usize) -> Result<()> {
+    if replay.mix.is_none() {
+        return Ok(());
+    }
+    if processes > 1 {
+        let message = format!(
+            "the soft labels were made for one process, found {processes}\nhint: start the training without mpirun"
+        );
+        return Err(Error::Setting { what: "data.distilled", message });
+    }
+    // A step may be cut where those of the labels end, and nowhere before.
+    let (batch, total) = (replay.batch as u64, (images * replay.epochs) as u64);
+    let cuts = |end: &u64| *end < total && !end.is_multiple_of(batch);
+    if let Some((number, end)) = training.phase_ends(images).enumerate().find(|(_, end)| cuts(end)) {
+        let name = &training.phases[number % training.phases.len()].name;
+        let message = format!(
+            "phase \"{name}\" ends after {end} images, within a step of the {batch} that the soft labels were made for\nhint: give it a length that is a multiple of the batch, or the whole run the {} passes of the labels",
+            replay.epochs
+        );
+        return Err(Error::Setting { what: "training.phases", message });
+    }
+    Ok(())
 }
 
 /// The network to begin with: a checkpoint, or new weights.

@@ -11,7 +11,7 @@ use trimtab_nn::Network;
 use trimtab_train::objectives::ImageBatch;
 use trimtab_train::quantized::{
     Adapt, Attention, Binary, Bivit, DoubleRounding, FixedPoint, Format, InBits, InFixedPoint, Joint,
-    Rounding, SiteFormat, Switchable,
+    Rounding, SiteFormat, Stages, Switchable,
 };
 use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
 
@@ -59,6 +59,13 @@ impl QuantizationSettings {
             ),
             Self::Adapt(_) if recipe.training.average.is_some() => {
                 refused("training.average", "cannot be kept of networks whose formats change")
+            }
+            // The phase is a number of the module, of which the mean over steps is none.
+            Self::Bivit(settings)
+                if recipe.training.average.is_some() && settings.stages != Stages::Together =>
+            {
+                let message = "cannot be kept of a network that becomes binary by phases\nhint: leave it out, or set quantization.stages = \"together\"";
+                refused("training.average", message)
             }
             Self::DoubleRounding(settings) => Ok(settings.check()?),
             Self::Adapt(settings) => Ok(settings.check()?),

@@ -214,6 +214,21 @@ fn a_transformer_becomes_one_bit_by_phases_and_its_file_counts_bits() {
 }
 
 #[test]
+fn an_average_is_kept_of_what_is_binary_from_the_first_phase_on() {
+    let place = Place::new();
+    let recipe = BITS.replace("batch = 12", "batch = 12\naverage = 0.5").replace("epochs = 12", "epochs = 1");
+    let error = place.train(&recipe, "phases", &mut Quiet::default()).unwrap_err().to_string();
+    assert!(error.contains("training.average") && error.contains("hint"), "{error}");
+    let together = recipe.replace("method = \"bivit\"", "method = \"bivit\"\nstages = \"together\"");
+    let right = place.train(&together, "together", &mut Quiet::default()).unwrap().accuracy.unwrap();
+    assert!((place.accuracy("together") - right).abs() < 1e-9, "what was measured is what is written");
+    let network =
+        Model::open(&place.path("together").display().to_string(), None).unwrap().network().unwrap();
+    let bits = |site: &&trimtab_nn::Site| matches!(site.weight, Weight::Coded(_)) && site.input.len() == 1;
+    assert_eq!(network.sites().filter(bits).count(), 12, "all of them");
+}
+
+#[test]
 fn senseless_settings_are_refused_by_name() {
     let place = Place::new();
     let refused = |recipe: String| place.train(&recipe, "no", &mut Quiet::default()).unwrap_err().to_string();

@@ -1,11 +1,13 @@
 //! A whole run at the smallest size, and the gradient of the real architecture.
 
 use burn::tensor::{Tensor, TensorData};
+use trimtab_io::augment::{Mixer, Normalize};
 use trimtab_io::{ImageSet, Tokenizer};
 use trimtab_models::pico::checkpoint as pico_checkpoint;
 use trimtab_models::pico::tokenizer::END_OF_TEXT;
 use trimtab_models::{Model, init};
 use trimtab_nn::{StageSource, Weight};
+use trimtab_train::distil::{DistilledSet, Replay, SoftLabels};
 use trimtab_train::{Item, NextToken, Objective, Pass, TokenWindows};
 
 use super::language::{Ends, config, documents, logits, split};
@@ -404,6 +406,72 @@ fn a_classifier_learns_resumes_and_is_evaluated_as_the_loop_measured_it() {
     assert!(run(&short, "short", &mut Quiet::default()).unwrap_err().to_string().contains("main.epochs"));
     let none = Recipe { network: None, ..recipe };
     assert!(run(&none, "none", &mut Quiet::default()).unwrap_err().to_string().contains("network"));
+}
+
+const DISTILLED: &str = r#"
+version = 1
+dtype = "f32"
+
+[network]
+kind = "convnet"
+widths = [4]
+image = 8
+classes = 3
+
+[data.distilled]
+path = "distilled.safetensors"
+heldout = "pictures.safetensors"
+
+[training]
+batch = 24
+
+[[training.phases]]
+name = "first"
+samples = 48
+rate = 0.01
+
+[[training.phases]]
+name = "second"
+samples = 72
+rate = 0.01
+"#;
+
+#[test]
+fn soft_labels_of_mixtures_are_trained_in_the_steps_that_they_were_made_for() {
+    let place = Place::new();
+    let recipe = Recipe::parse(DISTILLED, "distilled.toml").unwrap();
+    let colours = trimtab_models::Normalization { mean: vec![0.5; 3], std: vec![0.25; 3] };
+    let teacher = recipe.network.as_ref().unwrap().checkpoint(0, &colours).unwrap();
+    let teacher = Model::from_checkpoint(teacher, None, Device::flex()).unwrap().network().unwrap();
+    // Sixty images, of which two passes are five steps.
+    let images = ImageSet::read(place.path("pictures.safetensors"), "train").unwrap();
+    let write = |mix: Option<Mixer>| {
+        let normalize = Normalize { mean: colours.mean.clone(), std: colours.std.clone() };
+        let replay =
+            Replay { seed: 0, batch: 24, epochs: 2, augment: Vec::new(), mix, normalize, top_k: None };
+        let labels = SoftLabels::of(&teacher, &images, &replay, &Device::flex(), &mut |_, _| true);
+        let set = DistilledSet { images: images.clone(), labels: labels.unwrap().unwrap() };
+        set.write(&place.path("distilled.safetensors")).unwrap();
+    };
+    let refused =
+        |recipe: &str, name: &str| place.train(recipe, name, &mut Quiet::default()).unwrap_err().to_string();
+    write(Some(Mixer::CutMix { alpha: 1.0 }));
+    assert_eq!(place.train(DISTILLED, "whole", &mut Quiet::default()).unwrap().steps, 5);
+    // Each phase a pass: the first one ends with half of a step, and what follows is mixed otherwise.
+    let cut = DISTILLED.replace("samples = 48", "epochs = 1").replace("samples = 72", "epochs = 1");
+    let error = refused(&cut, "cut");
+    assert!(error.contains("\"first\" ends after 60") && error.contains("hint"), "{error}");
+    let short = DISTILLED.replace("samples = 72", "samples = 60");
+    assert!(refused(&short, "short").contains("\"second\" ends after 108"));
+    let group = trimtab_exchange::Threads::ranks(2).remove(0);
+    let mut two = Ranks::new(group, ExchangeConfig::default()).unwrap();
+    let (base, output) = (place.0.path(), place.path("two"));
+    let found = train_among(&recipe, base, &output, false, &Device::flex(), &mut Quiet::default(), &mut two);
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains("one process, found 2") && !output.exists(), "{error}");
+    // Control: labels of single images belong to steps of any kind.
+    write(None);
+    assert_eq!(place.train(&cut, "single", &mut Quiet::default()).unwrap().steps, 6);
 }
 
 /// Asks to stop after so many samples.

@@ -5,6 +5,7 @@ use trimtab_nn::{Ctx, TapSet};
 use trimtab_plan::Selection;
 
 use super::*;
+use crate::activations::Activations;
 use crate::calibration::CalibrationSettings;
 
 #[test]
@@ -205,6 +206,19 @@ fn importance_weighs_tokens_and_uniform_importance_is_gptq() {
     for strategy in Strategy::ALL.into_iter().filter(|strategy| *strategy != Strategy::Uniform) {
         assert_ne!(plain, codes(by(strategy)), "{}", strategy.name());
     }
+    // Ranges of activations hold all tokens, also those that count for nothing in the codes.
+    let ranges = |importance: Option<Importance>, method: Method| {
+        let activations = Some(Activations::of("int8 tensor".parse().unwrap()));
+        let quantizer = Quantizer { importance, activations, method, ..Quantizer::default() };
+        let (model, inventory, assignment) = (&model, &inventory, &assignment);
+        let job = Job { model, inventory, assignment, quantizer: &quantizer, form: Form::Packed };
+        let treated = job.collected(Some(&calibration), &mut crate::monitor::Quiet::default()).unwrap();
+        let inputs = treated.0.into_values().flat_map(|stage| stage.quantized.inputs);
+        inputs.map(|(site, quantizer)| (site, quantizer.steps()[0])).collect::<BTreeMap<_, _>>()
+    };
+    let first = by(Strategy::First);
+    assert_eq!(ranges(first, Method::Rtn), ranges(None, Method::Rtn));
+    assert_ne!(ranges(first, Method::Gptq), ranges(None, Method::Gptq), "control: other codes, other inputs");
     // At any number of threads the same, also what is drawn.
     let shuffled = Some(Importance { control: Control::Shuffled(2), ..Importance::default() });
     let threads = |n: usize| {

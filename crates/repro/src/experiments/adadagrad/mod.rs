@@ -185,8 +185,8 @@ impl Task {
 
     /// Share of a step of this size that the statistics take: the loop with and without them, by turns.
     fn overhead(&self, size: usize) -> std::result::Result<f64, Cause> {
-        // It may grow by less than one sample: every step is tested, none is larger.
-        let tested = adaptive(0.5, size, usize::MAX, 1.0 + 1e-12);
+        // It may not grow: every step is tested, none is larger.
+        let tested = adaptive(0.5, size, usize::MAX, 1.0);
         let steps = (4096 / size).clamp(4, 60) as u64;
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..5 {

@@ -4,6 +4,7 @@
 mod subject;
 mod verdict;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -21,7 +22,7 @@ use super::figures::mean;
 use super::perceptron::{Start, dense};
 use super::pictures::Cause;
 use crate::error::{Error, Result};
-use crate::experiment::{Check, Experiment, Measurement, Scale};
+use crate::experiment::{Check, Experiment, Measurement, Scale, Verdict};
 use crate::lab::Lab;
 
 type Attempt<T> = std::result::Result<T, Cause>;
@@ -32,7 +33,7 @@ const SEEDS: u64 = 3;
 /// Allowed increases of the loss, as shares of that of all units at the low width.
 const TARGETS: [f64; 2] = [0.05, 0.2];
 /// Orders drawn at random beside the measured ones.
-const RANDOM_ORDERS: u64 = 20;
+const RANDOM_ORDERS: u64 = 10;
 /// More units than that are not enumerated: sets are drawn.
 const ENUMERATED: usize = 10;
 
@@ -88,17 +89,27 @@ fn sets(units: usize, drawn: usize, seed: u64) -> Vec<Vec<usize>> {
 
 fn study(name: &'static str, subject: &Subject, [drawn, probes]: [usize; 2], seed: u64) -> Attempt<Found> {
     let units = subject.units.len();
-    let all = (units <= ENUMERATED).then(|| subject.enumerate()).transpose()?;
-    let loss = |low: &[usize]| -> Attempt<f64> {
-        match &all {
-            Some(all) => Ok(all[low.iter().map(|unit| 1 << unit).sum::<usize>()]),
-            None => subject.loss(low),
-        }
-    };
+    let every: Vec<usize> = (0..units).collect();
+    let pairs: Vec<(usize, usize)> = (0..units).flat_map(|i| (0..i).map(move |j| (j, i))).collect();
     let sets = sets(units, drawn, seed);
+    // Together, since sets that begin alike share what is computed.
+    let mut ahead: Vec<Vec<usize>> = pairs.iter().map(|&(j, i)| vec![j, i]).collect();
+    ahead.extend(every.iter().map(|&unit| vec![unit]));
+    ahead.extend(sets.iter().cloned().chain([Vec::new(), every.clone()]));
+    ahead.sort_unstable();
+    ahead.dedup();
+    let losses = subject.losses(&ahead)?;
+    let known: RefCell<BTreeMap<Vec<usize>, f64>> = RefCell::new(ahead.into_iter().zip(losses).collect());
+    let loss = |low: &[usize]| -> Attempt<f64> {
+        if let Some(&loss) = known.borrow().get(low) {
+            return Ok(loss);
+        }
+        let loss = subject.losses(&[low.to_vec()])?[0];
+        known.borrow_mut().insert(low.to_vec(), loss);
+        Ok(loss)
+    };
     let none = loss(&[])?;
     let truth = sets.iter().map(|set| Ok(loss(set)? - none)).collect::<Attempt<Vec<f64>>>()?;
-    let pairs: Vec<(usize, usize)> = (0..units).flat_map(|i| (0..i).map(move |j| (j, i))).collect();
     let augmented = Interactions::measure(units, &pairs, loss)?;
     let traces = subject.traces(&Probing { most: probes, seed, ..Probing::default() })?;
     let hessian: Vec<f64> = traces
@@ -112,7 +123,6 @@ fn study(name: &'static str, subject: &Subject, [drawn, probes]: [usize; 2], see
         Ordering::HessianPairs => augmented.with_alone(hessian.clone()),
         Ordering::Augmented => augmented.clone(),
     };
-    let every: Vec<usize> = (0..units).collect();
     let whole = loss(&every)? - none;
     let reach = |order: &[usize]| -> Attempt<[usize; 2]> {
         let mut counts = [0; 2];
@@ -143,11 +153,11 @@ fn study(name: &'static str, subject: &Subject, [drawn, probes]: [usize; 2], see
     });
     let random = random.collect::<Attempt<Vec<[usize; 2]>>>()?;
     let random = [0, 1].map(|i| mean(&random.iter().map(|counts| counts[i] as f64).collect::<Vec<_>>()));
-    let most = |all: &Vec<f64>, target: f64| {
-        let holds = |set: &usize| all[*set] - none <= target * whole;
-        (0..all.len()).filter(holds).map(|set| set.count_ones() as usize).max().unwrap_or(0)
+    let most = |target: f64| {
+        let holding = sets.iter().zip(&truth).filter(|&(_, rise)| *rise <= target * whole);
+        holding.map(|(set, _)| set.len()).max().unwrap_or(0)
     };
-    let best = all.as_ref().map(|all| TARGETS.map(|target| most(all, target)));
+    let best = (units <= ENUMERATED).then(|| TARGETS.map(most));
     let trace_error = traces.iter().map(|t| t.standard_error / t.trace.abs()).fold(0.0, f64::max);
     Ok(Found { model: name, units, correlation, counts, best, random, trace_error })
 }
@@ -278,6 +288,9 @@ impl Experiment for AugmentedHessian {
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        None
+        let figure = "rank correlation of predicted and true increase: ResNet-20 0.87 (0.76 .. 0.96) augmented, 0.82 measured alone, 0.47 by the Hessian \
+                      trace; wikilm 1.00, 0.98, 0.87; units at 3 bits within 20 % of the whole increase 7.0, 6.0, 5.0 of 10 and 5.3, 5.3, 3.7 of 12";
+        let scale = "ResNet-20 on CIFAR-10 (10 blocks, 128 images) and wikilm (12 half blocks, 8 windows of 256 tokens), int3 row, 3 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }

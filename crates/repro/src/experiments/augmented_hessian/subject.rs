@@ -126,49 +126,40 @@ impl Subject {
             .forward(flow, &mut Ctx { tied: self.tied.clone(), ..Ctx::default() })?)
     }
 
-    /// The loss with these units at the low width.
-    pub(super) fn loss(&self, low: &[usize]) -> Attempt<f64> {
-        let masks = self.masks(low);
-        let one = |sample: &Sample| -> Attempt<f64> {
-            let stages = masks.iter().enumerate();
-            let output = stages
-                .into_iter()
-                .try_fold(sample.input.clone(), |flow, (stage, &mask)| self.forward(stage, mask, flow))?;
-            Ok(f64::from(nats(output, sample)?.into_scalar::<f32>()))
-        };
-        Ok(mean(&self.samples.par_iter().map(one).collect::<Attempt<Vec<f64>>>()?))
-    }
-
-    /// The loss of every set of units, at the set's bits. A stage is run once for all sets that agree up to it.
-    pub(super) fn enumerate(&self) -> Attempt<Vec<f64>> {
+    /// The losses with each of these sets of units at the low width. A stage is run once for all sets that agree up to it.
+    pub(super) fn losses(&self, sets: &[Vec<usize>]) -> Attempt<Vec<f64>> {
+        let sets: Vec<Vec<usize>> = sets.iter().map(|low| self.masks(low)).collect();
         let of_sample = |sample: &Sample| -> Attempt<Vec<f64>> {
-            let mut losses = vec![0.0; 1 << self.units.len()];
-            self.descend(0, 0, 0, sample.input.clone(), sample, &mut losses)?;
+            let mut losses = vec![0.0; sets.len()];
+            let every: Vec<usize> = (0..sets.len()).collect();
+            self.descend(0, sample.input.clone(), &every, &sets, sample, &mut losses)?;
             Ok(losses)
         };
         let all = self.samples.par_iter().map(of_sample).collect::<Attempt<Vec<_>>>()?;
-        Ok((0..1 << self.units.len())
-            .map(|set| mean(&all.iter().map(|losses| losses[set]).collect::<Vec<_>>()))
-            .collect())
+        Ok((0..sets.len()).map(|i| mean(&all.iter().map(|losses| losses[i]).collect::<Vec<_>>())).collect())
     }
 
+    /// The sets of `here` agree in what they do to the stages before `stage`, which gave `flow`.
     fn descend(
         &self,
         stage: usize,
-        unit: usize,
-        set: usize,
         flow: Flow,
+        here: &[usize],
+        sets: &[Vec<usize>],
         sample: &Sample,
         losses: &mut [f64],
     ) -> Attempt<()> {
-        let Some(variants) = self.variants.get(stage) else {
-            losses[set] = f64::from(nats(flow, sample)?.into_scalar::<f32>());
+        if stage == self.variants.len() {
+            let loss = f64::from(nats(flow, sample)?.into_scalar::<f32>());
+            here.iter().for_each(|&set| losses[set] = loss);
             return Ok(());
-        };
-        let units = variants.len().ilog2() as usize;
-        for mask in 0..variants.len() {
-            let next = self.forward(stage, mask, flow.clone())?;
-            self.descend(stage + 1, unit + units, set | mask << unit, next, sample, losses)?;
+        }
+        for mask in 0..self.variants[stage].len() {
+            let alike: Vec<usize> = here.iter().copied().filter(|&set| sets[set][stage] == mask).collect();
+            if !alike.is_empty() {
+                let next = self.forward(stage, mask, flow.clone())?;
+                self.descend(stage + 1, next, &alike, sets, sample, losses)?;
+            }
         }
         Ok(())
     }

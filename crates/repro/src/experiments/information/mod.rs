@@ -149,7 +149,7 @@ fn judge(
         }
     );
     let scale = format!(
-        "12-10-7-5-4-3-2, 4,096 patterns, Adam of rate {}, {epochs} epochs, {RECORDS} records, {seeds} seeds; aKDE on every 4th pattern",
+        "12-10-7-5-4-3-2, 4,096 patterns, Adam of rate {}, {epochs} epochs, {RECORDS} records, {seeds} seeds; aKDE on a quarter of the patterns, drawn",
         runs::RATE
     );
     let tables = vec![by_kind(found, seeds), by_layer(found), accuracy_table([hidden, output])];

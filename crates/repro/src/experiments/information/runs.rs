@@ -6,6 +6,7 @@ use trimtab::floors::eval::information::bins::{BINS, Edges, Floor};
 use trimtab::floors::eval::information::curve::Curve;
 use trimtab::floors::eval::information::kde::Kde;
 use trimtab::floors::eval::information::{self, Activations};
+use trimtab::floors::math::random::Stream;
 use trimtab::floors::nn::{self, Activation, Ctx, Flow, Network};
 use trimtab::floors::train::{
     Dataset, Group, Observer, OptimizerConfig, Paths, Phase, Settings, StepRecord, Trainer,
@@ -24,8 +25,8 @@ const BATCH: usize = 256;
 pub(super) const RATE: f64 = 1e-3;
 /// Coefficient of the L2 penalty, on all layers but the last.
 const L2: f32 = 0.015;
-/// Of so many patterns aKDE sees one: its cost grows with the square.
-const STRIDE: usize = 4;
+/// Patterns that aKDE sees, a quarter: its cost grows with the square.
+const SAMPLE: usize = PATTERNS / 4;
 pub(super) const ESTIMATORS: [&str; 3] = ["uniform", "ebab", "akde"];
 pub(super) const ADAPTIVE: [&str; 2] = ["ebab", "akde"];
 
@@ -43,6 +44,14 @@ pub(super) struct Found {
     /// On the patterns that were not trained on.
     pub(super) accuracy: f64,
     curve: Curve,
+}
+
+/// The patterns that aKDE sees, drawn once for all runs: every n-th one would leave some inputs at 0 throughout.
+fn sample() -> Vec<usize> {
+    let mut patterns: Vec<usize> = (0..PATTERNS).collect();
+    Stream::new(50, "information/sample", 0, 0).shuffle(&mut patterns);
+    patterns.truncate(SAMPLE);
+    patterns
 }
 
 /// Name of a layer in tables.
@@ -166,7 +175,8 @@ impl Run {
             Activation::Elu => (-1.0, most, Floor::BELOW_MINUS_ONE),
             _ => (0.0, most, Floor::At(0.0)),
         };
-        let labels: Vec<usize> = task.labels.iter().copied().step_by(STRIDE).collect();
+        let sample = sample();
+        let labels: Vec<usize> = sample.iter().map(|&pattern| task.labels[pattern]).collect();
         let mut curve = Curve::default();
         for Taken { epoch, layers } in taken {
             for (i, values) in layers.iter().enumerate() {
@@ -179,7 +189,8 @@ impl Run {
                 let floor = if output { Floor::At(-1e-6) } else { floor };
                 let ebab = Edges::ebab(&layer, floor, BINS)?;
                 curve.push(*epoch, &name, &ebab.estimate("ebab", &layer, &task.labels)?);
-                let some: Vec<f32> = values.chunks(width).step_by(STRIDE).flatten().copied().collect();
+                let rows = sample.iter().flat_map(|&pattern| &values[pattern * width..(pattern + 1) * width]);
+                let some: Vec<f32> = rows.copied().collect();
                 let some = Activations::new(&some, labels.len(), width)?;
                 let [upper, _] = Kde::default().estimate(&some, &labels)?;
                 curve.push(*epoch, &name, &upper);
@@ -243,5 +254,26 @@ impl Observer<Network> for Probe<'_> {
 
     fn interrupted(&self) -> bool {
         self.error.is_some() || self.lab.stops()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_input_varies_among_the_patterns_of_the_sample() {
+        let varying = |patterns: &[usize]| {
+            let set = |bit: usize| patterns.iter().filter(|&pattern| pattern >> bit & 1 == 1).count();
+            (0..BITS).filter(|&bit| (1..patterns.len()).contains(&set(bit))).count()
+        };
+        let mut patterns = sample();
+        assert_eq!(varying(&patterns), BITS);
+        assert_eq!(patterns, sample(), "the same each time");
+        patterns.sort_unstable();
+        patterns.dedup();
+        assert_eq!(patterns.len(), SAMPLE);
+        let every_fourth: Vec<usize> = (0..PATTERNS).step_by(4).collect();
+        assert_eq!(varying(&every_fourth), BITS - 2, "control");
     }
 }
