@@ -48,9 +48,11 @@ fn row(verb: &str, what: &str, tally: &Tally, expected: Expected) -> String {
     format!("| {verb} | {what} | {} | {} | {seen} |", tally.injected, tally.survived)
 }
 
-/// Without the last column: which call comes at which place may differ between systems.
-fn counts(page: &str) -> Vec<&str> {
-    page.lines().map(|line| line.rfind(" | ").map_or(line, |end| &line[..end])).collect()
+/// Verbs and faults: how many calls there are, and which comes at which place, differ between systems and with the pieces that
+/// a download comes in.
+fn tried(page: &str) -> Vec<String> {
+    let rows = page.lines().filter(|line| !line.ends_with("survived."));
+    rows.map(|line| line.split(" | ").take(2).collect::<Vec<_>>().join(" | ")).collect()
 }
 
 #[test]
@@ -81,5 +83,5 @@ fn faults_at_every_call_lose_nothing_and_the_page_in_docs_is_up_to_date() {
         std::fs::write(&path, &page).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(counts(&committed), counts(&page), "UPDATE_DOCS=1 rewrites docs/faults.md");
+    assert_eq!(tried(&committed), tried(&page), "UPDATE_DOCS=1 rewrites docs/faults.md");
 }
