@@ -7,7 +7,7 @@ use trimtab_models::Model;
 use trimtab_nn::Network;
 use trimtab_plan::{
     Allocation, Budget, Candidate, Limits, Plan, PlanHeader, PriceList, RefineOptions, Refined, Selection,
-    SolveOptions, Source, refine, solve,
+    Settings, SolveOptions, Source, refine, solve,
 };
 
 use crate::calibration::{Calibration, CalibrationSettings};
@@ -91,6 +91,8 @@ pub struct Prepared {
     pub prices: PriceList,
     /// The budget in numbers.
     pub limits: Limits,
+    /// How options are made, as the plan will say it.
+    quantizer: Settings,
     /// Sites that only images reach: they stay as they are, because calibration data are texts.
     pub unseen: Vec<String>,
 }
@@ -111,6 +113,7 @@ impl Prepared {
 /// Takes stock and refuses an impossible budget, in no time.
 pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
     let form = settings.choices.form;
+    let quantizer = settings.quantizer.settings()?;
     let (mut inventory, unseen) =
         Inventory::take(model, &settings.selection, form)?.without_optional(model, form)?;
     settings.choices.check(&inventory.sites)?;
@@ -131,7 +134,7 @@ pub fn prepare(model: &Model, settings: &PlanningSettings) -> Result<Prepared> {
         None => Limits { totals: inventory.totals.clone(), ..Limits::default() },
     };
     solve(&prices, &limits, &SolveOptions::default())?;
-    Ok(Prepared { inventory, prices, limits, unseen })
+    Ok(Prepared { inventory, prices, limits, quantizer, unseen })
 }
 
 /// Prices, solves, measures, re-prices; with a goal, finds the smallest plan within the budget that reaches it.
@@ -218,7 +221,7 @@ fn header(
         budget: settings.budget.clone(),
         seed: settings.calibration.seed,
         calibration: calibration.description.clone(),
-        quantizer: settings.quantizer.settings(),
+        quantizer: prepared.quantizer.clone(),
         totals: prepared.inventory.totals.clone(),
     }
 }

@@ -139,7 +139,10 @@ impl Quantizer {
 
     /// As settings in a plan file: how a plan's options are made. Seeds, and what is quantized of activations, belong to the run that
     /// carries the plan out.
-    pub fn settings(&self) -> Settings {
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: a whole number beyond what the file can hold.
+    pub fn settings(&self) -> Result<Settings> {
         let unseeded = |tuning| ReconstructSettings { seed: 0, ..tuning };
         let biases = |how| BiasTuning { seed: 0, ..how };
         let plain = Self {
@@ -148,10 +151,11 @@ impl Quantizer {
             tune_biases: self.tune_biases.map(biases),
             ..*self
         };
-        match toml::Value::try_from(plain) {
-            Ok(toml::Value::Table(table)) => table.into_iter().collect(),
-            other => unreachable!("names, numbers and tables of them are a table: {other:?}"),
-        }
+        let table = toml::Table::try_from(plain).map_err(|error| Error::Setting {
+            what: "how codes are chosen",
+            message: format!("{error}\nhint: a plan file holds whole numbers below 2^63"),
+        })?;
+        Ok(table.into_iter().collect())
     }
 
     /// From the settings in a plan file; `None` where it says nothing. `seed` is that of the run.
@@ -159,11 +163,15 @@ impl Quantizer {
         if settings.is_empty() {
             return Ok(None);
         }
-        let table = settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let read: Self = toml::Value::Table(table).try_into().map_err(|error| Error::Setting {
+        let wrong = |problem: String| Error::Setting {
             what: "[quantizer] of the plan",
-            message: format!("{error}\nhint: plan again, or take these lines out of the file"),
-        })?;
+            message: format!("{problem}\nhint: plan again, or take these lines out of the file"),
+        };
+        let table: toml::Table = settings.clone().into_iter().collect();
+        let read: Self = table.try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+        if let Some(problem) = read.importance.and_then(|importance| importance.problem()) {
+            return Err(wrong(problem));
+        }
         Ok(Some(Self {
             tuning: read.tuning.map(|tuning| ReconstructSettings { seed, ..tuning }),
             tune_biases: read.tune_biases.map(|how| BiasTuning { seed, ..how }),

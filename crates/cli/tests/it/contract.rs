@@ -154,12 +154,19 @@ fn a_plan_is_carried_out_as_fit_would_do_it() {
         of("other", &["apply", text(&plan), "--force"], &[other]);
         assert!(weights("fitted") != weights("other"), "{effort}");
     }
-    let broken = std::fs::read_to_string(at("normal.toml")).unwrap().replace("damping = ", "dampening = ");
-    std::fs::write(at("broken.toml"), broken).unwrap();
-    refused(
-        &["apply", text(&at("broken.toml")), "-o", text(&at("no"))],
-        &["[quantizer] of the plan", "dampening"],
-    );
+    let sound = std::fs::read_to_string(at("normal.toml")).unwrap();
+    let unsound = "importance = { strategy = \"attention\", r_min = 5.0 }\ndamping = ";
+    for (broken, why) in [("dampening = ", "dampening"), (unsound, "r_min")] {
+        std::fs::write(at("broken.toml"), sound.replace("damping = ", broken)).unwrap();
+        refused(
+            &["apply", text(&at("broken.toml")), "-o", text(&at("no"))],
+            &["[quantizer] of the plan", why, "hint"],
+        );
+    }
+    // More than a plan file can hold is refused before anything is measured.
+    let most = u64::MAX.to_string();
+    refused(&["fit", "--tune-blocks", "--tune-epochs", &most, "-o", text(&at("no"))], &["too large", "2^63"]);
+    assert!(!at("no").exists() && !at("no.partial").exists());
 }
 
 #[test]
