@@ -7,6 +7,9 @@ use std::process::{Command, Output};
 
 use crate::server::Server;
 
+/// The verb whose calls are not the same in every run.
+pub const DOWNLOAD: &str = "download";
+
 /// Names and contents of files, by their path below a folder.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
@@ -150,15 +153,22 @@ impl Bench {
         self.command(arguments, folder, fault).output().unwrap().into()
     }
 
+    /// [`Self::run`], and the operations of the calls that it came to.
+    pub fn traced(&self, arguments: &[String], folder: &Path, fault: &str) -> (Ended, Vec<String>) {
+        let trace = self.root.path().join(format!("{}.trace", folder.file_name().unwrap().display()));
+        let mut command = self.command(arguments, folder, fault);
+        let ended = command.env("TRIMTAB_TRACE", &trace).output().unwrap().into();
+        let lines = std::fs::read_to_string(&trace).unwrap();
+        std::fs::remove_file(trace).unwrap();
+        let calls = lines.lines().filter_map(|line| Some(line.split('\t').next()?.to_owned())).collect();
+        (ended, calls)
+    }
+
     /// Operations of the calls of an undisturbed run, and the files that it leaves.
     pub fn undisturbed(&self, verb: &Verb) -> (Vec<String>, Files) {
         let folder = self.folder(&format!("{} undisturbed", verb.name), &verb.before);
-        let trace = self.root.path().join(format!("{}.trace", verb.name));
-        let mut command = self.command(&verb.arguments, &folder, "none:0");
-        let ended: Ended = command.env("TRIMTAB_TRACE", &trace).output().unwrap().into();
+        let (ended, calls) = self.traced(&verb.arguments, &folder, "none:0");
         assert_eq!(ended.code, Some(0), "{}: {}", verb.name, ended.stderr);
-        let trace = std::fs::read_to_string(trace).unwrap();
-        let calls = trace.lines().filter_map(|line| Some(line.split('\t').next()?.to_owned())).collect();
         (calls, outputs(&folder))
     }
 
@@ -230,7 +240,7 @@ impl Bench {
                     "logits.safetensors",
                 ],
             ),
-            verb("download", "cache", &["inspect", "o/n"]),
+            verb(DOWNLOAD, "cache", &["inspect", "o/n"]),
         ]
     }
 }

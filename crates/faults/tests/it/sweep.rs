@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::bench::{Bench, Ended, Files, Verb, outputs, part};
+use crate::bench::{Bench, DOWNLOAD, Ended, Files, Verb, outputs, part};
 
 /// Calls that each fault strikes in each verb, spread over the run. `TRIMTAB_FAULTS=all` strikes every one.
 const STRUCK: usize = 8;
@@ -131,9 +131,10 @@ pub fn sweep(bench: &Bench, verbs: &[Verb]) -> BTreeMap<(usize, usize), Tally> {
             let done = survive(bench, &verbs[v], &runs[v].1, &FAULTS[f], call);
             let mut tallies = tallies.lock().unwrap();
             let tally = tallies.entry((v, f)).or_default();
-            tally.injected += 1;
+            tally.injected += usize::from(!matches!(done, Ok(Survived::Unstruck)));
             match done {
-                Ok(seen) => {
+                Ok(Survived::Unstruck) => {}
+                Ok(Survived::Struck(seen)) => {
                     tally.survived += 1;
                     tally.seen = tally.seen.take().into_iter().chain(seen.map(|seen| (call, seen))).min();
                 }
@@ -153,6 +154,14 @@ pub fn sweep(bench: &Bench, verbs: &[Verb]) -> BTreeMap<(usize, usize), Tally> {
     tallies.into_inner().unwrap()
 }
 
+/// A run that lost nothing.
+enum Survived {
+    /// It did not come to the call.
+    Unstruck,
+    /// With what the user saw.
+    Struck(Option<String>),
+}
+
 /// One fault; what the user saw, or what went wrong.
 fn survive(
     bench: &Bench,
@@ -160,13 +169,15 @@ fn survive(
     expected: &Files,
     fault: &Fault,
     call: usize,
-) -> Result<Option<String>, String> {
+) -> Result<Survived, String> {
     let folder = bench.folder(&format!("{} {}-{call}", verb.name, fault.kind), &verb.before);
-    let struck = bench.run(&verb.arguments, &folder, &format!("{}:{call}", fault.kind));
-    // A download comes in as many pieces as the network makes of it: in fewer than in the run that counted, the call is not reached.
-    let missed = verb.name == "download" && struck.code == Some(0);
-    let seen = if missed { Ok(None) } else { judge(&struck, fault) };
-    let seen = seen.map_err(|why| format!("{why}: {struck:?}"))?;
+    let (struck, calls) = bench.traced(&verb.arguments, &folder, &format!("{}:{call}", fault.kind));
+    // A download comes in as many pieces as the network makes of it: fewer than in the run that counted, and there is no such call.
+    if calls.len() < call && verb.name == DOWNLOAD {
+        std::fs::remove_dir_all(folder).map_err(|e| e.to_string())?;
+        return Ok(Survived::Unstruck);
+    }
+    let seen = judge(&struck, fault).map_err(|why| format!("{why}: {struck:?}"))?;
     let after = outputs(&folder);
     unharmed(bench, verb, expected, &after, fault)?;
     let again = bench.run(&verb.arguments, &folder, "none:0");
@@ -182,7 +193,7 @@ fn survive(
         return Err(format!("other files than undisturbed: {}", differences(&found, expected)));
     }
     std::fs::remove_dir_all(folder).map_err(|e| e.to_string())?;
-    Ok(seen)
+    Ok(Survived::Struck(seen))
 }
 
 /// Whether the run with the fault ended as it has to, and what the user saw.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, Ended, Files, Verb, outputs, part};
+use crate::bench::{Bench, DOWNLOAD, Ended, Files, Verb, outputs, part};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ fn named(bench: &Bench, names: &[&str]) -> Vec<Verb> {
 fn of_two_runs_on_one_output_the_second_says_who_is_in_the_way() {
     let bench = Bench::new();
     // Downloads of one file wait for each other instead, and a written-back plan takes its turn.
-    let verbs = bench.verbs().into_iter().filter(|verb| verb.name != "download");
+    let verbs = bench.verbs().into_iter().filter(|verb| verb.name != DOWNLOAD);
     for verb in verbs {
         let (calls, expected) = bench.undisturbed(&verb);
         let folder = bench.folder(&format!("{} twice", verb.name), &verb.before);
