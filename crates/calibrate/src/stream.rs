@@ -346,7 +346,7 @@ impl BlockRun<'_> {
         mut see: impl FnMut(&str, &[f32], Option<&[f64]>),
     ) -> Result<()> {
         for indices in self.rounds() {
-            for seen in self.look(indices, sites, &[])? {
+            for seen in self.look(indices, sites, false)? {
                 for (site, rows) in sites.iter().zip(seen) {
                     rows.iter().for_each(|(rows, weights)| see(site, rows, weights.as_deref()));
                 }
@@ -365,10 +365,7 @@ impl BlockRun<'_> {
         let mut firsts: BTreeMap<&str, (Square, f64)> = BTreeMap::new();
         let mut seen_batches = 0;
         for indices in self.rounds() {
-            let weights = std::mem::take(&mut self.weights);
-            let looked = self.look(indices, &names, &weights);
-            self.weights = weights;
-            for seen in looked? {
+            for seen in self.look(indices, &names, true)? {
                 for ((site, moment), rows) in readers.values_mut().zip(seen) {
                     for (rows, weights) in rows {
                         let rows = TapRows { rows: &rows, width: site.cols, weights: weights.as_deref() };
@@ -429,14 +426,9 @@ impl BlockRun<'_> {
             .collect()
     }
 
-    /// Runs some batches through the block at once, as far as the inputs of `sites`: the rows that enter each, per batch, weighed by
-    /// `weights` where these have a batch. Whoever sums them in the order of the batches gets the same bytes at any number of threads.
-    fn look(
-        &mut self,
-        indices: Range<usize>,
-        sites: &[&str],
-        weights: &[Vec<f64>],
-    ) -> Result<Vec<Vec<Rows>>> {
+    /// Runs some batches through the block at once, as far as the inputs of `sites`: the rows that enter each, per batch, with the
+    /// weights of [`Self::weigh`] if they are to be `weighed`. Whoever sums them in the order of the batches gets the same bytes at any number of threads.
+    fn look(&mut self, indices: Range<usize>, sites: &[&str], weighed: bool) -> Result<Vec<Vec<Rows>>> {
         let flows = self.inputs(indices.clone())?;
         let run = |(index, (flow, batch)): (usize, (Flow, &Batch))| -> Result<Vec<Rows>> {
             let records: Vec<_> = sites.iter().map(|_| Arc::new(Mutex::new(Record::default()))).collect();
@@ -445,7 +437,7 @@ impl BlockRun<'_> {
                 taps.attach(*site, Arc::clone(record));
             }
             let mut ctx = Ctx { taps: Some(&mut taps), taps_only: true, ..batch.ctx() };
-            if let Some(weights) = weights.get(index) {
+            if let Some(weights) = self.weights.get(index).filter(|_| weighed) {
                 ctx.row_weights = Some(weights);
             }
             self.stage.forward(flow, &mut ctx)?;

@@ -104,15 +104,7 @@ fn what_was_foreseen_wrongly_is_dropped() {
 
 #[test]
 fn a_batch_size_that_is_found_is_not_foreseen() {
-    let adaptive = Adaptive {
-        initial: 4,
-        max: 64,
-        test: Test::Norm { eta: 0.5 },
-        interval: 3,
-        growth_cap: 2.0,
-        grid: 1,
-    };
-    let batch = BatchSize::Adaptive(adaptive);
+    let batch = BatchSize::Adaptive(Adaptive { interval: 3, ..adaptive() });
     let certain: Vec<Option<usize>> = (0..7).map(|step| batch.certain(step, 4, 4)).collect();
     let asks: Vec<bool> = (0..7).map(|step| batch.asks(step, 4)).collect();
     assert!(asks.contains(&true) && asks.contains(&false), "{asks:?}");

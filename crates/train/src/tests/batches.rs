@@ -73,14 +73,7 @@ fn scalar_site(values: [f32; 2]) -> Site {
 fn an_adaptive_batch_follows_the_control_law() {
     // Gradient of a sample: W + noise of variance 2 s^2 in all. A batch passes where 2 s^2 / b <= eta^2 |W|^2, here 0.18 / b <= 0.01 |W|^2.
     let data = Noisy { n: 100_000, deviation: 0.3 };
-    let adaptive = Adaptive {
-        initial: 4,
-        max: 100_000,
-        test: Test::Norm { eta: 0.1 },
-        interval: 1,
-        growth_cap: 1e9,
-        grid: 1,
-    };
+    let adaptive = Adaptive { max: 100_000, test: Test::Norm { eta: 0.1 }, growth_cap: 1e9, ..adaptive() };
     let phase = Phase { steps: None, samples: Some(150_000), rate: 0.05, ..phase(1, 0.05, sgd(0.0)) };
     let settings = Settings { batch: BatchSize::Adaptive(adaptive), ..settings(1, vec![phase]) };
     let trainer = Trainer::new(&data, &Pull, &settings, Device::flex());
@@ -117,14 +110,6 @@ impl Observer<Network> for Law {
 #[test]
 fn a_batch_that_adapts_does_not_measure_a_compressor() {
     let data = Noisy { n: 100, deviation: 0.3 };
-    let adaptive = Adaptive {
-        initial: 4,
-        max: 64,
-        test: Test::Norm { eta: 0.5 },
-        interval: 1,
-        growth_cap: 2.0,
-        grid: 1,
-    };
     let ends = |batch: BatchSize, family: Family| {
         let phase = Phase { steps: None, samples: Some(64), ..phase(1, 0.05, sgd(0.0)) };
         let settings = Settings { batch, ..settings(1, vec![phase]) };
@@ -136,10 +121,10 @@ fn a_batch_that_adapts_does_not_measure_a_compressor() {
         trainer.run_with(network, &mut Silent::default(), &mut workers).err().map(|error| error.to_string())
     };
     let top_k = Family::TopK { density: 1000, error_feedback: true };
-    let error = ends(BatchSize::Adaptive(adaptive.clone()), top_k).unwrap();
+    let error = ends(BatchSize::Adaptive(adaptive()), top_k).unwrap();
     assert!(error.contains("compressed") && error.contains("hint"), "{error}");
     // Controls: the same batch without a compressor, and the same compressor with another batch.
-    assert_eq!(ends(BatchSize::Adaptive(adaptive), Family::Dense), None);
+    assert_eq!(ends(BatchSize::Adaptive(adaptive()), Family::Dense), None);
     assert_eq!(ends(BatchSize::Fixed(4), top_k), None);
 }
 
@@ -147,16 +132,8 @@ fn a_batch_that_adapts_does_not_measure_a_compressor() {
 fn the_paths_of_captures_are_those_of_the_module() {
     // A parameter that no layer captures is an error, not a wrong number.
     let data = Points::noisy(64);
-    let adaptive = Adaptive {
-        initial: 4,
-        max: 64,
-        test: Test::Norm { eta: 0.5 },
-        interval: 1,
-        growth_cap: 2.0,
-        grid: 1,
-    };
     let phase = Phase { steps: None, samples: Some(64), ..phase(1, 0.05, sgd(0.0)) };
-    let settings = Settings { batch: BatchSize::Adaptive(adaptive), ..settings(1, vec![phase]) };
+    let settings = Settings { batch: BatchSize::Adaptive(adaptive()), ..settings(1, vec![phase]) };
     let error = run(&data, &settings, None, &mut Silent::default()).unwrap_err().to_string();
     assert!(error.contains("no statistics of single samples for \"bias\""), "{error}");
 }

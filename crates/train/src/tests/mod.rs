@@ -79,6 +79,11 @@ fn phase(steps: usize, rate: f64, optimizer: OptimizerConfig) -> Phase {
     Phase::new(steps, rate, optimizer)
 }
 
+/// A batch that may double at every step, from 4 to 64.
+fn adaptive() -> Adaptive {
+    Adaptive { initial: 4, max: 64, test: Test::Norm { eta: 0.5 }, interval: 1, growth_cap: 2.0, grid: 1 }
+}
+
 fn settings(batch: usize, phases: Vec<Phase>) -> Settings {
     Settings { seed: 1, ..Settings::new(batch, phases) }
 }

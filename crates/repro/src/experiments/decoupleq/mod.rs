@@ -117,21 +117,21 @@ impl Experiment for Decoupleq {
             let errors = errors.map_err(|error| self.failed("layers")(Box::new(error)))?;
             lab.tell(&format!("seed {seed}: layers on the inputs of the original"))?;
             for (&bits, errors) in bits.iter().zip(errors) {
-                // Round-to-nearest sees no data: it gives the same on every seed.
-                let (known, fresh): (Vec<Arm>, Vec<Arm>) =
-                    Arm::at(bits).iter().copied().partition(|arm| *arm == Arm::Rtn && seed > 0);
-                let rtn = found.iter().find(|run: &&Found| run.bits == bits).filter(|_| !known.is_empty());
-                let mut runs: Vec<Found> =
-                    rtn.map(|run| Found { seed, error: errors[0], ..*run }).into_iter().collect();
+                // Round-to-nearest, the first of the arms, sees no data: it is what it was for the first seed.
+                let known = found.iter().find(|run: &&Found| run.bits == bits && run.arm == Arm::Rtn);
+                let known = known.map(|run| Found { seed, error: errors[0], ..run.clone() });
+                found.extend(known);
+                let skipped = usize::from(seed > 0);
+                let arms = &Arm::at(bits)[skipped..];
                 let mut networks = Vec::new();
-                for &arm in &fresh {
+                for &arm in arms {
                     let network = lm.treated(scheme(bits).into(), &arm.quantizer(), Some(&data));
                     networks.push(network.map_err(self.failed("treating"))?);
                     lab.tell(&format!("seed {seed}, {bits} bits: {}", arm.name()))?;
                 }
                 let networks: Vec<&Network> = networks.iter().collect();
                 let quality = lm.judged(&networks).map_err(self.failed("judging"))?;
-                for ((arm, quality), error) in fresh.into_iter().zip(quality).zip(&errors[known.len()..]) {
+                for ((&arm, quality), &error) in arms.iter().zip(quality).zip(&errors[skipped..]) {
                     let Quality { perplexity: Some(perplexity), kl: Some(kl), .. } = quality else {
                         continue;
                     };
@@ -139,9 +139,8 @@ impl Experiment for Decoupleq {
                         "seed {seed}, {bits} bits: {}: {perplexity:.3}, KL {kl:.4}",
                         arm.name()
                     ))?;
-                    runs.push(Found { arm, bits, seed, perplexity, kl, error: *error });
+                    found.push(Found { arm, bits, seed, perplexity, kl, error });
                 }
-                found.extend(runs);
             }
         }
         let original = lm.perplexity().map_err(self.failed("judging"))?;
