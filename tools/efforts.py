@@ -41,9 +41,7 @@ def measure(args: argparse.Namespace, size: str, method: str, seed: int, most: i
             made = call(args.trimtab, "apply", SIZES[size], args.model, *flags, *data)
         else:
             made = call(args.trimtab, "plan", args.model, "--effort", method, "--budget", f"{most}B", *data[:-1], f"{folder}/plan.toml")
-            tune = ["--tune-blocks", "--method", "decoupleq"] if method == "best" else []
-            order = ["--act-order"] if method == "normal" else []
-            made = call(args.trimtab, "apply", f"{folder}/plan.toml", args.model, *tune, *order, *data)
+            made = call(args.trimtab, "apply", f"{folder}/plan.toml", args.model, *data)
         seconds = time.perf_counter() - start
         judged = call(args.trimtab, "eval", out, "--against", args.model, "--text", args.text, "--limit", str(args.windows))
     figures = {key: made[key] for key in ("bytes", "bits_per_weight")}

@@ -25,7 +25,7 @@ pub use error::{Error, Result};
 pub use fisher::{Fisher, empirical_fisher};
 pub use importance::{Control, Importance, Strategy};
 pub use memory::MemoryPrediction;
-pub use moment::SecondMoment;
+pub use moment::{Moment, SecondMoment};
 pub use outputs::{Output, outputs};
 pub use ranges::{ActivationRanges, Histogram, RangeRule};
 pub use reconstruct::{Part, ReconstructSettings, Reconstructed, Reconstruction, reconstruct};

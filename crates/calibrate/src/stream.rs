@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
 use rayon::prelude::*;
-use trimtab_math::linalg::Square;
 use trimtab_nn::{
     BatchStatistics, Ctx, Flow, Operand, Role, Site, SiteMeta, Stage, StageInfo, StageSource, Tap, TapRows,
     TapSet, host,
@@ -22,7 +21,7 @@ use trimtab_nn::{
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::importance::{self, Importance, Strategy};
-use crate::moment::SecondMoment;
+use crate::moment::{Moment, SecondMoment};
 use crate::norms::{Pooled, put_vectors};
 use crate::reconstruct::{Part, ReconstructSettings, Reconstructed, Reconstruction, reconstruct};
 use crate::store::HiddenStore;
@@ -107,7 +106,7 @@ impl<'a> Stream<'a> {
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// Of all data.
-    pub whole: Arc<Square>,
+    pub whole: Arc<Moment>,
     /// Of the first half of the batches; absent where either half has no rows.
     pub first: Option<Arc<FirstHalf>>,
 }
@@ -119,7 +118,7 @@ pub struct Moments {
 #[derive(Clone, Debug)]
 pub struct FirstHalf {
     /// The second moment.
-    pub moment: Square,
+    pub moment: Moment,
     /// Share of its rows in all, strictly between 0 and 1.
     pub share: f64,
 }
@@ -264,7 +263,7 @@ impl BlockRun<'_> {
 
     /// Runs all batches through the block as it now is and returns the second moment of each of `sites`, by name.
     /// Sites that read the same rows share one accumulation; a site that no row of positive weight reached has none.
-    pub fn second_moments(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Arc<Square>>> {
+    pub fn second_moments(&mut self, sites: &[&SiteMeta]) -> Result<BTreeMap<String, Arc<Moment>>> {
         let found = self.accumulate(sites, None)?;
         Ok(found.into_iter().map(|(name, moments)| (name, moments.whole)).collect())
     }
@@ -348,7 +347,7 @@ impl BlockRun<'_> {
         for indices in self.rounds() {
             for seen in self.look(indices, sites, false)? {
                 for (site, rows) in sites.iter().zip(seen) {
-                    rows.iter().for_each(|(rows, weights)| see(site, rows, weights.as_deref()));
+                    rows.iter().for_each(|seen| see(site, &seen.rows, seen.weights.as_deref()));
                 }
             }
         }
@@ -359,36 +358,37 @@ impl BlockRun<'_> {
     fn accumulate(&mut self, sites: &[&SiteMeta], half: Option<usize>) -> Result<BTreeMap<String, Moments>> {
         let mut readers: BTreeMap<&str, (&SiteMeta, SecondMoment)> = BTreeMap::new();
         for site in sites {
-            readers.entry(&site.reads).or_insert_with(|| (*site, SecondMoment::new(site.cols)));
+            readers.entry(&site.reads).or_insert_with(|| (*site, SecondMoment::of(site)));
         }
         let names: Vec<&str> = readers.values().map(|(site, _)| site.name.as_str()).collect();
-        let mut firsts: BTreeMap<&str, (Square, f64)> = BTreeMap::new();
+        let mut firsts: BTreeMap<&str, (Moment, f64)> = BTreeMap::new();
         let mut seen_batches = 0;
         for indices in self.rounds() {
             for seen in self.look(indices, &names, true)? {
                 for ((site, moment), rows) in readers.values_mut().zip(seen) {
-                    for (rows, weights) in rows {
-                        let rows = TapRows { rows: &rows, width: site.cols, weights: weights.as_deref() };
+                    for Seen { rows, weights, run } in &rows {
+                        let (width, weights, run) = (site.cols, weights.as_deref(), *run);
+                        let rows = TapRows { rows, width, weights, run };
                         let failed = |message| Error::Treatment { site: site.name.clone(), message };
                         moment.input(site, rows).map_err(failed)?;
                     }
                 }
                 seen_batches += 1;
                 if Some(seen_batches) == half {
-                    for (reads, (_, moment)) in readers.iter().filter(|(_, (_, m))| m.sums().sum_w() > 0.0) {
-                        firsts.insert(reads, (moment.mean()?, moment.sums().sum_w()));
+                    for (reads, (_, moment)) in readers.iter().filter(|(_, (_, m))| m.sum_w() > 0.0) {
+                        firsts.insert(reads, (moment.moment()?, moment.sum_w()));
                     }
                 }
             }
         }
         let mut found = BTreeMap::new();
         // An expert that no token was sent to has no second moment; its sites are treated without one.
-        for (reads, (_, moment)) in readers.iter().filter(|(_, (_, moment))| moment.sums().sum_w() > 0.0) {
-            let total = moment.sums().sum_w();
+        for (reads, (_, moment)) in readers.iter().filter(|(_, (_, moment))| moment.sum_w() > 0.0) {
+            let total = moment.sum_w();
             // Rows that all lie in one half cannot be held against the other.
             let first = firsts.remove(reads).filter(|(_, weight)| *weight < total);
             let first = first.map(|(moment, weight)| FirstHalf { moment, share: weight / total });
-            let moments = Moments { whole: Arc::new(moment.mean()?), first: first.map(Arc::new) };
+            let moments = Moments { whole: Arc::new(moment.moment()?), first: first.map(Arc::new) };
             let same = sites.iter().filter(|site| site.reads == *reads);
             found.extend(same.map(|site| (site.name.clone(), moments.clone())));
         }
@@ -481,8 +481,15 @@ impl Rarity {
     }
 }
 
-/// Rows that entered a site, call by call, with their weights.
-type Rows = Vec<(Vec<f32>, Option<Vec<f64>>)>;
+/// Rows that entered a site in one call: [`TapRows`].
+struct Seen {
+    rows: Vec<f32>,
+    weights: Option<Vec<f64>>,
+    run: usize,
+}
+
+/// Call by call.
+type Rows = Vec<Seen>;
 
 /// A tap that keeps the rows of one batch.
 #[derive(Default)]
@@ -490,7 +497,8 @@ struct Record(Rows);
 
 impl Tap for Record {
     fn input(&mut self, _: &SiteMeta, rows: TapRows<'_>) -> std::result::Result<(), String> {
-        self.0.push((rows.rows.to_vec(), rows.weights.map(<[f64]>::to_vec)));
+        let TapRows { rows, weights, run, .. } = rows;
+        self.0.push(Seen { rows: rows.to_vec(), weights: weights.map(<[f64]>::to_vec), run });
         Ok(())
     }
 }

@@ -1,14 +1,15 @@
 //! What a method has to be, so that it can be priced, planned and applied to any site of any model.
 
 use trimtab_io::Coded;
-use trimtab_math::linalg::Square;
 use trimtab_nn::{SiteMeta, Weight};
+
+use crate::moment::Moment;
 
 /// What was observed of a site.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SiteEvidence<'a> {
-    /// `H = sum w x x^T / sum w` of the site's input rows, `[in, in]`; absent in a run without data.
-    pub second_moment: Option<&'a Square>,
+    /// `H = sum w x x^T / sum w` of the site's input rows; absent in a run without data.
+    pub second_moment: Option<&'a Moment>,
     /// Empirical Fisher information of each number of the weight, `[out, in]`; absent where nobody asked for it.
     pub fisher: Option<&'a [f32]>,
 }

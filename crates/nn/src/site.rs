@@ -89,6 +89,14 @@ impl SiteMeta {
         }
     }
 
+    /// Groups of channels that do not meet: rows of the weight go with them in order. 1 but for convolutions with groups.
+    pub fn conv_groups(&self) -> usize {
+        match &self.kind {
+            SiteKind::Conv(conv) | SiteKind::Conv1d(conv) => conv.groups,
+            SiteKind::Linear | SiteKind::Embedding => 1,
+        }
+    }
+
     /// Name of the weight tensor in a dense checkpoint.
     pub fn weight_name(&self) -> String {
         format!("{}.weight", self.name)
@@ -287,7 +295,7 @@ impl Site {
         let constant = self.constant.as_ref().filter(|_| !x.device().is_autodiff());
         let constant = constant.map(|constant| (constant, constant.places(&host(x.clone()))));
         let x = self.prepare(x);
-        self.show_input(&x, ctx);
+        self.show_input(&x, None, ctx);
         if ctx.is_done() {
             dims[D - 1] = self.meta.rows;
             return Tensor::zeros(dims, &x.device());
@@ -339,7 +347,7 @@ impl Site {
         };
         let x = self.input.iter().fold(self.beside_branches(x), |x, op| op.planes(x));
         if ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name())) {
-            self.show_input(&geometry.patches(x.clone()), ctx);
+            self.show_input(&geometry.patches(x.clone()), Some(size[0] * size[1]), ctx);
         }
         if ctx.is_done() {
             return Ok(Tensor::zeros([b, self.meta.rows, size[0], size[1]], &x.device()));
@@ -387,12 +395,14 @@ impl Site {
         self.input.iter().fold(x, |x, op| op.rows(x))
     }
 
-    fn show_input(&self, x: &Tensor<2>, ctx: &mut Ctx<'_>) {
+    /// `run`: [`TapRows::run`], where it is not all rows.
+    fn show_input(&self, x: &Tensor<2>, run: Option<usize>, ctx: &mut Ctx<'_>) {
         let Some(taps) = ctx.taps.as_mut().filter(|taps| taps.observes(&self.meta.name)) else { return };
         let [n, width] = x.dims();
         let rows = host(x.clone());
         let spread = spread(ctx.row_weights, n);
-        taps.input(&self.meta, TapRows { rows: &rows, width, weights: spread.as_deref() });
+        let run = run.unwrap_or(n);
+        taps.input(&self.meta, TapRows { rows: &rows, width, weights: spread.as_deref(), run });
     }
 
     fn show_output(&self, y: &Tensor<2>, ctx: &mut Ctx<'_>) {
@@ -400,7 +410,7 @@ impl Site {
         let [n, width] = y.dims();
         let rows = host(y.clone());
         let spread = spread(ctx.row_weights, n);
-        taps.output(&self.meta, TapRows { rows: &rows, width, weights: spread.as_deref() });
+        taps.output(&self.meta, TapRows::new(&rows, width, spread.as_deref()));
     }
 
     /// The matrix as a tensor of the framework.

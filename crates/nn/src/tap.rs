@@ -15,6 +15,16 @@ pub struct TapRows<'a> {
     pub width: usize,
     /// Weight of each row in squared-error terms (`[n]`); padding has weight 0. `None` means all ones.
     pub weights: Option<&'a [f64]>,
+    /// Rows that follow one another of one group of a convolution's channels; after them comes the next group, and after the last
+    /// the first of the next image.
+    pub run: usize,
+}
+
+impl<'a> TapRows<'a> {
+    /// Rows of sites without groups.
+    pub fn new(rows: &'a [f32], width: usize, weights: Option<&'a [f64]>) -> Self {
+        Self { rows, width, weights, run: rows.len() / width.max(1) }
+    }
 }
 
 /// An observer of one site, attached for one run.

@@ -4,6 +4,7 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+use trimtab_calibrate::Moment;
 use trimtab_math::linalg::Square;
 
 use crate::error::{Result, check_length};
@@ -22,6 +23,21 @@ const COLUMNS: usize = 256;
 pub fn output_error(w: &[f32], q: &[f32], h: &Square) -> Result<f64> {
     check_length("output error: q", w.len(), q.len())?;
     quadratic_form(w, h, |row, index| f64::from(row[index]) - f64::from(q[index]))
+}
+
+/// The squared output error of `values` in the place of `weight` by all that was seen of a site, group by group of a convolution; where
+/// nothing was seen, the squared error of the weight.
+///
+/// # Errors
+/// Lengths that do not fit.
+pub fn site_error(weight: &[f32], values: &[f32], moment: Option<&Moment>) -> Result<f64> {
+    check_length("output error: q", weight.len(), values.len())?;
+    let Some(moment) = moment else {
+        return Ok(weight.iter().zip(values).map(|(&w, &q)| f64::from(w - q).powi(2)).sum());
+    };
+    let part = (weight.len() / moment.groups().len()).max(1);
+    let parts = weight.chunks(part).zip(values.chunks(part)).zip(moment.groups());
+    parts.map(|((w, q), h)| output_error(w, q, h)).sum()
 }
 
 /// [`output_error`] relative to the power of the output, `tr(W H Wᵀ)`; 0 if both are 0.

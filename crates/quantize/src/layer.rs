@@ -160,6 +160,41 @@ impl Quantized {
         })
     }
 
+    /// The rows of several weights of one scheme below each other; columns are in consecutive groups. Damages, which may be of different
+    /// inputs, are left out of the report.
+    ///
+    /// # Errors
+    /// Nothing to stack; other columns or schemes; a group index.
+    pub(crate) fn stack(parts: Vec<Quantized>) -> Result<Quantized> {
+        let mut parts = parts.into_iter();
+        let mut all = parts.next().ok_or(Error::Length { what: "stack: parts", expected: 1, found: 0 })?;
+        for part in parts {
+            check_length("stack: columns", all.d_input, part.d_input)?;
+            if all.g_idx.is_some() || part.g_idx.is_some() || all.scheme != part.scheme {
+                let found = "a group index, or another scheme".to_string();
+                return Err(Error::Setting {
+                    what: "stack",
+                    expected: "consecutive groups of one scheme",
+                    found,
+                });
+            }
+            all.d_output += part.d_output;
+            all.codes.extend(part.codes);
+            all.scales.extend(part.scales);
+            all.zeros.extend(part.zeros);
+            if let (Some(zeros), Some(more)) = (&mut all.real_zeros, part.real_zeros) {
+                zeros.extend(more);
+            }
+            let (report, more) = (&mut all.report, part.report);
+            (report.damage, report.rtn_damage, report.loss) = (None, None, None);
+            let damping = report.damping_used.zip(more.damping_used).map(|(a, b)| a.max(b));
+            report.damping_used = damping.or(report.damping_used).or(more.damping_used);
+            report.dead_columns += more.dead_columns;
+            report.fell_back |= more.fell_back;
+        }
+        Ok(all)
+    }
+
     /// The weight as it is written to files: packed codes with steps, zeros and group index.
     ///
     /// # Errors

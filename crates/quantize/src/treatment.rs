@@ -1,14 +1,17 @@
 //! The solvers as treatments: what the planner prices and the pipeline applies to any site.
 
-use trimtab_calibrate::{Outcome, SiteEvidence, Treated, Treatment};
+use rayon::prelude::*;
+use trimtab_calibrate::{Moment, Outcome, SiteEvidence, Treated, Treatment};
 use trimtab_io::gguf::{GgufTensor, GgufType};
 use trimtab_io::{Coded, FloatScheme, NormalFloatScheme, NormalFloatTensor};
+use trimtab_math::linalg::Square;
 use trimtab_nn::SiteMeta;
 
-use crate::damage::output_error;
+use crate::damage::site_error;
+use crate::error::check_finite;
 use crate::float::{ScaleFinder, float_rtn};
-use crate::gptq::{GptqSettings, gptq_float};
-use crate::layer::{Layer, LayerReport};
+use crate::gptq::{ColumnOrder, GptqSettings, GroupFit, gptq_float};
+use crate::layer::{Layer, LayerReport, Quantized};
 use crate::rtn::{RtnSettings, rtn};
 use crate::scheme::WeightScheme;
 use crate::solver::{LayerSolver, Solver};
@@ -57,11 +60,45 @@ impl Treatment for NormalFloatTreatment {
 
     fn treat(&self, site: &SiteMeta, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<Outcome, String> {
         let run = || -> crate::Result<_> {
-            let layer = Layer::new(weight, site.rows, site.cols, evidence.second_moment)?;
+            check_finite("layer: weight", weight, site.cols)?;
             let matrix = NormalFloatTensor::encode(weight, site.rows, site.cols, self.scheme)?;
-            outcome(&layer, Coded::NormalFloat(matrix), &LayerReport::default(), || Ok(None))
+            outcome((weight, evidence), Coded::NormalFloat(matrix), &LayerReport::default(), || Ok(None))
         };
         run().map_err(|error| error.to_string())
+    }
+}
+
+/// Groups of a convolution that were seen apart.
+fn conv_groups(evidence: SiteEvidence<'_>) -> usize {
+    evidence.second_moment.map_or(1, |moment| moment.groups().len())
+}
+
+/// The whole weight as one layer; the groups of a convolution by what all of them read.
+fn layer_of<'a>(site: &SiteMeta, weight: &'a [f32], evidence: SiteEvidence<'a>) -> crate::Result<Layer<'a>> {
+    Layer::new(weight, site.rows, site.cols, evidence.second_moment.map(Moment::mean))
+}
+
+impl AffineTreatment {
+    /// Each group of a convolution is a layer of its own.
+    fn solve(&self, site: &SiteMeta, weight: &[f32], evidence: SiteEvidence<'_>) -> crate::Result<Quantized> {
+        let Some(moment) = evidence.second_moment.filter(|moment| moment.groups().len() > 1) else {
+            return self.solver.solve(&layer_of(site, weight, evidence)?, &self.scheme);
+        };
+        let mut solver = self.solver.clone();
+        // A file says once for all rows which column is in which group of codes, and each layer would have an order of its own.
+        if let Solver::Gptq(settings) = &mut solver
+            && settings.order != ColumnOrder::Natural
+        {
+            settings.groups = GroupFit::Static;
+        }
+        let rows = site.rows / moment.groups().len();
+        let layers = weight.par_chunks((rows * site.cols).max(1)).zip(moment.groups());
+        let solve = |(part, h): (&[f32], &Square)| {
+            // Channels that were always 0 say nothing of their own.
+            let h = if h.mean_diagonal() > 0.0 { h } else { moment.mean() };
+            solver.solve(&Layer::new(part, rows, site.cols, Some(h))?, &self.scheme)
+        };
+        Quantized::stack(layers.map(solve).collect::<crate::Result<_>>()?)
     }
 }
 
@@ -72,13 +109,15 @@ impl Treatment for AffineTreatment {
 
     fn treat(&self, site: &SiteMeta, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<Outcome, String> {
         let run = || -> crate::Result<_> {
-            let layer = Layer::new(weight, site.rows, site.cols, evidence.second_moment)?;
-            let found = self.solver.solve(&layer, &self.scheme)?;
+            let found = self.solve(site, weight, evidence)?;
             let plain = || match self.solver {
                 Solver::Rtn(_) => Ok(None),
-                _ => Ok(Some(rtn(&layer, &self.scheme, &RtnSettings::default())?.dequantize())),
+                _ => {
+                    let layer = layer_of(site, weight, evidence)?;
+                    Ok(Some(rtn(&layer, &self.scheme, &RtnSettings::default())?.dequantize()))
+                }
             };
-            outcome(&layer, found.pack()?, &found.report, plain)
+            outcome((weight, evidence), found.pack()?, &found.report, plain)
         };
         run().map_err(|error| error.to_string())
     }
@@ -91,7 +130,7 @@ impl Treatment for FloatTreatment {
 
     fn treat(&self, site: &SiteMeta, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<Outcome, String> {
         let run = || -> crate::Result<_> {
-            let layer = Layer::new(weight, site.rows, site.cols, evidence.second_moment)?;
+            let layer = layer_of(site, weight, evidence)?;
             let found = match &self.gptq {
                 Some(settings) => gptq_float(&layer, &self.scheme, self.finder, settings)?,
                 None => float_rtn(&layer, &self.scheme, self.finder)?,
@@ -100,7 +139,7 @@ impl Treatment for FloatTreatment {
                 Some(_) => Ok(Some(float_rtn(&layer, &self.scheme, ScaleFinder::AbsMax)?.dequantize())),
                 None => Ok(None),
             };
-            outcome(&layer, Coded::Float(found.pack()?), &found.report, plain)
+            outcome((weight, evidence), Coded::Float(found.pack()?), &found.report, plain)
         };
         run().map_err(|error| error.to_string())
     }
@@ -113,19 +152,20 @@ impl Treatment for BlockTreatment {
 
     fn treat(&self, site: &SiteMeta, weight: &[f32], evidence: SiteEvidence<'_>) -> Result<Outcome, String> {
         let run = || -> crate::Result<_> {
-            let layer = Layer::new(weight, site.rows, site.cols, evidence.second_moment)?;
+            let layer = layer_of(site, weight, evidence)?;
             let encode = |importance: Option<&[f32]>| {
                 GgufTensor::encode(weight, site.rows, site.cols, self.ty, importance)
             };
             let plain = encode(None)?;
             if !self.weighted {
-                return outcome(&layer, Coded::Blocks(plain), &LayerReport::default(), || Ok(None));
+                let report = LayerReport::default();
+                return outcome((weight, evidence), Coded::Blocks(plain), &report, || Ok(None));
             }
             layer.need_hessian("blocks with weighted errors")?;
             let power = seen(layer.input_power().unwrap_or_default());
             let weighted = encode(Some(&power))?;
-            let [damage, plain_damage] =
-                [error_of(&layer, &weighted.dequantize())?, error_of(&layer, &plain.dequantize())?];
+            let error = |values: &[f32]| site_error(weight, values, evidence.second_moment);
+            let [damage, plain_damage] = [error(&weighted.dequantize())?, error(&plain.dequantize())?];
             let fell_back = plain_damage < damage;
             let report = LayerReport {
                 damage: Some(damage.min(plain_damage)),
@@ -134,7 +174,7 @@ impl Treatment for BlockTreatment {
                 ..LayerReport::default()
             };
             let matrix = if fell_back { plain } else { weighted };
-            outcome(&layer, Coded::Blocks(matrix), &report, || Ok(None))
+            outcome((weight, evidence), Coded::Blocks(matrix), &report, || Ok(None))
         };
         run().map_err(|error| error.to_string())
     }
@@ -152,18 +192,20 @@ fn seen(mut power: Vec<f32>) -> Vec<f32> {
 /// What a solver found, with the damages that it did not measure itself. `plain` are the numbers of round-to-nearest where
 /// the solver does more than that.
 fn outcome(
-    layer: &Layer<'_>,
+    (weight, evidence): (&[f32], SiteEvidence<'_>),
     matrix: Coded,
     report: &LayerReport,
     plain: impl FnOnce() -> crate::Result<Option<Vec<f32>>>,
 ) -> crate::Result<Outcome> {
-    let damage = match report.damage {
+    // A solver that saw one group, or the mean over groups, does not know the damage of the whole.
+    let known = |damage: Option<f64>| damage.filter(|_| conv_groups(evidence) == 1);
+    let damage = match known(report.damage) {
         Some(damage) => damage,
-        None => error_of(layer, &matrix.dequantize())?,
+        None => site_error(weight, &matrix.dequantize(), evidence.second_moment)?,
     };
-    let baseline_damage = match report.rtn_damage {
+    let baseline_damage = match known(report.rtn_damage) {
         Some(damage) => damage,
-        None => plain()?.map_or(Ok(damage), |values| error_of(layer, &values))?,
+        None => plain()?.map_or(Ok(damage), |values| site_error(weight, &values, evidence.second_moment))?,
     };
     Ok(Outcome {
         treated: Treated::Coded(matrix),
@@ -174,18 +216,8 @@ fn outcome(
     })
 }
 
-/// `tr((W - Q) H (W - Q)^T)`, with `H` the identity where nothing was observed.
-fn error_of(layer: &Layer<'_>, q: &[f32]) -> crate::Result<f64> {
-    match layer.hessian() {
-        Some(h) => output_error(layer.weight(), q, h),
-        None => Ok(layer.weight().iter().zip(q).map(|(&w, &q)| f64::from(w - q).powi(2)).sum()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use trimtab_math::linalg::Square;
-
     use super::*;
 
     fn site(rows: usize, cols: usize) -> SiteMeta {
@@ -193,7 +225,7 @@ mod tests {
     }
 
     /// A weight, and inputs of which a few are far stronger than the rest and go together.
-    fn problem(rows: usize, cols: usize) -> (Vec<f32>, Square) {
+    fn problem(rows: usize, cols: usize) -> (Vec<f32>, Moment) {
         let weight = (0..rows * cols).map(|i| ((i * 2_654_435_761) % 1009) as f32 / 504.5 - 1.0).collect();
         let mut h = Square::identity(cols);
         for i in 0..cols {
@@ -203,7 +235,7 @@ mod tests {
                 h.as_mut_slice()[i * cols + j] += strong(i) * strong(j) * a * b;
             }
         }
-        (weight, h)
+        (weight, h.into())
     }
 
     fn all(scheme: FloatScheme, ty: GgufType) -> [Box<dyn Treatment>; 3] {
@@ -223,12 +255,68 @@ mod tests {
             let evidence = SiteEvidence { second_moment: Some(&h), ..SiteEvidence::default() };
             let outcome = treatment.treat(&site(rows, cols), &weight, evidence).unwrap();
             let Treated::Coded(matrix) = &outcome.treated else { panic!("codes") };
-            let measured = output_error(&weight, &matrix.dequantize(), &h).unwrap();
+            let measured = site_error(&weight, &matrix.dequantize(), Some(&h)).unwrap();
             assert!((outcome.damage - measured).abs() <= 1e-6 * measured, "{} {measured}", outcome.damage);
             assert!(outcome.damage < 0.98 * outcome.baseline_damage, "the data are of use: {outcome:?}");
             let blind = treatment.treat(&site(rows, cols), &weight, SiteEvidence::default());
             assert!(blind.unwrap_err().contains("second moment"));
         }
+    }
+
+    #[test]
+    fn each_group_of_a_convolution_is_rounded_by_what_it_reads() {
+        let (rows, cols) = (4, 24);
+        let (weight, _) = problem(2 * rows, cols);
+        // What is loud for one group is quiet for the other.
+        let [low, high] = [0, 12].map(|first| {
+            let loud = |j: usize| if (first..first + 12).contains(&j) { 30.0 } else { 0.1 };
+            let mut h = Square::diagonal_matrix(&(0..cols).map(loud).collect::<Vec<_>>());
+            for i in 0..cols {
+                for j in 0..i {
+                    let both = 0.6 * (loud(i) * loud(j)).sqrt();
+                    (h.as_mut_slice()[i * cols + j], h.as_mut_slice()[j * cols + i]) = (both, both);
+                }
+            }
+            h
+        });
+        let seen = Moment::of_groups(vec![low.clone(), high.clone()]).unwrap();
+        let conv = SiteMeta::linear("conv", 2 * rows, cols);
+        let scheme = WeightScheme { bits: 3, group_size: Some(8), ..WeightScheme::default() };
+        for order in [ColumnOrder::Natural, ColumnOrder::DescendingDiagonal] {
+            let gptq = GptqSettings { order, groups: GroupFit::Static, ..GptqSettings::default() };
+            // With dynamic groups, the groups of the convolution would need an index each.
+            let solver = Solver::Gptq(GptqSettings { groups: GroupFit::Dynamic, ..gptq.clone() });
+            let treat = |solver: Solver, site: &SiteMeta, weight: &[f32], moment: &Moment| {
+                let evidence = SiteEvidence { second_moment: Some(moment), ..SiteEvidence::default() };
+                AffineTreatment { solver, scheme }.treat(site, weight, evidence).unwrap()
+            };
+            let values = |outcome: &Outcome| match &outcome.treated {
+                Treated::Coded(codes) => codes.dequantize(),
+                Treated::Dense(values) => values.clone(),
+            };
+            let found = treat(solver.clone(), &conv, &weight, &seen);
+            let alone = if order == ColumnOrder::Natural { solver.clone() } else { Solver::Gptq(gptq) };
+            let part = site(rows, cols);
+            let parts = weight.chunks(rows * cols).zip([low.clone(), high.clone()]);
+            let (mut apart, mut damage) = (Vec::new(), 0.0);
+            for (weight, h) in parts {
+                let outcome = treat(alone.clone(), &part, weight, &h.into());
+                apart.extend(values(&outcome));
+                damage += outcome.damage;
+            }
+            assert_eq!(values(&found), apart, "{order:?}");
+            assert!((found.damage / damage - 1.0).abs() < 1e-9, "{order:?}: {} {damage}", found.damage);
+            // Control: by the mean over groups the codes are others, and worse.
+            let mixed = treat(solver, &conv, &weight, &seen.mean().clone().into());
+            let mixed = site_error(&weight, &values(&mixed), Some(&seen)).unwrap();
+            assert!(mixed > 1.1 * damage, "{order:?}: {mixed} {damage}");
+        }
+        // A group that saw nothing but zeros goes by what the others saw.
+        let silent = Moment::of_groups(vec![low, Square::diagonal_matrix(&vec![0.0; cols])]).unwrap();
+        let evidence = SiteEvidence { second_moment: Some(&silent), ..SiteEvidence::default() };
+        let outcome =
+            AffineTreatment { solver: Solver::default(), scheme }.treat(&conv, &weight, evidence).unwrap();
+        assert!(outcome.damage > 0.0 && outcome.damage.is_finite());
     }
 
     #[test]

@@ -4,13 +4,13 @@
 use std::sync::OnceLock;
 
 use burn::tensor::{Int, Tensor};
-use trimtab_calibrate::{Batch, Fisher, Outcome, SiteEvidence, Treated, Treatment, empirical_fisher};
+use trimtab_calibrate::{Batch, Fisher, Moment, Outcome, SiteEvidence, Treated, Treatment, empirical_fisher};
 use trimtab_io::BranchFactors;
 use trimtab_mend::eora::{Evidence, eora};
 use trimtab_mend::lq::lq;
 use trimtab_models::Model;
 use trimtab_nn::{Flow, Network, SiteMeta, Task};
-use trimtab_quantize::damage::output_error;
+use trimtab_quantize::damage::site_error;
 use trimtab_train::cross_entropy;
 
 use crate::calibration::Calibration;
@@ -45,7 +45,7 @@ pub fn mend(
     plain: Treated,
 ) -> Result<Mended> {
     let failed = |message: String| Error::Site { site: site.meta.name.clone(), message };
-    let evidence = Evidence { second_moment: seen.second_moment, fisher: seen.fisher };
+    let evidence = Evidence { second_moment: seen.second_moment.map(Moment::mean), fisher: seen.fisher };
     let (rows, dtype) = (site.meta.rows, scale_dtype(site.dtype));
     let values = numbers(&plain);
     let (treated, mut values, branch) = match quantizer.turns(seen) {
@@ -81,10 +81,7 @@ impl From<trimtab_mend::Error> for Stop {
 
 /// The squared output error of `values` in the place of `weight`; where nothing was seen, the squared error of the weight.
 pub(crate) fn damage(weight: &[f32], values: &[f32], seen: SiteEvidence<'_>) -> Result<f64> {
-    Ok(match seen.second_moment {
-        Some(h) => output_error(weight, values, h)?,
-        None => weight.iter().zip(values).map(|(&w, &q)| f64::from(w - q).powi(2)).sum(),
-    })
+    Ok(site_error(weight, values, seen.second_moment)?)
 }
 
 /// By how much the network's answers diverge with `values` in the place of `weight`, nats a token, to second order and along the
@@ -167,7 +164,7 @@ fn log_likelihood(network: &Network, batch: &Batch) -> Result<(Tensor<1>, usize)
 /// What was seen of a site, with its Fisher information where that was asked for.
 pub(crate) fn evidence_of<'a>(
     meta: &SiteMeta,
-    second_moment: Option<&'a trimtab_math::linalg::Square>,
+    second_moment: Option<&'a Moment>,
     fisher: Option<&'a Fisher>,
 ) -> SiteEvidence<'a> {
     let fisher = fisher.and_then(|fisher| fisher.get(&meta.name)).map(Vec::as_slice);

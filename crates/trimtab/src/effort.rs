@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use trimtab_calibrate::ReconstructSettings;
 
+use crate::measure::GAUGE_ROWS;
 use crate::pricing::Metric;
 use crate::quantizer::Method;
 
@@ -16,9 +17,9 @@ use crate::quantizer::Method;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effort {
-    /// GPTQ; sites are compared by their own output error, without forward passes of the model.
+    /// GPTQ in the order of the columns' strength; what a site's error does to the output is measured on few tokens.
     Fast,
-    /// GPTQ in the order of the columns' strength; what a site's error does to the output is measured, and two rounds of re-pricing.
+    /// The same codes; measured on four times as many tokens, with two rounds of re-pricing.
     #[default]
     Normal,
     /// decoupleQ with real zero points, low-rank branches where they pay, blocks tuned. Tokens count alike: weighing them made the
@@ -35,6 +36,8 @@ pub struct Composition {
     pub act_order: bool,
     /// Which damage is priced.
     pub metric: Metric,
+    /// Tokens (or images) at most that damage is measured on.
+    pub probe_rows: usize,
     /// Rounds of re-pricing.
     pub rounds: usize,
     /// Ranks of branches to choose from.
@@ -48,13 +51,14 @@ impl Effort {
     pub fn composition(self, seed: u64) -> Composition {
         let plain = Composition {
             method: Method::Gptq,
-            act_order: false,
-            metric: Metric::OutputError,
+            act_order: true,
+            metric: Metric::Kl,
+            probe_rows: GAUGE_ROWS / 4,
             rounds: 0,
             ranks: vec![0],
             tuning: None,
         };
-        let measured = Composition { act_order: true, metric: Metric::Kl, rounds: 2, ..plain.clone() };
+        let measured = Composition { probe_rows: GAUGE_ROWS, rounds: 2, ..plain.clone() };
         match self {
             Self::Fast => plain,
             Self::Normal => measured,

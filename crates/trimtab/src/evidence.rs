@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use trimtab_calibrate::{Moments, Outcome};
+use trimtab_calibrate::{Moment, Moments, Outcome};
 use trimtab_math::linalg::Square;
 use trimtab_math::stats;
 use trimtab_nn::SiteMeta;
 use trimtab_plan::{Limits, PriceList, SolveOptions, solve};
-use trimtab_quantize::damage::output_error;
+use trimtab_quantize::damage::site_error;
 
 use crate::error::{Error, Result};
 use crate::inventory::TreatedSite;
@@ -50,7 +50,7 @@ impl Evidence {
             ..Self::default()
         };
         if let Some(h) = moments.map(|moments| moments.whole.as_ref()) {
-            let (outlier, directions) = spread(h);
+            let (outlier, directions) = spread(h.mean());
             evidence.input_outlier = Some(outlier);
             evidence.input_directions = Some(directions);
             evidence.output_power = Some(error_on(meta, weight, &vec![0.0; weight.len()], h)?);
@@ -85,9 +85,9 @@ pub fn by_halves(
     Ok(Some([on_first, first.second(outcome.damage, on_first)]))
 }
 
-fn error_on(meta: &SiteMeta, weight: &[f32], treated: &[f32], h: &Square) -> Result<f64> {
+fn error_on(meta: &SiteMeta, weight: &[f32], treated: &[f32], moment: &Moment) -> Result<f64> {
     let fail = |e: trimtab_quantize::Error| Error::Site { site: meta.name.clone(), message: e.to_string() };
-    output_error(weight, treated, h).map_err(fail)
+    site_error(weight, treated, Some(moment)).map_err(fail)
 }
 
 /// How far the loudest channel stands out, and how many directions carry the power.
@@ -246,7 +246,7 @@ mod tests {
                     found = block.second_moments_by_half(&sites)?;
                     // Taking a copy on the way changes no bit of the whole.
                     for (name, whole) in block.second_moments(&sites)? {
-                        assert_eq!(found[&name].whole.as_slice(), whole.as_slice());
+                        assert_eq!(found[&name].whole.mean().as_slice(), whole.mean().as_slice());
                     }
                 }
                 Ok(())
@@ -266,8 +266,8 @@ mod tests {
         for (name, moments) in &all {
             let half = moments.first.as_ref().unwrap();
             assert_eq!(half.share, 0.5);
-            assert_eq!(half.moment.as_slice(), first[name].whole.as_slice());
-            let trace = |h: &Square| h.diagonal().iter().sum::<f64>();
+            assert_eq!(half.moment.mean().as_slice(), first[name].whole.mean().as_slice());
+            let trace = |h: &Moment| h.mean().diagonal().iter().sum::<f64>();
             let found = half.second(trace(&moments.whole), trace(&half.moment));
             let expected = trace(&second[name].whole);
             assert!((found / expected - 1.0).abs() < 1e-9, "{name}: {found}, expected {expected}");

@@ -9,8 +9,8 @@ use trimtab_nn::{Branch, Flow, Network, Site, Task, Weight};
 
 use crate::error::{Error, Result};
 
-/// Tokens (or images) that a gauge looks at, at most.
-const GAUGE_ROWS: usize = 2048;
+/// Tokens (or images) that a gauge looks at, unless something else is asked for.
+pub const GAUGE_ROWS: usize = 2048;
 
 /// Outputs of the original network on some batches, and the hidden states before every stage.
 ///
@@ -59,16 +59,21 @@ impl From<Weight> for Put {
 pub type Overlay = BTreeMap<String, Put>;
 
 impl Gauge {
-    /// Runs the original network on the first batches, up to `GAUGE_ROWS` rows.
+    /// Runs the original network on the first batches, up to [`GAUGE_ROWS`] rows.
     pub fn new(network: &Network, task: Task, batches: &[Batch]) -> Result<Self> {
-        Self::with(network, task, batches, Measure::default())
+        Self::with(network, task, batches, (Measure::default(), GAUGE_ROWS))
     }
 
-    /// [`Self::new`], for another measure of the output.
-    pub fn with(network: &Network, task: Task, batches: &[Batch], measure: Measure) -> Result<Self> {
+    /// [`Self::new`], for another measure of the output, or with another number of rows: so many batches that they have at least those.
+    pub fn with(
+        network: &Network,
+        task: Task,
+        batches: &[Batch],
+        (measure, most): (Measure, usize),
+    ) -> Result<Self> {
         let mut rows = 0;
         let enough = batches.iter().take_while(|batch| {
-            let take = rows < GAUGE_ROWS;
+            let take = rows < most;
             rows += batch.rows();
             take
         });

@@ -35,6 +35,8 @@ pub struct PlanningSettings {
     pub choices: Choices,
     /// Which damage is priced.
     pub metric: Metric,
+    /// Tokens (or images) at most that a change of the model's output is measured on.
+    pub probe_rows: usize,
     /// Rounds of re-pricing around the chosen point.
     pub rounds: usize,
     /// Which sites are treated, and which options are fixed.
@@ -177,7 +179,8 @@ pub fn plan(
         }
         Some(measure) => {
             let mut network = model.network()?;
-            let gauge = Gauge::with(&network, model.task(), &calibration.batches, measure)?;
+            let gauge =
+                Gauge::with(&network, model.task(), &calibration.batches, (measure, settings.probe_rows))?;
             let probes = pricing::probe(&mut network, &found, &gauge, &prepared.inventory, monitor)?;
             pricing::by_probes(&mut prices, &found, &probes)?;
             let study = Study { model, prepared, calibration, settings, gauge, found };
@@ -492,6 +495,7 @@ mod tests {
                 calibration: CalibrationSettings::default(),
                 choices: Choices::default(),
                 metric: Metric::Kl,
+                probe_rows: 2048,
                 rounds: 0,
                 selection: Selection::default(),
                 fused: false,

@@ -345,9 +345,13 @@ mod tests {
             CalibrationSettings { samples: Some(2), window: Some(32), ..CalibrationSettings::default() };
         let calibration = Calibration::load(&model, &settings).unwrap();
         let mut network = model.network().unwrap();
-        let gauge =
-            Gauge::with(&network, model.task(), &calibration.batches, Metric::Sqnr.measure().unwrap())
-                .unwrap();
+        let gauge = Gauge::with(
+            &network,
+            model.task(),
+            &calibration.batches,
+            (Metric::Sqnr.measure().unwrap(), 2048),
+        )
+        .unwrap();
         let name =
             network.sites().find(|site| site.name().ends_with("down_proj")).unwrap().name().to_string();
         let (weight, meta) = {

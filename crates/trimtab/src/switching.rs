@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 /// Name of the file beside the checkpoint.
 pub const WIDTHS: &str = "widths.safetensors";
 const KEY: &str = "trimtab.widths";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What the metadata of [`WIDTHS`] say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,7 +32,9 @@ struct Header {
     format: u32,
     /// From high to low.
     widths: Vec<u8>,
-    /// Grids of the inputs of every site that has widths, by width.
+    /// The sites that have widths.
+    sites: BTreeSet<String>,
+    /// Grids of the inputs of these sites, by width; none where inputs stay as they are.
     inputs: BTreeMap<u8, BTreeMap<String, InputCode>>,
 }
 
@@ -72,10 +74,11 @@ fn packed(rows: usize, cols: usize, bits: u8, codes: &[i8], steps: Vec<f32>) -> 
     Ok(AffineTensor::from_codes(rows, cols, scheme(bits), &unsigned, steps, None, None, Dtype::F32)?)
 }
 
-fn configuration(sites: &BTreeMap<String, InputCode>, bits: u8) -> Value {
-    let schemes = sites.keys().map(|name| (name.as_str(), scheme(bits), false));
+fn configuration(header: &Header, bits: u8) -> Value {
+    let schemes = header.sites.iter().map(|name| (name.as_str(), scheme(bits), false));
     let codes = QuantizationConfig::of_schemes(schemes, &[]);
-    PackedConfig::new(codes, []).with_input_codes(sites.clone()).to_json()
+    let inputs = header.inputs.get(&bits).cloned().unwrap_or_default();
+    PackedConfig::new(codes, []).with_input_codes(inputs).to_json()
 }
 
 /// The files of a trained network without gradients; `config` is that of its family, if it has one.
@@ -83,14 +86,15 @@ pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Expo
     let widths = trained.settings().widths.clone();
     let grid = |site: usize, width: usize| {
         let [low, high] = trained.input_ends(site, width);
-        InputCode::Grid { step: trained.input_step(site, width), low, high }
+        Some(InputCode::Grid { step: trained.input_step(site, width)?, low, high })
     };
     let of_width = |width: usize| -> BTreeMap<String, InputCode> {
         let sites = trained.sites().iter().enumerate();
-        sites.map(|(i, meta)| (meta.name.clone(), grid(i, width))).collect()
+        sites.filter_map(|(i, meta)| Some((meta.name.clone(), grid(i, width)?))).collect()
     };
-    let inputs = widths.iter().enumerate().map(|(width, &bits)| (bits, of_width(width)));
-    let header = Header { format: FORMAT, widths: widths.clone(), inputs: inputs.collect() };
+    let inputs = widths.iter().enumerate().map(|(width, &bits)| (bits, of_width(width))).collect();
+    let sites = trained.sites().iter().map(|meta| meta.name.clone()).collect();
+    let header = Header { format: FORMAT, widths: widths.clone(), sites, inputs };
     let highest = trained.at(0);
     let (mut tensors, mut params) = (Vec::new(), 0);
     let codes: BTreeMap<String, _> =
@@ -123,7 +127,7 @@ pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Expo
     let told = serde_json::to_string(&header).map_err(|e| data(Path::new(WIDTHS), e))?;
     let file = to_safetensors(&beside, &BTreeMap::from([(KEY.to_string(), told)]))?;
     let mut config = config.unwrap_or_else(|| Value::Object(Map::new()));
-    config["quantization_config"] = configuration(&header.inputs[&widths[0]], widths[0]);
+    config["quantization_config"] = configuration(&header, widths[0]);
     Ok(Exported { tensors, config, widths: file, params })
 }
 
@@ -152,6 +156,11 @@ fn read_widths(path: &Path, bytes: Bytes) -> Result<(Header, Checkpoint)> {
     if !header.inputs.keys().rev().eq(widths) {
         return Err(data(path, format!("{WIDTHS} has other widths for inputs than for weights")));
     }
+    if let Some(name) =
+        header.inputs.values().flat_map(BTreeMap::keys).find(|name| !header.sites.contains(*name))
+    {
+        return Err(data(path, format!("{WIDTHS} has inputs of \"{name}\", which is none of its sites")));
+    }
     let problem = |(name, code): (&String, &InputCode)| {
         code.problem().map(|why| format!("inputs of \"{name}\": {why}"))
     };
@@ -174,7 +183,7 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
         return Err(data(path, message));
     };
     let (header, beside) = read_widths(path, beside)?;
-    let (Some(inputs), Some(&from)) = (header.inputs.get(&bits), header.widths.first()) else {
+    let (true, Some(&from)) = (header.widths.contains(&bits), header.widths.first()) else {
         let message = format!("this model has the widths {:?}, not {bits}", header.widths);
         return Err(Error::Setting { what: "--bits", message });
     };
@@ -182,7 +191,7 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
     let quantization = Quantization::of(&config)?.ok_or_else(|| data(path, "no quantization_config"))?;
     let mut tensors = Vec::new();
     let mut taken: BTreeSet<String> = BTreeSet::new();
-    for name in inputs.keys() {
+    for name in &header.sites {
         let Some(Coded::Affine(matrix)) = quantization.read(&checkpoint, name)? else {
             return Err(data(path, format!("the weight of \"{name}\" is no integer code")));
         };
@@ -214,7 +223,7 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
     }
     let files = out.finish_shards(SHARD_BYTES, checkpoint.metadata())?;
     let mut config = config;
-    config["quantization_config"] = configuration(inputs, bits);
+    config["quantization_config"] = configuration(&header, bits);
     out.put_file("config.json", pretty(&config).as_bytes())?;
     for (name, bytes) in checkpoint.side_files()? {
         out.put_file(&name, &bytes)?;
@@ -222,7 +231,7 @@ pub fn switch(path: &Path, bits: u8, output: &Path, force: bool) -> Result<Switc
     out.publish()?;
     out.clear(&[])?;
     let bytes = files.iter().map(|file| file.bytes).sum();
-    Ok(Switched { output: output.into(), bits, sites: inputs.len(), bytes })
+    Ok(Switched { output: output.into(), bits, sites: header.sites.len(), bytes })
 }
 
 #[cfg(test)]
@@ -237,7 +246,8 @@ mod tests {
 
     fn header() -> Value {
         let grid = |high: i32| serde_json::json!({"conv": {"grid": {"step": 0.5, "low": 0, "high": high}}});
-        serde_json::json!({"format": FORMAT, "widths": [8, 4], "inputs": {"8": grid(255), "4": grid(15)}})
+        let inputs = serde_json::json!({"8": grid(255), "4": grid(15)});
+        serde_json::json!({"format": FORMAT, "widths": [8, 4], "sites": ["conv"], "inputs": inputs})
     }
 
     #[test]
@@ -249,7 +259,8 @@ mod tests {
             header[key] = value;
             read(&header).unwrap_err().to_string()
         };
-        assert!(refused("format", 2.into()).contains("format 2"));
+        assert!(refused("format", 1.into()).contains("format 1"));
+        assert!(refused("sites", serde_json::json!(["other"])).contains("none of its sites"));
         // A width above that of the codes would shift to the wrong side.
         for widths in [vec![], vec![4, 8], vec![16, 4], vec![8, 1], vec![8, 8, 4]] {
             assert!(refused("widths", widths.clone().into()).contains("widths"), "{widths:?}");

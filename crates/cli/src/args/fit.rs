@@ -102,8 +102,8 @@ pub enum BranchName {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Planning")]
 pub struct PlanningArgs {
-    /// How much work it may take: fast (GPTQ, sites compared by their own output error), normal (GPTQ in the order of strong columns,
-    /// effects on the output measured), best (decoupleq, low-rank branches where they pay, blocks tuned). Flags go before what it says.
+    /// How much work it may take: fast (GPTQ in the order of strong columns, effects on the output
+    /// measured on a few hundred tokens), normal (on four times as many, and again around the plan), best (decoupleq, low-rank branches where they pay, blocks tuned). Flags go before what it says.
     #[arg(long, value_enum, default_value_t = EffortName::Normal)]
     pub effort: EffortName,
     /// How codes are chosen [default: what --effort says]. With decoupleq, the integers to choose from have real zero points, unless
@@ -122,6 +122,9 @@ pub struct PlanningArgs {
     /// [default: what --effort says].
     #[arg(long, value_enum)]
     pub metric: Option<Metric>,
+    /// Tokens or images at most that a change of the output is measured on [default: what --effort says].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub probe_rows: Option<u32>,
     /// Rounds of re-pricing around the chosen point [default: what --effort says].
     #[arg(long)]
     pub rounds: Option<usize>,
@@ -159,9 +162,9 @@ pub struct PlanningArgs {
 /// Compositions of methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EffortName {
-    /// GPTQ, compared by output errors.
+    /// GPTQ, effects measured on few tokens.
     Fast,
-    /// GPTQ, compared by measured effects.
+    /// GPTQ, effects measured, and again around the plan.
     Normal,
     /// decoupleQ, branches, tuned blocks.
     Best,

@@ -71,6 +71,7 @@ pub fn note_inputs(report: &mut Document, files: &[(&str, Option<&PathBuf>)]) ->
 pub fn note_planning(report: &mut Document, args: &PlanningArgs, composition: &Composition) {
     report.set("effort", name(&args.effort));
     report.set("metric", word(&composition.metric));
+    report.set("probe-rows", composition.probe_rows);
     report.set("rounds", composition.rounds);
     report.set("bits", args.bits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     report.set("groups", args.groups.join(", "));

@@ -109,6 +109,7 @@ pub fn composition(planning: &PlanningArgs, seed: u64) -> Composition {
     Composition {
         method: planning.method.map_or(says.method, method),
         metric: metric.unwrap_or(says.metric),
+        probe_rows: planning.probe_rows.map_or(says.probe_rows, |rows| rows as usize),
         rounds: planning.rounds.unwrap_or(says.rounds),
         ranks: planning.eora_ranks.clone().unwrap_or(says.ranks),
         ..says
@@ -230,6 +231,7 @@ pub fn planning(
             ranks: composition.ranks.clone(),
         },
         metric: composition.metric,
+        probe_rows: composition.probe_rows,
         rounds: composition.rounds,
         selection: Selection { include: args.include.clone(), exclude: args.exclude.clone(), pins },
         fused: args.fused || engine.is_some_and(Engine::fuses),

@@ -39,8 +39,10 @@ pub fn run(args: &Train, global: &Global, ui: &mut Ui) -> anyhow::Result<Status>
     let mut rows: Vec<Vec<String>> =
         rows.into_iter().filter_map(|(name, value)| Some(vec![name.to_string(), value?])).collect();
     for width in &summary.widths {
-        let right = width.accuracy.map_or(String::new(), |share| format!(", {:.2} % right", 100.0 * share));
-        rows.push(vec![format!("at {} bits", width.bits), format!("loss {:.4}{right}", width.loss)]);
+        let loss = format!("loss {:.4}", width.loss);
+        let right = width.accuracy.map(|share| format!("{loss}, {:.2} % right", 100.0 * share));
+        let perplexity = summary.tokens.map(|_| format!("perplexity {:.3}", width.loss.exp()));
+        rows.push(vec![format!("at {} bits", width.bits), right.or(perplexity).unwrap_or(loss)]);
     }
     ui.result(&summary, &table(&rows))?;
     Ok(Status::Done)

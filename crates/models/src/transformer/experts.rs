@@ -103,7 +103,7 @@ impl Experts {
 fn show_nothing(expert: &Mlp, ctx: &mut Ctx<'_>) {
     let Some(taps) = ctx.taps.as_deref_mut() else { return };
     for site in expert.sites().filter(|site| taps.observes(site.name())).collect::<Vec<_>>() {
-        taps.input(site.meta(), TapRows { rows: &[], width: site.meta().cols, weights: None });
+        taps.input(site.meta(), TapRows::new(&[], site.meta().cols, None));
     }
 }
 

@@ -154,9 +154,9 @@ fn the_gradient_is_that_of_the_loss_with_frozen_roundings() {
 fn moment(x: &[f32], n: usize) -> Square {
     use trimtab_nn::{SiteMeta, Tap, TapRows};
     let meta = SiteMeta::linear("up", 1, n);
-    let mut sums = SecondMoment::new(n);
-    sums.input(&meta, TapRows { rows: x, width: n, weights: None }).unwrap();
-    sums.mean().unwrap()
+    let mut sums = SecondMoment::new(n, 1);
+    sums.input(&meta, TapRows::new(x, n, None)).unwrap();
+    sums.moment().unwrap().mean().clone()
 }
 
 #[test]

@@ -167,6 +167,11 @@ impl WikiLm {
         self.held_out().chunks_exact(WINDOW).take(texts).map(|window| window[..length].to_vec()).collect()
     }
 
+    /// Tokens of the reviews to train and calibrate on.
+    pub fn seen(&self) -> &[u32] {
+        &self.seen
+    }
+
     /// Tokens of the reviews to judge on.
     pub fn held_out(&self) -> &[u32] {
         if let Judge::Text { tokens, .. } = &self.judge { tokens } else { &[] }

@@ -63,13 +63,22 @@ pub struct DoubleRounding {
     pub alrs: bool,
     /// Sites that stay as they are, by parts of their names; the first and the last by default.
     pub keep: Option<Paths>,
+    /// Whether what enters the sites is rounded as well, by steps of every width.
+    pub inputs: bool,
     /// Mixed widths; all sites at one width by default.
     pub mixed: Option<Mixed>,
 }
 
 impl Default for DoubleRounding {
     fn default() -> Self {
-        Self { widths: vec![8, 6, 4, 2], rounding: Rounding::Double, alrs: true, keep: None, mixed: None }
+        Self {
+            widths: vec![8, 6, 4, 2],
+            rounding: Rounding::Double,
+            alrs: true,
+            keep: None,
+            inputs: true,
+            mixed: None,
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Switchable {
 struct Steps {
     /// One for each row, `[rows]`; one such vector for each width where codes are not shared.
     weight: Vec<Param<Tensor<1>>>,
-    /// Of the inputs, `[1]`, one for each width.
+    /// Of the inputs, `[1]`, one for each width; none where inputs stay as they are.
     inputs: Vec<Param<Tensor<1>>>,
 }
 
@@ -165,7 +165,7 @@ impl Switchable {
                         let (weight, grid) =
                             (self.weight(i, widths[i], &site.weight), self.grid(i, widths[i]));
                         site.weight = Weight::Dense(Param::initialized(ParamId::new(), weight));
-                        site.input.push(InputOp::Grid(grid));
+                        site.input.extend(grid.map(InputOp::Grid));
                     }
                     LayerMut::BatchNorm(norm) => {
                         if let Some(&i) = self.plan.norms.get(norm.name()) {
@@ -189,8 +189,9 @@ impl Switchable {
         self.settings().weights(weight.val(), steps[width.min(steps.len() - 1)].val(), width)
     }
 
-    fn grid(&self, site: usize, width: usize) -> Grid {
-        Grid::new(self.steps[site].inputs[width].clone(), self.input_ends(site, width))
+    fn grid(&self, site: usize, width: usize) -> Option<Grid> {
+        let step = self.steps[site].inputs.get(width)?;
+        Some(Grid::new(step.clone(), self.input_ends(site, width)))
     }
 
     /// The smallest and the largest code of the inputs of a site at a width.
@@ -198,9 +199,9 @@ impl Switchable {
         ends(self.settings().widths[width], self.plan.signed[site])
     }
 
-    /// The step of the inputs of a site at a width.
-    pub fn input_step(&self, site: usize, width: usize) -> f32 {
-        host(self.steps[site].inputs[width].val())[0]
+    /// The step of the inputs of a site at a width; `None` where they stay as they are.
+    pub fn input_step(&self, site: usize, width: usize) -> Option<f32> {
+        self.steps[site].inputs.get(width).map(|step| host(step.val())[0])
     }
 
     /// The batch norms of a width.
@@ -312,6 +313,9 @@ fn weight_steps(
 }
 
 fn input_steps(settings: &DoubleRounding, seen: &Seen, device: &Device) -> Vec<Param<Tensor<1>>> {
+    if !settings.inputs {
+        return Vec::new();
+    }
     let mean = seen.sum / seen.count.max(1.0);
     let of_width = |&bits: &u8| {
         let high = f64::from(ends(bits, seen.negative)[1]);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
-use trimtab_calibrate::{Fisher, Moments, Outcome, SiteEvidence, Treated, Treatment};
+use trimtab_calibrate::{Fisher, Moment, Moments, Outcome, SiteEvidence, Treated, Treatment};
 use trimtab_mend::eora::{EoraSettings, Variant, eora};
 
 use super::Priced;
@@ -107,9 +107,11 @@ impl Trial<'_> {
         Ok(found)
     }
 
-    /// Whether ranks cannot be priced from one decomposition: what is found by turns, or weighed otherwise, is found rank by rank.
+    /// Whether ranks cannot be priced from one decomposition: what is found by turns, or weighed otherwise, or judged by groups of
+    /// channels, is found rank by rank.
     fn apart(&self) -> bool {
-        self.seen.fisher.is_some() || self.quantizer.turns(self.seen).is_some()
+        let groups = self.seen.second_moment.map_or(1, |moment| moment.groups().len());
+        groups > 1 || self.seen.fisher.is_some() || self.quantizer.turns(self.seen).is_some()
     }
 
     fn failed(&self, message: String) -> Error {
@@ -173,7 +175,7 @@ impl Trial<'_> {
         let values = branching::numbers(&outcome.treated);
         // Prices are of EoRA: only there the singular values are those of the output error. Where nothing was observed, that is
         // the error of the weight.
-        let moment = self.seen.second_moment;
+        let moment = self.seen.second_moment.map(Moment::mean);
         let variant = if moment.is_some() { Variant::Eora } else { Variant::Svd };
         let settings = EoraSettings { variant, ..self.quantizer.branch_settings(self.seen) };
         let branch = eora(self.weight, &values, self.site.meta.rows, moment, most, &settings)
@@ -234,7 +236,7 @@ mod tests {
             let row: Vec<f32> = (0..cols).map(|j| common(j) + 0.5 * stream.normal() as f32).collect();
             gram.add(&row, None).unwrap();
         }
-        let moment = gram.mean().unwrap();
+        let moment = Moment::from(gram.mean().unwrap());
         let seen = SiteEvidence { second_moment: Some(&moment), fisher: None };
         let quantizer = Quantizer { method: Method::Decoupleq, ..Quantizer::default() };
         let choices = Choices { real: true, ranks: vec![0, 4], ..Choices::default() };

@@ -5,92 +5,239 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
 use serde_json::{Map, Value, json};
-use trimtab_io::{Dtype, Tokenizer, read_text};
+use trimtab_io::{Bytes, Checkpoint, Dtype, Tokenizer, read_text};
 use trimtab_models::pico::grammar::Split;
 use trimtab_models::pico::tokenizer::{self, END_OF_TEXT, PADDING};
 use trimtab_models::{Model, init, pico};
-use trimtab_nn::{Ctx, Flow, Network};
+use trimtab_nn::{Ctx, Flow, Network, Role, Task};
 use trimtab_train::denoise::{
     Denoise, DenoisePairs, DenoisedPairs, DenoisedText, Limits, Mixture, MixtureConfig, Mode, Vocabulary,
 };
-use trimtab_train::{Dataset, Measured, NextToken, Objective, Outcome, TokenWindows, Trainer};
+use trimtab_train::quantized::DoubleRounding;
+use trimtab_train::{Dataset, Item, Measured, NextToken, Objective, Outcome, Paths, TokenWindows, Trainer};
 
+use super::quantized::{AllWidths, QuantizationSettings, Trained};
 use super::{DataSource, DenoiseSettings, Output, Recipe, Run, Summary};
+use crate::convert::REPLACED;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
 /// The two splits in messages.
 const TEXT: &str = "the training text";
 const HELDOUT: &str = "the held-out text";
+/// Windows by which the steps of inputs begin.
+const FIRST: usize = 8;
+
+/// A language model to begin with, and what is written beside it.
+struct Beginning {
+    network: Network,
+    config: Value,
+    tokenizer: Tokenizer,
+    vocab: usize,
+    ends: Ends,
+    files: Vec<(String, Bytes)>,
+    /// Sites outside of the blocks.
+    head: Vec<String>,
+}
 
 pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary> {
     let recipe = run.recipe;
-    let vocab = run.need(&recipe.tokenizer, "tokenizer")?.vocab;
-    let (window, model) = (*run.need(&recipe.window, "window")?, run.need(&recipe.model, "model")?);
+    let window = *run.need(&recipe.window, "window")?;
     if let Some(denoise) = &recipe.denoise {
         denoise.mixture.check().map_err(trimtab_train::Error::from)?;
     }
-    // Its ids are known once there is a tokenizer.
-    let pairs = init::is_text_to_text(&config(model, vocab, Ends::default(), recipe.dtype.name()))?;
+    let start = recipe.start.as_ref().map(|path| Checkpoint::open(run.base.join(path))).transpose()?;
+    let pairs = match &start {
+        Some(start) => init::is_text_to_text(&config_of(start)?)?,
+        None => {
+            // Its ids are known once there is a tokenizer.
+            let vocab = run.need(&recipe.tokenizer, "tokenizer")?.vocab;
+            let model = run.need(&recipe.model, "model")?;
+            init::is_text_to_text(&config(model, vocab, Ends::default(), recipe.dtype.name()))?
+        }
+    };
     if pairs && recipe.denoise.is_none() {
         let message =
             "is missing: an encoder reads what a denoiser leaves, a decoder writes what it masks".into();
         return Err(Error::Setting { what: "denoise", message });
     }
-    if recipe.quantization.is_some() || recipe.start.is_some() {
-        let message = "belong to images: texts are trained from new weights in full precision".into();
-        return Err(Error::Setting { what: "quantization, start", message });
-    }
+    let widths = recipe.quantization.as_ref().map(|settings| widths(recipe, settings)).transpose()?;
     let documents = documents(recipe, run.base)?;
-    let mut out = run.open(&documents)?;
+    let fingerprint = start.as_ref().map(|start| start.fingerprint().to_string());
+    // What is wrong with it is said before anything is written.
+    let begun = start.map(|start| from_checkpoint(run, start, pairs)).transpose()?;
+    let mut out = run.open((&documents, fingerprint))?;
+    let begin = match begun {
+        Some(begun) => begun,
+        None => from_nothing(run, &documents[0], pairs, monitor)?,
+    };
+    let Beginning { network, config, tokenizer, vocab, ends, files, head } = begin;
+    let [text, rest] = tokens(&tokenizer, ends.end, documents)?;
+    let count = text.len();
+    let windows = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
+    let summary = if let Some(settings) = widths {
+        let data = [windows(text, TEXT)?, windows(rest, HELDOUT)?];
+        // What stands outside of the blocks stays as it is, unless the recipe says otherwise.
+        let keep = settings.keep.clone().unwrap_or_else(|| Paths(head));
+        let settings = DoubleRounding { keep: Some(keep), ..settings.clone() };
+        let training = AllWidths {
+            run,
+            settings: &settings,
+            data: [&data[0], &data[1]],
+            transform: None,
+            unit: "tokens",
+            config: Some(config),
+            metadata: &BTreeMap::new(),
+        };
+        let items: Vec<Item> = (0..data[0].len().min(FIRST)).map(|index| Item { index, epoch: 0 }).collect();
+        let ids = data[0].batch(&items, run.device)?.inputs;
+        let first = |network: &Network, ctx: &mut Ctx<'_>| Ok(logits(network, ids, ctx).map(drop)?);
+        let (trained, params) = training.train(network, &NextToken(logits), first, &mut out, monitor)?;
+        put(&out, &files)?;
+        let Trained { outcome, measured, widths } = trained;
+        let summary = run.publish(out, outcome, measured, [params, data[0].len()])?;
+        Summary { widths, ..summary }
+    } else {
+        let (outcome, measured, items) = match &recipe.denoise {
+            None => {
+                let data = [windows(text, TEXT)?, windows(rest, HELDOUT)?];
+                fit(run, network, &data, &NextToken(logits), &out, monitor)?
+            }
+            Some(settings) => {
+                let mixture = mixture(settings, &tokenizer, ends, window)?;
+                let seed = recipe.training.seed;
+                if pairs {
+                    let cut = |tokens, what| DenoisedPairs::new(tokens, mixture.clone(), vocab, seed, what);
+                    let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
+                    fit(run, network, &data, &DenoisePairs(pair_logits), &out, monitor)?
+                } else {
+                    let cut =
+                        |tokens, what| DenoisedText::new(tokens, mixture.clone(), window, vocab, seed, what);
+                    let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
+                    fit(run, network, &data, &Denoise(logits), &out, monitor)?
+                }
+            }
+        };
+        let params = run.write(&mut out, outcome.result(), &BTreeMap::new())?;
+        put(&out, &files)?;
+        out.put_file("config.json", format!("{config:#}\n").as_bytes())?;
+        run.publish(out, outcome, measured, [params, items])?
+    };
+    let perplexity = Some(summary.heldout_loss.exp());
+    Ok(Summary { tokens: Some(count), perplexity, ..summary })
+}
+
+/// Double Rounding, the one method by which texts are trained for few bits.
+fn widths<'r>(recipe: &Recipe, settings: &'r QuantizationSettings) -> Result<&'r DoubleRounding> {
+    let refused = |what: &'static str, message: &str| Err(Error::Setting { what, message: message.into() });
+    settings.check(recipe)?;
+    match settings {
+        QuantizationSettings::DoubleRounding(_) if recipe.denoise.is_some() => refused(
+            "denoise",
+            "cannot be trained for few bits: leave out [quantization], or train on the next token",
+        ),
+        QuantizationSettings::DoubleRounding(settings) => Ok(settings),
+        _ => refused("quantization.method", "is for images: expected \"double_rounding\" for text"),
+    }
+}
+
+fn put(out: &Output, files: &[(String, Bytes)]) -> Result<()> {
+    files.iter().try_for_each(|(name, bytes)| out.put_file(name, bytes))
+}
+
+/// The `config.json` of a model to begin with.
+fn config_of(start: &Checkpoint) -> Result<Value> {
+    let missing = || Error::Setting { what: "start", message: "has no config.json".into() };
+    start.config().cloned().ok_or_else(missing)
+}
+
+/// New weights, and a tokenizer of these documents.
+fn from_nothing(
+    run: &Run<'_>,
+    documents: &[String],
+    pairs: bool,
+    monitor: &mut dyn Monitor,
+) -> Result<Beginning> {
+    let recipe = run.recipe;
+    let vocab = run.need(&recipe.tokenizer, "tokenizer")?.vocab;
+    let (window, model) = (*run.need(&recipe.window, "window")?, run.need(&recipe.model, "model")?);
     monitor.begin("tokenizer", 1);
     let padding = pairs.then(|| PADDING.to_string());
     let special = recipe.denoise.as_ref().map(special_tokens).unwrap_or_default();
     let special: Vec<String> = padding.into_iter().chain(special).collect();
-    let json = tokenizer::train_with(&documents[0], vocab, &special)?;
+    let json = tokenizer::train_with(documents, vocab, &special)?;
     let tokenizer = Tokenizer::from_bytes(&json)?;
     monitor.advance(1, &format!("{} tokens", tokenizer.vocab_size()));
-    let [text, rest] = tokens(&tokenizer, documents)?;
-    let count = text.len();
     let end = tokenizer.token_id(END_OF_TEXT).unwrap_or_default();
     let ends = Ends { end, padding: tokenizer.token_id(PADDING).filter(|_| pairs) };
     let config = config(model, vocab, ends, recipe.dtype.name());
-    let start = init::checkpoint(&config, recipe.seed, Dtype::F32)?;
-    let network = trainable(start, run.device)?;
-    let (outcome, measured, items) = match &recipe.denoise {
-        None => {
-            let cut = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
-            let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
-            fit(run, network, &data, &NextToken(logits), &out, monitor)?
-        }
-        Some(settings) => {
-            let mixture = mixture(settings, &tokenizer, ends, window)?;
-            let seed = recipe.training.seed;
-            if pairs {
-                let cut = |tokens, what| DenoisedPairs::new(tokens, mixture.clone(), vocab, seed, what);
-                let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
-                fit(run, network, &data, &DenoisePairs(pair_logits), &out, monitor)?
-            } else {
-                let cut =
-                    |tokens, what| DenoisedText::new(tokens, mixture.clone(), window, vocab, seed, what);
-                let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
-                fit(run, network, &data, &Denoise(logits), &out, monitor)?
-            }
-        }
-    };
-    let params = run.write(&mut out, outcome.result(), &BTreeMap::new())?;
+    let model = in_memory(init::checkpoint(&config, recipe.seed, Dtype::F32)?, run.device)?;
     let generation: Map<String, Value> = ends.fields().map(|(name, id)| (name.into(), id.into())).collect();
-    let generation = Value::Object(generation);
+    let mut files = vec![("tokenizer.json".to_string(), json.into())];
     for (name, value) in [
-        ("config.json", &config),
-        ("generation_config.json", &generation),
+        ("generation_config.json", &Value::Object(generation)),
         ("tokenizer_config.json", &tokenizer::config(window, &special)),
     ] {
-        out.put_file(name, format!("{value:#}\n").as_bytes())?;
+        files.push((name.to_string(), format!("{value:#}\n").into_bytes().into()));
     }
-    out.put_file("tokenizer.json", &json)?;
-    let summary = run.publish(out, outcome, measured, [params, items])?;
-    Ok(Summary { tokens: Some(count), perplexity: Some(measured.loss.exp()), ..summary })
+    Ok(Beginning {
+        network: with_gradients(&model, run.device)?,
+        head: outside(&model),
+        config,
+        tokenizer,
+        vocab,
+        ends,
+        files,
+    })
+}
+
+/// A checkpoint with its own tokenizer.
+fn from_checkpoint(run: &Run<'_>, start: Checkpoint, pairs: bool) -> Result<Beginning> {
+    let recipe = run.recipe;
+    let refused = |message: String| Error::Setting { what: "start", message };
+    if recipe.model.is_some() || recipe.tokenizer.is_some() {
+        let message = "has a model and a tokenizer of its own\nhint: leave out [model] and [tokenizer]";
+        return Err(refused(message.into()));
+    }
+    let mut config = config_of(&start)?;
+    if config.get("quantization_config").is_some() {
+        let message = "is quantized\nhint: trimtab convert makes dense weights of it";
+        return Err(refused(message.into()));
+    }
+    let tokenizer = Tokenizer::of(&start)?;
+    let id = |name: &str| {
+        let value = config.get(name)?;
+        let id = value.as_u64().or_else(|| value.get(0)?.as_u64())?;
+        u32::try_from(id).ok()
+    };
+    let end = id("eos_token_id").or_else(|| tokenizer.token_id(END_OF_TEXT));
+    let end =
+        end.ok_or_else(|| refused("names no token that ends a text (eos_token_id in config.json)".into()))?;
+    let ends = Ends { end, padding: id("pad_token_id").or(id("decoder_start_token_id")).filter(|_| pairs) };
+    let vocab =
+        config.get("vocab_size").and_then(Value::as_u64).unwrap_or(tokenizer.vocab_size() as u64) as usize;
+    let files = start.side_files()?.into_iter().filter(|(name, _)| !REPLACED.contains(&name.as_str()));
+    let files = files.map(|(name, bytes)| (name, bytes)).collect();
+    let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[dtype] = json!(recipe.dtype.name());
+    let model = in_memory(start, run.device)?;
+    if model.task() != Task::Language {
+        return Err(refused("is no language model".into()));
+    }
+    Ok(Beginning {
+        network: with_gradients(&model, run.device)?,
+        head: outside(&model),
+        config,
+        tokenizer,
+        vocab,
+        ends,
+        files,
+    })
+}
+
+/// Sites outside of the blocks.
+fn outside(model: &Model) -> Vec<String> {
+    model.sites(Role::Head).map(|site| site.name.clone()).collect()
 }
 
 /// Trains on the first of two data sets and measures on the second; the items of the first.
@@ -134,8 +281,15 @@ fn mixture(settings: &DenoiseSettings, tokenizer: &Tokenizer, ends: Ends, window
 }
 
 /// A network in memory, to be trained.
-pub(super) fn trainable(start: trimtab_io::Checkpoint, device: &Device) -> Result<Network> {
-    let model = Model::from_checkpoint(start, None, device.clone())?;
+pub(super) fn trainable(start: Checkpoint, device: &Device) -> Result<Network> {
+    with_gradients(&in_memory(start, device)?, device)
+}
+
+fn in_memory(start: Checkpoint, device: &Device) -> Result<Model> {
+    Ok(Model::from_checkpoint(start, None, device.clone())?)
+}
+
+fn with_gradients(model: &Model, device: &Device) -> Result<Network> {
     Ok(model.trainable(&device.clone().autodiff())?)
 }
 
@@ -216,11 +370,18 @@ pub(super) fn split(text: &str, share: f64) -> (String, String) {
     (format!("{train}{END_OF_TEXT}"), format!("{rest}{END_OF_TEXT}"))
 }
 
-/// The documents of both splits as one stream of tokens each.
-fn tokens(tokenizer: &Tokenizer, documents: [Vec<String>; 2]) -> Result<[Vec<u32>; 2]> {
+/// The documents of both splits as one stream of tokens each; `end` is the token that ends a document.
+fn tokens(tokenizer: &Tokenizer, end: u32, documents: [Vec<String>; 2]) -> Result<[Vec<u32>; 2]> {
     let encode = |documents: &[String]| -> Result<Vec<u32>> {
-        let texts: Vec<&str> = documents.iter().map(String::as_str).collect();
-        Ok(tokenizer.encode_batch(&texts, false, usize::MAX)?.concat())
+        let text = |document: &'_ String| document.strip_suffix(END_OF_TEXT).unwrap_or(document).to_string();
+        let texts: Vec<String> = documents.iter().map(text).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut all = Vec::new();
+        for (ids, document) in tokenizer.encode_batch(&texts, false, usize::MAX)?.into_iter().zip(documents) {
+            all.extend(ids);
+            all.extend(document.ends_with(END_OF_TEXT).then_some(end));
+        }
+        Ok(all)
     };
     let [train, heldout] = documents;
     Ok([encode(&train)?, encode(&heldout)?])

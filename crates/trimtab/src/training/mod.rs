@@ -72,10 +72,11 @@ pub struct Recipe {
     /// What is minimized on images.
     #[serde(default)]
     pub objective: ImageObjective,
-    /// A checkpoint of the same network to begin with in place of new weights, for images; relative to the recipe.
+    /// A checkpoint to begin with in place of new weights, relative to the recipe: for images of the same network, for text with its own
+    /// configuration and tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
-    /// How the network is trained for few bits, for images with labels.
+    /// How the network is trained for few bits, for images with labels, and for the next token of a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<QuantizationSettings>,
     /// The network that makes patches of pictures larger: a search, or what one has found.

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use trimtab_io::{Dtype, InputCode, PackedConfig, QuantizationConfig, RawTensor, RealScheme};
 use trimtab_models::{Normalization, Zoo};
-use trimtab_nn::Network;
+use trimtab_nn::{Ctx, Network};
 use trimtab_train::objectives::ImageBatch;
 use trimtab_train::quantized::{
     Adapt, Attention, Binary, Bivit, DoubleRounding, FixedPoint, Format, InBits, InFixedPoint, Joint,
     Rounding, SiteFormat, Stages, Switchable,
 };
-use trimtab_train::{BatchTransform, Dataset, Item, Objective, Pictures, Trainer};
+use trimtab_train::{BatchTransform, Dataset, Item, Measured, Objective, Outcome, Pictures, Trainer};
 
 use super::{Output, Recipe, Run, Summary, WeightType, logits};
 use crate::apply::pretty;
@@ -110,6 +110,61 @@ pub(super) struct Job<'a, 'r> {
     pub transform: Option<&'a dyn BatchTransform<ImageBatch>>,
 }
 
+/// A network that is trained at all widths of one code.
+pub(super) struct AllWidths<'a, 'r, D: Dataset> {
+    pub run: &'a Run<'r>,
+    pub settings: &'a DoubleRounding,
+    /// To train on, and to measure on.
+    pub data: [&'a D; 2],
+    pub transform: Option<&'a dyn BatchTransform<D::Batch>>,
+    /// What the data are counted in.
+    pub unit: &'static str,
+    /// `config.json` of the network, if it has one.
+    pub config: Option<Value>,
+    /// Of the checkpoint.
+    pub metadata: &'a BTreeMap<String, String>,
+}
+
+/// How it went.
+pub(super) struct Trained {
+    pub outcome: Outcome<Switchable>,
+    pub measured: Measured,
+    pub widths: Vec<AtWidth>,
+}
+
+impl<D: Dataset> AllWidths<'_, '_, D> {
+    /// Trains `network` and writes its files but for those of a tokenizer; also the numbers written. `first` runs a network on the items
+    /// that the steps of its inputs begin by.
+    pub fn train(
+        self,
+        network: Network,
+        objective: &impl Objective<Network, D::Batch>,
+        first: impl FnOnce(&Network, &mut Ctx<'_>) -> trimtab_train::Result<()>,
+        out: &mut Output,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(Trained, usize)> {
+        let (training, [data, heldout]) = (&self.run.recipe.training, self.data);
+        let switchable = Switchable::new(network, self.settings, first)?;
+        let joint = Joint::new(objective, self.settings.clone());
+        let mut trainer = Trainer::new(data, &joint, training, self.run.device.clone());
+        trainer.heldout = Some(heldout);
+        trainer.transform = self.transform;
+        let (outcome, measured) = self.run.go(&mut trainer, switchable, out, self.unit, monitor)?;
+        let trained = outcome.result().valid();
+        let inner = Trainer::new(data, objective, training, self.run.device.clone());
+        let at_width = |(width, &bits): (usize, &u8)| -> Result<AtWidth> {
+            let measured = inner.heldout_loss(&trained.at(width), heldout)?;
+            Ok(AtWidth { bits, loss: measured.loss, accuracy: measured.accuracy })
+        };
+        let widths = self.settings.widths.iter().enumerate().map(at_width).collect::<Result<_>>()?;
+        let exported = switching::export(&trained, self.config)?;
+        Run::write_tensors(out, &exported.tensors, self.metadata)?;
+        out.put_file("config.json", pretty(&exported.config).as_bytes())?;
+        out.put_file(switching::WIDTHS, &exported.widths)?;
+        Ok((Trained { outcome, measured, widths }, exported.params))
+    }
+}
+
 impl Job<'_, '_> {
     /// Trains `network` and writes what became of it.
     pub fn train(
@@ -144,27 +199,20 @@ impl Job<'_, '_> {
         mut out: Output,
         monitor: &mut dyn Monitor,
     ) -> Result<Summary> {
-        let (recipe, [data, heldout]) = (self.run.recipe, self.data);
         let images = self.first()?.images;
-        let switchable =
-            Switchable::new(network, settings, |network, ctx| Ok(logits(network, images, ctx).map(drop)?))?;
-        let joint = Joint::new(objective, settings.clone());
-        let mut trainer = Trainer::new(data, &joint, &recipe.training, self.run.device.clone());
-        trainer.heldout = Some(heldout);
-        trainer.transform = self.transform;
-        let (outcome, measured) = self.run.go(&mut trainer, switchable, &out, "images", monitor)?;
-        let trained = outcome.result().valid();
-        let inner = Trainer::new(data, objective, &recipe.training, self.run.device.clone());
-        let at_width = |(width, &bits): (usize, &u8)| -> Result<AtWidth> {
-            let measured = inner.heldout_loss(&trained.at(width), heldout)?;
-            Ok(AtWidth { bits, loss: measured.loss, accuracy: measured.accuracy })
+        let training = AllWidths {
+            run: self.run,
+            settings,
+            data: self.data,
+            transform: self.transform,
+            unit: "images",
+            config: self.zoo.config()?,
+            metadata: &self.zoo.metadata(self.colours),
         };
-        let widths = settings.widths.iter().enumerate().map(at_width).collect::<Result<_>>()?;
-        let exported = switching::export(&trained, self.zoo.config()?)?;
-        Run::write_tensors(&mut out, &exported.tensors, &self.zoo.metadata(self.colours))?;
-        out.put_file("config.json", pretty(&exported.config).as_bytes())?;
-        out.put_file(switching::WIDTHS, &exported.widths)?;
-        let summary = self.run.publish(out, outcome, measured, [exported.params, data.len()])?;
+        let first = |network: &Network, ctx: &mut Ctx<'_>| Ok(logits(network, images, ctx).map(drop)?);
+        let (trained, params) = training.train(network, objective, first, &mut out, monitor)?;
+        let Trained { outcome, measured, widths } = trained;
+        let summary = self.run.publish(out, outcome, measured, [params, self.data[0].len()])?;
         Ok(Summary { widths, ..summary })
     }
 

@@ -3,6 +3,7 @@
 use trimtab_io::ImageSet;
 use trimtab_models::Model;
 use trimtab_nn::Weight;
+use trimtab_train::{NextToken, TokenWindows};
 
 use super::tests::{PICTURES, Place, StopAt};
 use super::*;
@@ -91,6 +92,108 @@ fn a_trained_network_can_be_begun_with() {
     let wide = recipe("start = \"plain\"").replace("width = 8", "width = 16");
     let error = place.train(&wide, "wide", &mut Quiet::default()).unwrap_err().to_string();
     assert!(error.contains("start: plain") && error.contains("of the shape of this network"), "{error}");
+}
+
+/// Stories, and a model that they are too many for.
+const STORIES: &str = r#"
+version = 1
+window = 24
+dtype = "f32"
+
+[data.stories]
+count = 40
+heldout = 4
+
+[training]
+batch = 4
+
+[[training.phases]]
+steps = 300
+rate = 1e-2
+groups = [{ paths = ["steps."], rate = 1e-5 }]
+"#;
+
+const LLAMA: &str = r#"
+[tokenizer]
+vocab = 300
+
+[model]
+model_type = "llama"
+hidden_size = 16
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 1
+intermediate_size = 24
+max_position_embeddings = 32
+rms_norm_eps = 1e-5
+tie_word_embeddings = true
+"#;
+
+/// Widths of weights alone.
+const WEIGHTS: &str =
+    "\n[quantization]\nmethod = \"double_rounding\"\nwidths = [8, 4, 3]\ninputs = false\nalrs = false\n";
+
+#[test]
+fn texts_go_on_from_a_model_and_one_code_serves_all_widths_of_it() {
+    let place = Place::new();
+    let quiet = &mut Quiet::default();
+    let plain = place.train(&format!("{STORIES}{LLAMA}"), "plain", quiet).unwrap();
+    let stories = STORIES.replace("steps = 300", "steps = 60").replace("1e-2", "3e-3");
+    let start = |rest: &str| format!("start = \"plain\"\n{stories}{rest}");
+    // A step of nearly no rate gives back what it began with, tokenizer and all.
+    let little = start("").replace("steps = 60", "steps = 1").replace("3e-3", "1e-12");
+    let same = place.train(&little, "same", quiet).unwrap();
+    assert!((same.heldout_loss - plain.heldout_loss).abs() < 1e-6, "{same:?} {plain:?}");
+    for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        assert_eq!(place.bytes("same", file), place.bytes("plain", file), "{file}");
+    }
+    let longer = place.train(&start(""), "longer", quiet).unwrap();
+    assert!(longer.heldout_loss < plain.heldout_loss, "{longer:?} {plain:?}");
+    let summary = place.train(&start(WEIGHTS), "whole", quiet).unwrap();
+    let losses: Vec<f64> = summary.widths.iter().map(|at| at.loss).collect();
+    assert_eq!(summary.heldout_loss, losses[0]);
+    assert!(losses[0] < plain.heldout_loss + 0.05 && losses[2] > losses[0], "{losses:?} {plain:?}");
+    let untuned = place.train(&format!("{little}{WEIGHTS}"), "untuned", quiet).unwrap();
+    assert!(losses[2] < untuned.widths[2].loss - 0.01, "tuning is of use at 3 bits: {losses:?} {untuned:?}");
+    assert_eq!(summary.perplexity, Some(losses[0].exp()));
+    // Every file does what was measured.
+    let loss = |name: &str| {
+        let model = Model::open(&place.path(name).display().to_string(), None).unwrap();
+        let recipe = Recipe::parse(&start(""), "recipe.toml").unwrap();
+        let [_, rest] = language::documents(&recipe, Path::new(".")).unwrap();
+        let ids: Vec<u32> =
+            rest.iter().flat_map(|text| model.tokenizer().unwrap().encode(text, false).unwrap()).collect();
+        let data = TokenWindows::new(ids, 24, 300, "stories").unwrap();
+        let objective = NextToken(language::logits);
+        let trainer = Trainer::new(&data, &objective, &recipe.training, Device::flex());
+        (trainer.heldout_loss(&model.network().unwrap(), &data).unwrap().loss, model)
+    };
+    for (bits, expected) in [8, 4, 3].into_iter().zip(&losses) {
+        let name = format!("at{bits}");
+        let switched = switch(&place.path("whole"), bits, &place.path(&name), false).unwrap();
+        assert_eq!(switched.sites, 14, "all maps of both blocks");
+        let (found, model) = loss(&name);
+        assert!((found - expected).abs() < 1e-6, "{bits} bits: {found} {expected}");
+        assert!(model.network().unwrap().sites().all(|site| site.input.is_empty()));
+        // No other program has to know of widths.
+        let config: Value = serde_json::from_slice(&place.bytes(&name, "config.json")).unwrap();
+        assert_eq!(config["quantization_config"]["quant_method"], "compressed-tensors");
+    }
+    let error = place.train(&start(WEIGHTS), "stopped", &mut StopAt(4 * 12)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    place.train(&start(WEIGHTS), "stopped", quiet).unwrap();
+    for file in ["model.safetensors", WIDTHS, "config.json", "tokenizer.json"] {
+        assert!(place.bytes("whole", file) == place.bytes("stopped", file), "{file}");
+    }
+    let refused = |recipe: &str| place.train(recipe, "no", &mut Quiet::default()).unwrap_err().to_string();
+    let both = refused(&format!("{}{LLAMA}", start("")));
+    assert!(both.contains("leave out [model] and [tokenizer]"), "{both}");
+    let quantized = refused(&start("").replace("\"plain\"", "\"at4\""));
+    assert!(quantized.contains("trimtab convert"), "{quantized}");
+    let bits = refused(&start("[quantization]\nmethod = \"bivit\"\n"));
+    assert!(bits.contains("quantization.method"), "{bits}");
+    let masked = refused(&format!("{}[denoise]\n", start(WEIGHTS)));
+    assert!(masked.contains("denoise"), "{masked}");
 }
 
 #[test]

@@ -515,6 +515,12 @@ fn every_recipe_of_the_project_makes_its_network() {
             _ => grey,
         };
         let checkpoint = match (&recipe.network, &recipe.model, &recipe.tokenizer) {
+            // All of it comes from the checkpoint.
+            (None, None, None) if recipe.start.is_some() => {
+                recipe.quantization.as_ref().map_or(Ok(()), |settings| settings.check(&recipe)).unwrap();
+                seen += 1;
+                continue;
+            }
             (Some(zoo), None, None) => zoo.checkpoint(0, &colours),
             (None, Some(model), Some(tokenizer)) => {
                 init::checkpoint(&config(model, tokenizer.vocab, Ends::default(), "float32"), 0, Dtype::F32)

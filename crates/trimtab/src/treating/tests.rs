@@ -19,7 +19,7 @@ fn a_pass_that_ends_at_the_tap_sees_what_a_whole_pass_sees() {
     let mut taps = TapSet::new();
     let mut whole = BTreeMap::new();
     for site in &inventory.sites {
-        let moment = Arc::new(Mutex::new(SecondMoment::new(site.meta.cols)));
+        let moment = Arc::new(Mutex::new(SecondMoment::of(&site.meta)));
         taps.attach(&site.meta.name, Arc::clone(&moment));
         whole.insert(site.meta.name.as_str(), moment);
     }
@@ -37,7 +37,8 @@ fn a_pass_that_ends_at_the_tap_sees_what_a_whole_pass_sees() {
             let sites = inventory.sites.iter().filter(|site| site.stage == block.index());
             for group in reading_groups(sites.map(|site| &site.meta)) {
                 for (name, moment) in block.second_moments(&group)? {
-                    let expected = whole[name.as_str()].lock().unwrap().mean().unwrap();
+                    let expected = whole[name.as_str()].lock().unwrap().moment().unwrap();
+                    let (moment, expected) = (moment.mean(), expected.mean());
                     let scale = expected.mean_diagonal();
                     let far = moment.as_slice().iter().zip(expected.as_slice());
                     let far = far.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
@@ -297,4 +298,96 @@ fn reports_come_back_from_their_files_to_the_last_bit() {
     };
     let text = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<SiteReport>(&text).unwrap(), report);
+}
+
+#[test]
+fn the_output_error_of_a_convolution_with_groups_is_what_its_outputs_say() {
+    /// The output error of `change`, of the outputs themselves, and how many positions there were.
+    struct Direct {
+        change: Vec<f32>,
+        sum: f64,
+        positions: usize,
+    }
+
+    impl trimtab_nn::Tap for Direct {
+        fn input(
+            &mut self,
+            site: &SiteMeta,
+            seen: trimtab_nn::TapRows<'_>,
+        ) -> std::result::Result<(), String> {
+            let (groups, cols) = (site.conv_groups(), site.cols);
+            let part = self.change.len() / groups;
+            for (i, patches) in seen.rows.chunks(seen.run * cols).enumerate() {
+                let change = &self.change[i % groups * part..][..part];
+                for patch in patches.chunks(cols) {
+                    let product = |row: &[f32]| -> f64 {
+                        row.iter().zip(patch).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+                    };
+                    self.sum += change.chunks(cols).map(|row| product(row).powi(2)).sum::<f64>();
+                }
+            }
+            self.positions += seen.rows.len() / cols / groups;
+            Ok(())
+        }
+    }
+
+    for name in ["mobilenet_v2", "resnext"] {
+        let folder = format!("{}/../models/tests/fixtures/conv/{name}", env!("CARGO_MANIFEST_DIR"));
+        let device = burn::tensor::Device::flex();
+        let checkpoint = trimtab_io::Checkpoint::open(&folder).unwrap();
+        let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
+        let expected = trimtab_io::Checkpoint::open(format!("{folder}/expected.safetensors")).unwrap();
+        let images = expected.tensor("images").unwrap();
+        let data = burn::tensor::TensorData::new(images.to_f32().unwrap(), images.shape);
+        let input = Flow::Image(burn::tensor::Tensor::from_data(data, &device));
+        let batch = Batch { input, mask: None, row_weights: None };
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
+        let grouped = |site: &&TreatedSite| site.meta.conv_groups() > 1;
+        let mut sums = [0.0; 2];
+        for site in inventory.sites.iter().filter(grouped) {
+            let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
+            let batches = [batch.clone()];
+            let (mut damage, mut mixed, mut change) = (0.0, 0.0, Vec::new());
+            Stream::new(&model, &batches, device.clone(), settings)
+                .run(|block| -> Result<()> {
+                    if block.index() == site.stage {
+                        let moments = block.second_moments(&[&site.meta])?;
+                        let moment = moments[&site.meta.name].as_ref();
+                        assert_eq!(moment.groups().len(), site.meta.conv_groups());
+                        let weight = block.site(&site.meta.name)?.to_f32();
+                        let treat = |moment| {
+                            let evidence = SiteEvidence { second_moment: Some(moment), fisher: None };
+                            let scheme = "int3 row".parse().unwrap();
+                            let method = Quantizer::default().treatment(scheme, site.dtype, true).unwrap();
+                            method.treat(&site.meta, &weight, evidence).unwrap()
+                        };
+                        let outcome = treat(moment);
+                        damage = outcome.damage;
+                        change = weight.iter().zip(numbers(&outcome.treated)).map(|(w, q)| w - q).collect();
+                        let mean = treat(&moment.mean().clone().into());
+                        mixed = branching::damage(
+                            &weight,
+                            &numbers(&mean.treated),
+                            SiteEvidence { second_moment: Some(moment), fisher: None },
+                        )?;
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            let network = model.network().unwrap();
+            let direct = Arc::new(Mutex::new(Direct { change, sum: 0.0, positions: 0 }));
+            let mut taps = TapSet::new();
+            taps.attach(&site.meta.name, Arc::clone(&direct));
+            let mut ctx = Ctx { taps: Some(&mut taps), ..batches[0].ctx() };
+            network.forward(batches[0].input.clone(), &mut ctx).unwrap();
+            taps.finish().unwrap();
+            let direct = direct.lock().unwrap();
+            let expected = direct.sum / direct.positions as f64;
+            assert!((damage / expected - 1.0).abs() < 1e-4, "{name}: {damage}, the outputs say {expected}");
+            sums[0] += damage;
+            sums[1] += mixed;
+        }
+        // Control: codes by the mean over groups do more damage.
+        assert!(sums[1] > 1.05 * sums[0], "{name}: {sums:?}");
+    }
 }

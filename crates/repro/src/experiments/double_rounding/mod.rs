@@ -2,6 +2,7 @@
 
 mod identities;
 mod mixed;
+mod text;
 mod verdict;
 
 use burn::module::Module;
@@ -159,7 +160,8 @@ impl Experiment for DoubleRounding {
          more than 0.3 points lower. Mixed: at 2 of 3 budgets of operations the network that is chosen from one trained with HASB has \
          a mean accuracy above that from uniform sampling and above the best uniform width within the budget. Reproduced if all three \
          hold, partly if one or two do. Baselines: truncation, weights stored in 32 bits with steps for each width, four networks, one \
-         rate, uniform sampling, uniform widths."
+         rate, uniform sampling, uniform widths. On text (wikilm, weights alone at 8, 6, 4 and 3 bits) perplexities are shown beside \
+         truncation, rounding to nearest and a network for each width; they decide nothing."
     }
 
     fn check(&self) -> Result<Vec<Check>> {
@@ -170,6 +172,10 @@ impl Experiment for DoubleRounding {
         let size = match scale {
             Scale::Quick => Size { images: 2000, epochs: [4.0, 2.0], seeds: 1 },
             Scale::Full => Size { images: 5000, epochs: [6.0, 3.0], seeds: SEEDS },
+        };
+        let texts = match scale {
+            Scale::Quick => text::Size { steps: 2, seeds: 1, judged: 4 },
+            Scale::Full => text::Size { steps: 32, seeds: 2, judged: 32 },
         };
         let [train, test] = lab.images("vision/cifar10.safetensors", self.failed("data"))?;
         let shrunk = |set: ImageSet| set.shrunk(2).map_err(|error| self.failed("data")(Box::new(error)));
@@ -200,7 +206,8 @@ impl Experiment for DoubleRounding {
             let (start, _) = &starts[seed as usize];
             mixed::trained(&images, start, size, sampling, seed).map_err(self.failed("mixed widths"))
         })?;
-        Ok(judge(&Found { full, arms: arms.to_vec(), mixed }, size))
+        let texts = text::measure(lab, texts).map_err(self.failed("text"))?;
+        Ok(judge(&Found { full, arms: arms.to_vec(), mixed, texts: Some(texts) }, size))
     }
 
     fn recorded(&self) -> Option<Measurement> {

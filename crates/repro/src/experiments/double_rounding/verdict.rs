@@ -3,7 +3,7 @@
 use trimtab::floors::train::quantized::Sampling;
 
 use super::mixed::{BUDGETS, Chosen};
-use super::{Arm, BITS, Size, WIDTH};
+use super::{Arm, BITS, Size, WIDTH, text};
 use crate::experiment::{Measurement, Table, Verdict};
 use crate::experiments::figures::{mean, percents};
 
@@ -14,6 +14,8 @@ pub(super) struct Found {
     /// `[arm][seed][width]`.
     pub(super) arms: Vec<(Arm, Vec<Vec<f64>>)>,
     pub(super) mixed: Vec<Chosen>,
+    /// Reported beside the verdict.
+    pub(super) texts: Option<text::Found>,
 }
 
 impl Found {
@@ -84,7 +86,7 @@ pub(super) fn judge(found: &Found, size: Size) -> Measurement {
             format!("{hasb:.1} / {uniform:.1} / {widths:.1}")
         })
         .collect();
-    let figure = format!(
+    let mut figure = format!(
         "at 4 bits double rounding {} (truncation {}, a network of its own {}, full precision {:.1} %): {}; a rate for each width: \
          {:+.2} points at 2 bits, {:+.2} at 8: {}; HASB / uniform sampling / uniform widths at three budgets: {} %: {}",
         four(Arm::Double),
@@ -122,7 +124,12 @@ pub(super) fn judge(found: &Found, size: Size) -> Measurement {
         columns: columns.map(String::from).to_vec(),
         rows: rows.collect(),
     };
-    Measurement { tables: vec![joint, mixed], ..Measurement::new(verdict, figure, scale) }
+    let mut tables = vec![joint, mixed];
+    if let Some(texts) = &found.texts {
+        figure = format!("{figure}; {}", texts.figure());
+        tables.push(texts.table());
+    }
+    Measurement { tables, ..Measurement::new(verdict, figure, scale) }
 }
 
 #[cfg(test)]
@@ -143,7 +150,7 @@ mod tests {
             ];
             let mixed = |sampling, right| Chosen { sampling, budgets: vec![right; 3], uniform: vec![0.5; 4] };
             let mixed = vec![mixed(Sampling::Hasb, hasb), mixed(Sampling::Uniform, 0.55)];
-            judge(&Found { full: vec![0.6; 2], arms, mixed }, size).verdict
+            judge(&Found { full: vec![0.6; 2], arms, mixed, texts: None }, size).verdict
         };
         let good = [0.6, 0.6, 0.59, 0.4];
         let one = [0.601, 0.6, 0.59, 0.39];

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use trimtab::calibration::Calibration;
-use trimtab::floors::calibrate::{Batch, Inputs, Stream, StreamSettings};
+use trimtab::floors::calibrate::{Batch, Inputs, Moment, Stream, StreamSettings};
 use trimtab::floors::io::{BranchFactors, Dtype};
 use trimtab::floors::math::linalg::Square;
 use trimtab::floors::math::random;
@@ -76,7 +76,7 @@ impl Lm {
             let sites: Vec<_> = self.sites(block.index()).map(|site| &site.meta).collect();
             if block.index() % 2 == 1 {
                 for (name, moment) in block.second_moments(&sites)? {
-                    found.insert(name, moment.as_ref().clone());
+                    found.insert(name, moment.mean().clone());
                 }
             }
             Ok(())
@@ -102,7 +102,7 @@ impl Lm {
             }
         }
         let one = |(i, (site, case)): (usize, &(&TreatedSite, Case))| -> Attempt<[f64; 6]> {
-            let changed = compressor.change(site, &case.weight, Some(&case.seen))?;
+            let changed = compressor.change(site, &case.weight, Some(&Moment::from(case.seen.clone())))?;
             let zeros = vec![0.0; case.weight.len()];
             let error = |values: &[f32]| output_error(&case.weight, values, &case.held_out);
             let mut found = [error(&zeros)?, error(&changed)?, 0.0, 0.0, 0.0, 0.0];

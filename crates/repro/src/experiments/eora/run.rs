@@ -4,9 +4,8 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use trimtab::calibration::Calibration;
 use trimtab::floors::calibrate::stream::reading_groups;
-use trimtab::floors::calibrate::{BlockRun, Inputs, SiteEvidence, Stream, StreamSettings, Treated};
+use trimtab::floors::calibrate::{BlockRun, Inputs, Moment, SiteEvidence, Stream, StreamSettings, Treated};
 use trimtab::floors::io::{AffineScheme, BranchFactors, Dtype};
-use trimtab::floors::math::linalg::Square;
 use trimtab::floors::mend::eora::{EoraSettings, Variant, eora};
 use trimtab::floors::models::Model;
 use trimtab::floors::nn::{Branch, Network, SiteMeta};
@@ -82,7 +81,7 @@ impl Compressor {
         self,
         site: &TreatedSite,
         weight: &[f32],
-        h: Option<&Square>,
+        h: Option<&Moment>,
     ) -> std::result::Result<Vec<f32>, Failure> {
         let Some((method, scheme)) = self.scheme() else { return Ok(two_of_four(weight)) };
         let quantizer = Quantizer::plain(method);
@@ -233,7 +232,8 @@ impl Lm {
                     None => None,
                     Some((variant, rank)) => {
                         let settings = EoraSettings { variant, ..EoraSettings::default() };
-                        eora(weight, &changed, meta.rows, h, rank, &settings)?.factors(Dtype::BF16)?
+                        eora(weight, &changed, meta.rows, h.map(Moment::mean), rank, &settings)?
+                            .factors(Dtype::BF16)?
                     }
                 };
                 let branches = factors.iter().map(|factors| Branch::of(factors, &Device::flex())).collect();

@@ -1,8 +1,7 @@
 //! Exact identities: rotation, uniform weights, doubled tokens.
 
 use trimtab::calibration::{Calibration, CalibrationSettings};
-use trimtab::floors::calibrate::{Importance, SecondMoment, Strategy};
-use trimtab::floors::math::linalg::Square;
+use trimtab::floors::calibrate::{Importance, Moment, SecondMoment, Strategy};
 use trimtab::floors::math::random::Stream;
 use trimtab::floors::models::Model;
 use trimtab::floors::nn::{Ctx, SiteMeta, Tap, TapRows};
@@ -73,16 +72,16 @@ fn doubled() -> std::result::Result<f64, Cause> {
     // Small integers: their sums are exact, in whatever order.
     let inputs: Vec<f32> = (0..tokens * cols).map(|_| random.below(9) as f32 - 4.0).collect();
     let weight: Vec<f32> = (0..rows * cols).map(|_| random.normal() as f32).collect();
-    let moment = |rows: &[f32], weights: Option<&[f64]>| -> std::result::Result<Square, Cause> {
-        let mut moment = SecondMoment::new(cols);
-        moment.input(&meta, TapRows { rows, width: cols, weights })?;
-        Ok(moment.mean()?)
+    let moment = |rows: &[f32], weights: Option<&[f64]>| -> std::result::Result<Moment, Cause> {
+        let mut moment = SecondMoment::new(cols, 1);
+        moment.input(&meta, TapRows::new(rows, cols, weights))?;
+        Ok(moment.moment()?)
     };
     let twice: Vec<f32> = inputs.iter().chain(&inputs[7 * cols..8 * cols]).copied().collect();
     let mut weights = vec![1.0; tokens];
     weights[7] = 2.0;
     let scheme: Scheme = "int3 row sym".parse()?;
-    let codes = |h: &Square| -> std::result::Result<Vec<f32>, Cause> {
+    let codes = |h: &Moment| -> std::result::Result<Vec<f32>, Cause> {
         let method = Quantizer::default().treatment(scheme, trimtab::floors::io::Dtype::F32, true);
         let method = method.ok_or("the scheme is not treated")?;
         let evidence = trimtab::floors::calibrate::SiteEvidence { second_moment: Some(h), fisher: None };
