@@ -92,10 +92,14 @@ impl Tap for SecondMoment {
         if rows.width != width {
             return Err(format!("its rows have {} channels, expected {width}", rows.width));
         }
-        let run = if groups == 1 { rows.rows.len() / width.max(1) } else { rows.run };
+        let count = rows.rows.len() / width.max(1);
+        if let Some(weights) = rows.weights.filter(|weights| weights.len() != count) {
+            return Err(format!("{} weights for {count} rows", weights.len()));
+        }
+        let run = if groups == 1 { count } else { rows.run };
         let parts = rows.rows.chunks((run * width).max(1)).enumerate();
         for (i, part) in parts {
-            let weights = rows.weights.map(|weights| &weights[i * run..][..run]);
+            let weights = rows.weights.map(|weights| &weights[i * run..][..part.len() / width]);
             self.sums[i % groups].add(part, weights).map_err(|e| e.to_string())?;
         }
         Ok(())
@@ -142,6 +146,8 @@ mod tests {
         };
         assert!(far(whole.mean(), found.mean()) < 1e-12);
         assert_eq!(whole.groups().len(), 1);
+        let short = TapRows { rows: &rows, width: 2, weights: Some(&weights[1..]), run: 3 };
+        assert!(SecondMoment::new(2, 2).input(&meta, short).unwrap_err().contains("11 weights for 12 rows"));
         // Control: runs of another length mix the groups.
         assert!(far(&sum(2, 6).moment().unwrap().groups()[0], &found.groups()[0]) > 0.1);
     }

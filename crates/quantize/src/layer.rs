@@ -190,7 +190,8 @@ impl Quantized {
             let damping = report.damping_used.zip(more.damping_used).map(|(a, b)| a.max(b));
             report.damping_used = damping.or(report.damping_used).or(more.damping_used);
             report.dead_columns += more.dead_columns;
-            report.fell_back |= more.fell_back;
+            // Of hundreds of single rows some are always better off with round-to-nearest.
+            report.fell_back &= more.fell_back;
         }
         Ok(all)
     }

@@ -36,7 +36,7 @@ pub struct Composition {
     pub act_order: bool,
     /// Which damage is priced.
     pub metric: Metric,
-    /// Tokens (or images) at most that damage is measured on.
+    /// Tokens (or images) that damage is measured on, in whole batches.
     pub probe_rows: usize,
     /// Rounds of re-pricing.
     pub rounds: usize,

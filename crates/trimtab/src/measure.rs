@@ -9,7 +9,7 @@ use trimtab_nn::{Branch, Flow, Network, Site, Task, Weight};
 
 use crate::error::{Error, Result};
 
-/// Tokens (or images) that a gauge looks at, unless something else is asked for.
+/// Tokens (or images) that a gauge looks at, in whole batches, unless something else is asked for.
 pub const GAUGE_ROWS: usize = 2048;
 
 /// Outputs of the original network on some batches, and the hidden states before every stage.

@@ -7,7 +7,7 @@ use trimtab_nn::{Flow, Role, StageSource};
 
 use crate::calibration::Calibration;
 use crate::error::{Error, Result};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, TreatedSite};
 use crate::quantizer::{Method, Quantizer};
 use crate::system::{MemoryLimit, memory_limit};
 
@@ -49,7 +49,8 @@ pub fn predict(
     let statistics = |stage: usize| -> u64 {
         let sites = inventory.sites.iter().filter(|site| site.stage == stage && site.observed);
         // The accumulator, its mean, and the factor.
-        sites.map(|site| 3 * 8 * (site.meta.cols as u64).pow(2)).max().unwrap_or(0)
+        let of = |site: &TreatedSite| (site.meta.conv_groups() * site.meta.cols * site.meta.cols) as u64;
+        sites.map(|site| 3 * 8 * of(site)).max().unwrap_or(0)
     };
     let blocks: Vec<usize> = of_role(Role::Block).collect();
     let largest = |f: &dyn Fn(usize) -> u64| blocks.iter().map(|&stage| f(stage)).max().unwrap_or(0);

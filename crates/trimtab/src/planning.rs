@@ -35,7 +35,7 @@ pub struct PlanningSettings {
     pub choices: Choices,
     /// Which damage is priced.
     pub metric: Metric,
-    /// Tokens (or images) at most that a change of the model's output is measured on.
+    /// Tokens (or images) that a change of the model's output is measured on: so many whole batches that they have at least those.
     pub probe_rows: usize,
     /// Rounds of re-pricing around the chosen point.
     pub rounds: usize,

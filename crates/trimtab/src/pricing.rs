@@ -253,8 +253,32 @@ pub fn probe(
     Ok(probes)
 }
 
+/// What a site whose treatment shows at most so much of what is typical was not asked.
+const SILENT: f64 = 1e-6;
+
+/// The points of all sites. A site that the few measured tokens do not reach (an expert of a mixture) shows nothing however it is treated,
+/// and is not free for that: it gets the damage that such an error does in the median of the sites.
+fn heard(probes: &Probes) -> Probes {
+    let mut ratios: Vec<f64> = probes
+        .values()
+        .filter_map(|points| {
+            points.iter().filter(|p| p.error > 0.0).map(|p| p.damage / p.error).reduce(f64::max)
+        })
+        .filter(|&ratio| ratio > 0.0)
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let Some(&typical) = ratios.get(ratios.len() / 2) else { return probes.clone() };
+    let heard = |points: &Vec<Probe>| {
+        let silent = points.iter().all(|point| point.damage <= SILENT * typical * point.error);
+        let like = |point: &Probe| Probe { damage: typical * point.error, ..*point };
+        if silent { points.iter().map(like).collect() } else { points.clone() }
+    };
+    probes.iter().map(|(site, points)| (site.clone(), heard(points))).collect()
+}
+
 /// Writes damages into a price list: output errors on the scale that the probes measured.
 pub fn by_probes(list: &mut PriceList, found: &Observations, probes: &Probes) -> Result<()> {
+    let probes = heard(probes);
     set_damages(list, |site, choice| Some(interpolate(probes.get(site)?, found.get(site)?.error(choice)?)))
 }
 
@@ -311,6 +335,44 @@ mod tests {
         assert!(curve.windows(2).all(|w| w[0] < w[1]));
         assert_eq!(interpolate(&probes, 0.0), 0.0);
         assert_eq!(interpolate(&[], 3.0), 0.0);
+    }
+
+    #[test]
+    fn a_site_that_no_measured_token_reached_is_not_free() {
+        let point = |error: f64, damage: f64| Probe { error, damage };
+        let probes: Probes = [
+            ("a", vec![point(4.0, 0.4), point(1.0, 0.1)]),
+            ("b", vec![point(4.0, 0.04), point(1.0, 0.01)]),
+            ("c", vec![point(4.0, 4.0), point(1.0, 1.0)]),
+            ("silent", vec![point(2.0, 0.0), point(1.0, 1e-12)]),
+            ("exact", vec![]),
+        ]
+        .map(|(site, points)| (site.to_string(), points))
+        .into();
+        let found = heard(&probes);
+        assert!((interpolate(&found["silent"], 3.0) - 0.3).abs() < 1e-9, "{found:?}");
+        assert!(interpolate(&probes["silent"], 3.0) < 1e-11, "control");
+        for site in ["a", "b", "c", "exact"] {
+            assert_eq!(found[site], probes[site], "what was heard stays");
+        }
+        assert_eq!(heard(&Probes::new()), Probes::new());
+    }
+
+    #[test]
+    fn a_gauge_has_whole_batches_of_at_least_so_many_rows() {
+        let model = Model::open("@pico", None).unwrap();
+        let settings =
+            CalibrationSettings { samples: Some(8), window: Some(32), ..CalibrationSettings::default() };
+        let calibration = Calibration::load(&model, &settings).unwrap();
+        let network = model.network().unwrap();
+        let bytes = |rows: usize| {
+            let measure = (Measure::Divergence, rows);
+            Gauge::with(&network, model.task(), &calibration.batches, measure).unwrap().bytes()
+        };
+        let rows = calibration.batches[0].rows();
+        assert!(calibration.batches.len() > 1);
+        assert_eq!(bytes(1), bytes(rows));
+        assert!(bytes(rows) < bytes(rows + 1));
     }
 
     #[test]

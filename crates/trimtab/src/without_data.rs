@@ -28,6 +28,15 @@ pub(crate) fn tells_stories(model: &Model) -> Result<bool> {
     Ok(own.zip(known).is_some_and(|(own, known)| own[..] == known[..]))
 }
 
+/// A token that `config.json` names, of several the first; with towers in it, by the part that is about text.
+pub(crate) fn token_id(config: &serde_json::Value, name: &str) -> Option<u32> {
+    let of = |table: &serde_json::Value| {
+        let value = table.get(name)?;
+        value.as_u64().or_else(|| value.get(0)?.as_u64())
+    };
+    of(config).or_else(|| of(config.get("text_config")?)).and_then(|id| u32::try_from(id).ok())
+}
+
 /// Texts that a language model writes itself.
 pub(crate) fn texts(
     model: &Model,
@@ -37,11 +46,7 @@ pub(crate) fn texts(
     let network = model.network()?;
     let window = window_of(model, settings.window);
     let n = settings.samples.unwrap_or(OWN_TEXTS);
-    let id = |name: &str| {
-        let config = model.checkpoint().config()?;
-        let of = |table: &serde_json::Value| table.get(name)?.as_u64();
-        of(config).or_else(|| of(config.get("text_config")?)).map(|id| id as u32)
-    };
+    let id = |name: &str| token_id(model.checkpoint().config()?, name);
     let vocab = model.vocab().unwrap_or(0);
     // A tokenizer may know less than the table has rows for.
     let known = model.tokenizer().map_or(vocab, |tokenizer| tokenizer.vocab_size().min(vocab));

@@ -122,7 +122,7 @@ pub struct PlanningArgs {
     /// [default: what --effort says].
     #[arg(long, value_enum)]
     pub metric: Option<Metric>,
-    /// Tokens or images at most that a change of the output is measured on [default: what --effort says].
+    /// Tokens or images that a change of the output is measured on, in whole batches: at least so many [default: what --effort says].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub probe_rows: Option<u32>,
     /// Rounds of re-pricing around the chosen point [default: what --effort says].

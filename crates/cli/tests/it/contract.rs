@@ -128,7 +128,7 @@ fn a_plan_is_carried_out_as_fit_would_do_it() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let weights = |name: &str| std::fs::read(at(name).join("model.safetensors")).unwrap();
-    for effort in ["normal", "best"] {
+    for effort in ["fast", "normal", "best"] {
         let (plan, data) = (at(&format!("{effort}.toml")), ["--samples", "8", "--seed", "3"]);
         let how = [
             "--budget",

@@ -61,7 +61,8 @@ pub struct DoubleRounding {
     pub rounding: Rounding,
     /// Whether each width has a rate of its own for the steps ([`alrs_factor`]).
     pub alrs: bool,
-    /// Sites that stay as they are, by parts of their names; the first and the last by default.
+    /// Sites that stay as they are, by parts of their names; the first and the last by default, in recipes for text those outside of the
+    /// blocks.
     pub keep: Option<Paths>,
     /// Whether what enters the sites is rounded as well, by steps of every width.
     pub inputs: bool,

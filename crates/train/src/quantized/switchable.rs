@@ -88,7 +88,8 @@ impl Switchable {
     /// the steps of the inputs begin (LSQ: `2 mean|x| / sqrt(largest code)`).
     ///
     /// # Errors
-    /// [`Error::Setting`] for senseless widths and for a network without a site to treat, and what the network meets.
+    /// [`Error::Setting`] for senseless widths, for a network without a site to treat and for a site that these items do not reach, and
+    /// what the network meets.
     pub fn new(
         network: Network,
         settings: &DoubleRounding,
@@ -106,11 +107,21 @@ impl Switchable {
         if metas.is_empty() {
             return Err(Error::setting("quantization.keep", "leaves no site to treat"));
         }
-        let seen = observe(&network, &metas, run)?;
+        let seen = match settings.inputs {
+            true => observe(&network, &metas, run)?,
+            false => metas.iter().map(|_| Seen::default()).collect(),
+        };
         let sites = metas.iter().enumerate().map(|(i, meta)| (meta.name.clone(), i)).collect();
         let mut steps = Vec::new();
         let mut signed = Vec::new();
         for (meta, seen) in metas.iter().zip(&seen) {
+            if settings.inputs && seen.count == 0.0 {
+                let message = format!(
+                    "none of the first items reaches \"{}\", whose inputs are to be rounded\nhint: inputs = false, or keep = [\"{0}\"]",
+                    meta.name
+                );
+                return Err(Error::setting("quantization", message));
+            }
             let site = network.sites().find(|site| site.name() == meta.name);
             let site = site.expect("the site was found among those of the network");
             let Weight::Dense(weight) = &site.weight else {

@@ -107,11 +107,9 @@ impl Trial<'_> {
         Ok(found)
     }
 
-    /// Whether ranks cannot be priced from one decomposition: what is found by turns, or weighed otherwise, or judged by groups of
-    /// channels, is found rank by rank.
+    /// Whether ranks cannot be priced from one decomposition: what is found by turns, or weighed otherwise, is found rank by rank.
     fn apart(&self) -> bool {
-        let groups = self.seen.second_moment.map_or(1, |moment| moment.groups().len());
-        groups > 1 || self.seen.fisher.is_some() || self.quantizer.turns(self.seen).is_some()
+        self.seen.fisher.is_some() || self.quantizer.turns(self.seen).is_some()
     }
 
     fn failed(&self, message: String) -> Error {
@@ -149,7 +147,8 @@ impl Trial<'_> {
                 let divergence = divergence(&branching::numbers(&outcome.treated));
                 ranks.iter().map(|&rank| (rank, bare, divergence)).collect()
             }
-            _ if self.apart() => {
+            // The singular values are those of the mean over the groups of a convolution.
+            _ if self.apart() || self.seen.second_moment.is_some_and(|moment| moment.groups().len() > 1) => {
                 let of = |&rank: &usize| -> Result<Figures> {
                     let plain = outcome.treated.clone();
                     if rank == 0 {

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
 use serde_json::{Map, Value, json};
-use trimtab_io::{Bytes, Checkpoint, Dtype, Tokenizer, read_text};
+use trimtab_io::{Bytes, Checkpoint, Dtype, Quantization, Tokenizer, read_text};
 use trimtab_models::pico::grammar::Split;
 use trimtab_models::pico::tokenizer::{self, END_OF_TEXT, PADDING};
 use trimtab_models::{Model, init, pico};
-use trimtab_nn::{Ctx, Flow, Network, Role, Task};
+use trimtab_nn::{Ctx, Flow, Network, Role, StageSource, Task};
 use trimtab_train::denoise::{
     Denoise, DenoisePairs, DenoisedPairs, DenoisedText, Limits, Mixture, MixtureConfig, Mode, Vocabulary,
 };
@@ -18,15 +18,15 @@ use trimtab_train::{Dataset, Item, Measured, NextToken, Objective, Outcome, Path
 
 use super::quantized::{AllWidths, QuantizationSettings, Trained};
 use super::{DataSource, DenoiseSettings, Output, Recipe, Run, Summary};
-use crate::convert::REPLACED;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
+use crate::without_data::token_id;
 
 /// The two splits in messages.
 const TEXT: &str = "the training text";
 const HELDOUT: &str = "the held-out text";
 /// Windows by which the steps of inputs begin.
-const FIRST: usize = 8;
+const FIRST: usize = 4;
 
 /// A language model to begin with, and what is written beside it.
 struct Beginning {
@@ -37,7 +37,7 @@ struct Beginning {
     ends: Ends,
     files: Vec<(String, Bytes)>,
     /// Sites outside of the blocks.
-    head: Vec<String>,
+    outside: Vec<String>,
 }
 
 pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary> {
@@ -63,22 +63,21 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
     }
     let widths = recipe.quantization.as_ref().map(|settings| widths(recipe, settings)).transpose()?;
     let documents = documents(recipe, run.base)?;
-    let fingerprint = start.as_ref().map(|start| start.fingerprint().to_string());
     // What is wrong with it is said before anything is written.
     let begun = start.map(|start| from_checkpoint(run, start, pairs)).transpose()?;
-    let mut out = run.open((&documents, fingerprint))?;
+    let mut out = run.open(&documents)?;
     let begin = match begun {
         Some(begun) => begun,
         None => from_nothing(run, &documents[0], pairs, monitor)?,
     };
-    let Beginning { network, config, tokenizer, vocab, ends, files, head } = begin;
+    let Beginning { network, config, tokenizer, vocab, ends, files, outside } = begin;
     let [text, rest] = tokens(&tokenizer, ends.end, documents)?;
     let count = text.len();
     let windows = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
     let summary = if let Some(settings) = widths {
         let data = [windows(text, TEXT)?, windows(rest, HELDOUT)?];
         // What stands outside of the blocks stays as it is, unless the recipe says otherwise.
-        let keep = settings.keep.clone().unwrap_or_else(|| Paths(head));
+        let keep = settings.keep.clone().unwrap_or_else(|| Paths(outside));
         let settings = DoubleRounding { keep: Some(keep), ..settings.clone() };
         let training = AllWidths {
             run,
@@ -182,7 +181,7 @@ fn from_nothing(
     }
     Ok(Beginning {
         network: with_gradients(&model, run.device)?,
-        head: outside(&model),
+        outside: outside(&model),
         config,
         tokenizer,
         vocab,
@@ -200,33 +199,39 @@ fn from_checkpoint(run: &Run<'_>, start: Checkpoint, pairs: bool) -> Result<Begi
         return Err(refused(message.into()));
     }
     let mut config = config_of(&start)?;
-    if config.get("quantization_config").is_some() {
+    if Quantization::of(&config)?.is_some() {
         let message = "is quantized\nhint: trimtab convert makes dense weights of it";
         return Err(refused(message.into()));
     }
     let tokenizer = Tokenizer::of(&start)?;
-    let id = |name: &str| {
-        let value = config.get(name)?;
-        let id = value.as_u64().or_else(|| value.get(0)?.as_u64())?;
-        u32::try_from(id).ok()
-    };
+    let id = |name: &str| token_id(&config, name);
     let end = id("eos_token_id").or_else(|| tokenizer.token_id(END_OF_TEXT));
     let end =
         end.ok_or_else(|| refused("names no token that ends a text (eos_token_id in config.json)".into()))?;
-    let ends = Ends { end, padding: id("pad_token_id").or(id("decoder_start_token_id")).filter(|_| pairs) };
-    let vocab =
-        config.get("vocab_size").and_then(Value::as_u64).unwrap_or(tokenizer.vocab_size() as u64) as usize;
-    let files = start.side_files()?.into_iter().filter(|(name, _)| !REPLACED.contains(&name.as_str()));
-    let files = files.map(|(name, bytes)| (name, bytes)).collect();
+    // A row is filled up with the token that a decoder begins with.
+    let padding = match [id("pad_token_id"), id("decoder_start_token_id")] {
+        _ if !pairs => None,
+        [Some(padding), None] | [None, Some(padding)] => Some(padding),
+        [Some(padding), Some(first)] if padding == first => Some(padding),
+        found => {
+            let message =
+                format!("has other tokens to pad with and to begin with ({found:?}): expected one for both");
+            return Err(refused(message));
+        }
+    };
+    let ends = Ends { end, padding };
+    let files = start.side_files()?;
     let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[dtype] = json!(recipe.dtype.name());
     let model = in_memory(start, run.device)?;
-    if model.task() != Task::Language {
-        return Err(refused("is no language model".into()));
-    }
+    let vocab = match (model.task(), model.vocab()) {
+        (Task::Language, Some(vocab)) => vocab,
+        (Task::Pairs, Some(vocab)) if pairs => vocab,
+        _ => return Err(refused("is no language model".into())),
+    };
     Ok(Beginning {
         network: with_gradients(&model, run.device)?,
-        head: outside(&model),
+        outside: outside(&model),
         config,
         tokenizer,
         vocab,
@@ -235,9 +240,10 @@ fn from_checkpoint(run: &Run<'_>, start: Checkpoint, pairs: bool) -> Result<Begi
     })
 }
 
-/// Sites outside of the blocks.
+/// Sites outside of the blocks that every text passes.
 fn outside(model: &Model) -> Vec<String> {
-    model.sites(Role::Head).map(|site| site.name.clone()).collect()
+    let stages = model.stages().iter().filter(|stage| stage.role != Role::Block || stage.optional);
+    stages.flat_map(|stage| &stage.sites).map(|site| site.name.clone()).collect()
 }
 
 /// Trains on the first of two data sets and measures on the second; the items of the first.

@@ -17,7 +17,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use trimtab_exchange::ExchangeConfig;
-use trimtab_io::{Dtype, OutDir, RawTensor};
+use trimtab_io::{Checkpoint, Dtype, OutDir, RawTensor};
 use trimtab_models::Zoo;
 use trimtab_nn::Network;
 use trimtab_train::denoise::MixtureConfig;
@@ -351,6 +351,13 @@ impl Run<'_> {
         // Without `prefetch`, which is not serialized: it changes nothing.
         json!(self.recipe).to_string().hash(&mut hash);
         data.hash(&mut hash);
+        if let Some(path) = &self.recipe.start {
+            let start = Checkpoint::open(self.base.join(path))?;
+            for file in start.files() {
+                start.content_sha256(&file.name)?.hash(&mut hash);
+            }
+            start.side_file("tokenizer.json")?.map(|bytes| bytes.to_vec()).hash(&mut hash);
+        }
         let job = format!("train {:016x}", hash.finish());
         let mut workers = self.workers.borrow_mut();
         let own = match workers.rank() {

@@ -302,90 +302,85 @@ fn reports_come_back_from_their_files_to_the_last_bit() {
 
 #[test]
 fn the_output_error_of_a_convolution_with_groups_is_what_its_outputs_say() {
-    /// The output error of `change`, of the outputs themselves, and how many positions there were.
-    struct Direct {
-        change: Vec<f32>,
-        sum: f64,
-        positions: usize,
-    }
+    /// What leaves a site.
+    #[derive(Default)]
+    struct Left(Vec<f32>);
 
-    impl trimtab_nn::Tap for Direct {
-        fn input(
-            &mut self,
-            site: &SiteMeta,
-            seen: trimtab_nn::TapRows<'_>,
-        ) -> std::result::Result<(), String> {
-            let (groups, cols) = (site.conv_groups(), site.cols);
-            let part = self.change.len() / groups;
-            for (i, patches) in seen.rows.chunks(seen.run * cols).enumerate() {
-                let change = &self.change[i % groups * part..][..part];
-                for patch in patches.chunks(cols) {
-                    let product = |row: &[f32]| -> f64 {
-                        row.iter().zip(patch).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-                    };
-                    self.sum += change.chunks(cols).map(|row| product(row).powi(2)).sum::<f64>();
-                }
-            }
-            self.positions += seen.rows.len() / cols / groups;
+    impl trimtab_nn::Tap for Left {
+        fn input(&mut self, _: &SiteMeta, _: trimtab_nn::TapRows<'_>) -> std::result::Result<(), String> {
             Ok(())
+        }
+
+        fn output(&mut self, _: &SiteMeta, rows: trimtab_nn::TapRows<'_>) -> std::result::Result<(), String> {
+            self.0.extend(rows.rows);
+            Ok(())
+        }
+
+        fn wants_output(&self) -> bool {
+            true
         }
     }
 
+    let device = burn::tensor::Device::flex();
     for name in ["mobilenet_v2", "resnext"] {
         let folder = format!("{}/../models/tests/fixtures/conv/{name}", env!("CARGO_MANIFEST_DIR"));
-        let device = burn::tensor::Device::flex();
         let checkpoint = trimtab_io::Checkpoint::open(&folder).unwrap();
         let model = Model::from_checkpoint(checkpoint, None, device.clone()).unwrap();
         let expected = trimtab_io::Checkpoint::open(format!("{folder}/expected.safetensors")).unwrap();
         let images = expected.tensor("images").unwrap();
         let data = burn::tensor::TensorData::new(images.to_f32().unwrap(), images.shape);
         let input = Flow::Image(burn::tensor::Tensor::from_data(data, &device));
-        let batch = Batch { input, mask: None, row_weights: None };
-        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
-        let grouped = |site: &&TreatedSite| site.meta.conv_groups() > 1;
-        let mut sums = [0.0; 2];
-        for site in inventory.sites.iter().filter(grouped) {
-            let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
-            let batches = [batch.clone()];
-            let (mut damage, mut mixed, mut change) = (0.0, 0.0, Vec::new());
-            Stream::new(&model, &batches, device.clone(), settings)
-                .run(|block| -> Result<()> {
-                    if block.index() == site.stage {
-                        let moments = block.second_moments(&[&site.meta])?;
-                        let moment = moments[&site.meta.name].as_ref();
-                        assert_eq!(moment.groups().len(), site.meta.conv_groups());
-                        let weight = block.site(&site.meta.name)?.to_f32();
-                        let treat = |moment| {
-                            let evidence = SiteEvidence { second_moment: Some(moment), fisher: None };
-                            let scheme = "int3 row".parse().unwrap();
-                            let method = Quantizer::default().treatment(scheme, site.dtype, true).unwrap();
-                            method.treat(&site.meta, &weight, evidence).unwrap()
-                        };
-                        let outcome = treat(moment);
-                        damage = outcome.damage;
-                        change = weight.iter().zip(numbers(&outcome.treated)).map(|(w, q)| w - q).collect();
-                        let mean = treat(&moment.mean().clone().into());
-                        mixed = branching::damage(
-                            &weight,
-                            &numbers(&mean.treated),
-                            SiteEvidence { second_moment: Some(moment), fisher: None },
-                        )?;
-                    }
-                    Ok(())
-                })
-                .unwrap();
-            let network = model.network().unwrap();
-            let direct = Arc::new(Mutex::new(Direct { change, sum: 0.0, positions: 0 }));
+        let batches = [Batch { input, mask: None, row_weights: None }];
+        let outputs = |network: &Network, site: &str| {
+            let left = Arc::new(Mutex::new(Left::default()));
             let mut taps = TapSet::new();
-            taps.attach(&site.meta.name, Arc::clone(&direct));
+            taps.attach(site, Arc::clone(&left));
             let mut ctx = Ctx { taps: Some(&mut taps), ..batches[0].ctx() };
             network.forward(batches[0].input.clone(), &mut ctx).unwrap();
             taps.finish().unwrap();
-            let direct = direct.lock().unwrap();
-            let expected = direct.sum / direct.positions as f64;
-            assert!((damage / expected - 1.0).abs() < 1e-4, "{name}: {damage}, the outputs say {expected}");
+            drop(taps);
+            std::mem::take(&mut left.lock().unwrap().0)
+        };
+        let inventory = Inventory::take(&model, &Selection::default(), Form::Packed).unwrap();
+        let mut sums = [0.0; 2];
+        for site in inventory.sites.iter().filter(|site| site.meta.conv_groups() > 1) {
+            let mut treated = None;
+            let settings = StreamSettings { inputs: Inputs::Original, ..StreamSettings::default() };
+            Stream::new(&model, &batches, device.clone(), settings)
+                .run(|block| -> Result<()> {
+                    if block.index() != site.stage {
+                        return Ok(());
+                    }
+                    let moments = block.second_moments(&[&site.meta])?;
+                    let moment = moments[&site.meta.name].as_ref();
+                    assert_eq!(moment.groups().len(), site.meta.conv_groups());
+                    let weight = block.site(&site.meta.name)?.to_f32();
+                    let treat = |moment| {
+                        let evidence = SiteEvidence { second_moment: Some(moment), fisher: None };
+                        let method = Quantizer::default().treatment("int3 row".parse()?, site.dtype, true);
+                        let failed = |message| Error::Site { site: site.meta.name.clone(), message };
+                        method.unwrap().treat(&site.meta, &weight, evidence).map_err(failed)
+                    };
+                    let outcome = treat(moment)?;
+                    let by_mean = numbers(&treat(&moment.mean().clone().into())?.treated);
+                    let evidence = SiteEvidence { second_moment: Some(moment), fisher: None };
+                    sums[1] += branching::damage(&weight, &by_mean, evidence)?;
+                    treated = Some(outcome);
+                    Ok(())
+                })
+                .unwrap();
+            let outcome = treated.unwrap();
+            let mut network = model.network().unwrap();
+            let original = outputs(&network, &site.meta.name);
+            let (_, place) = network.site_mut(&site.meta.name).unwrap();
+            place.set_weight(outcome.treated.into_weight(&site.meta).unwrap()).unwrap();
+            let changed = outputs(&network, &site.meta.name);
+            let squares = original.iter().zip(&changed).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            let positions = original.len() / site.meta.rows;
+            let expected = squares / positions as f64;
+            let damage = outcome.damage;
+            assert!((damage / expected - 1.0).abs() < 1e-3, "{name}: {damage}, the outputs say {expected}");
             sums[0] += damage;
-            sums[1] += mixed;
         }
         // Control: codes by the mean over groups do more damage.
         assert!(sums[1] > 1.05 * sums[0], "{name}: {sums:?}");

@@ -175,7 +175,7 @@ impl Experiment for DoubleRounding {
         };
         let texts = match scale {
             Scale::Quick => text::Size { steps: 2, seeds: 1, judged: 4 },
-            Scale::Full => text::Size { steps: 32, seeds: 2, judged: 32 },
+            Scale::Full => text::Size { steps: 20, seeds: 2, judged: 32 },
         };
         let [train, test] = lab.images("vision/cifar10.safetensors", self.failed("data"))?;
         let shrunk = |set: ImageSet| set.shrunk(2).map_err(|error| self.failed("data")(Box::new(error)));

@@ -20,7 +20,7 @@ pub(super) const BITS: [u8; 4] = [8, 6, 4, 3];
 /// Windows of a step, and tokens of a window.
 const BATCH: usize = 4;
 const WINDOW: usize = 128;
-const RATE: f64 = 2e-4;
+const RATE: f64 = 5e-5;
 /// Of the steps of the codes, which are a thousand times smaller than weights.
 const STEPS_RATE: f64 = 1e-6;
 
