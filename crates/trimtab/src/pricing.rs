@@ -361,8 +361,7 @@ mod tests {
     #[test]
     fn a_gauge_has_whole_batches_of_at_least_so_many_rows() {
         let model = Model::open("@pico", None).unwrap();
-        let settings =
-            CalibrationSettings { samples: Some(8), window: Some(32), ..CalibrationSettings::default() };
+        let settings = CalibrationSettings { samples: Some(8), ..CalibrationSettings::default() };
         let calibration = Calibration::load(&model, &settings).unwrap();
         let network = model.network().unwrap();
         let bytes = |rows: usize| {

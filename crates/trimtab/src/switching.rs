@@ -14,7 +14,7 @@ use trimtab_io::{
     AffineScheme, AffineTensor, Bytes, Checkpoint, Coded, Dtype, InputCode, OutDir, PackedConfig,
     Quantization, QuantizationConfig, RawTensor, sha256, to_safetensors, to_tensors,
 };
-use trimtab_nn::{Layer, SiteMeta};
+use trimtab_nn::{Layer, SiteKind, SiteMeta};
 use trimtab_train::quantized::{Switchable, switch_code};
 
 use crate::apply::{SHARD_BYTES, pretty};
@@ -34,6 +34,8 @@ struct Header {
     widths: Vec<u8>,
     /// The sites that have widths.
     sites: BTreeSet<String>,
+    /// Maps that stay as they are.
+    dense: Vec<String>,
     /// Grids of the inputs of these sites, by width; none where inputs stay as they are.
     inputs: BTreeMap<u8, BTreeMap<String, InputCode>>,
 }
@@ -76,13 +78,14 @@ fn packed(rows: usize, cols: usize, bits: u8, codes: &[i8], steps: Vec<f32>) -> 
 
 fn configuration(header: &Header, bits: u8) -> Value {
     let schemes = header.sites.iter().map(|name| (name.as_str(), scheme(bits), false));
-    let codes = QuantizationConfig::of_schemes(schemes, &[]);
+    let codes = QuantizationConfig::of_schemes(schemes, &header.dense);
     let inputs = header.inputs.get(&bits).cloned().unwrap_or_default();
     PackedConfig::new(codes, []).with_input_codes(inputs).to_json()
 }
 
-/// The files of a trained network without gradients; `config` is that of its family, if it has one.
-pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Exported> {
+/// The files of a trained network without gradients; `config` is that of its family, if it has one. A head that is the embedding is no
+/// site, and is named all the same (`tied`): other programs take it for a map.
+pub(crate) fn export(trained: &Switchable, config: Option<Value>, tied: bool) -> Result<Exported> {
     let widths = trained.settings().widths.clone();
     let grid = |site: usize, width: usize| {
         let [low, high] = trained.input_ends(site, width);
@@ -93,8 +96,12 @@ pub(crate) fn export(trained: &Switchable, config: Option<Value>) -> Result<Expo
         sites.filter_map(|(i, meta)| Some((meta.name.clone(), grid(i, width)?))).collect()
     };
     let inputs = widths.iter().enumerate().map(|(width, &bits)| (bits, of_width(width))).collect();
-    let sites = trained.sites().iter().map(|meta| meta.name.clone()).collect();
-    let header = Header { format: FORMAT, widths: widths.clone(), sites, inputs };
+    let sites: BTreeSet<String> = trained.sites().iter().map(|meta| meta.name.clone()).collect();
+    let others =
+        trained.network.sites().map(|site| site.meta()).filter(|meta| meta.kind != SiteKind::Embedding);
+    let others = others.map(|meta| meta.name.clone()).filter(|name| !sites.contains(name));
+    let dense = others.chain(tied.then(|| "lm_head".to_string())).collect();
+    let header = Header { format: FORMAT, widths: widths.clone(), sites, dense, inputs };
     let highest = trained.at(0);
     let (mut tensors, mut params) = (Vec::new(), 0);
     let codes: BTreeMap<String, _> =
@@ -247,7 +254,7 @@ mod tests {
     fn header() -> Value {
         let grid = |high: i32| serde_json::json!({"conv": {"grid": {"step": 0.5, "low": 0, "high": high}}});
         let inputs = serde_json::json!({"8": grid(255), "4": grid(15)});
-        serde_json::json!({"format": FORMAT, "widths": [8, 4], "sites": ["conv"], "inputs": inputs})
+        serde_json::json!({"format": FORMAT, "widths": [8, 4], "sites": ["conv"], "dense": [], "inputs": inputs})
     }
 
     #[test]

@@ -38,6 +38,8 @@ struct Beginning {
     files: Vec<(String, Bytes)>,
     /// Sites outside of the blocks.
     outside: Vec<String>,
+    /// Whether the head is the embedding.
+    tied: bool,
 }
 
 pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary> {
@@ -70,14 +72,14 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
         Some(begun) => begun,
         None => from_nothing(run, &documents[0], pairs, monitor)?,
     };
-    let Beginning { network, config, tokenizer, vocab, ends, files, outside } = begin;
+    let Beginning { network, config, tokenizer, vocab, ends, files, outside, tied } = begin;
     let [text, rest] = tokens(&tokenizer, ends.end, documents)?;
     let count = text.len();
     let windows = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
     let summary = if let Some(settings) = widths {
         let data = [windows(text, TEXT)?, windows(rest, HELDOUT)?];
         // What stands outside of the blocks stays as it is, unless the recipe says otherwise.
-        let keep = settings.keep.clone().unwrap_or_else(|| Paths(outside));
+        let keep = settings.keep.clone().unwrap_or(Paths(outside));
         let settings = DoubleRounding { keep: Some(keep), ..settings.clone() };
         let training = AllWidths {
             run,
@@ -87,6 +89,7 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
             unit: "tokens",
             config: Some(config),
             metadata: &BTreeMap::new(),
+            tied,
         };
         let items: Vec<Item> = (0..data[0].len().min(FIRST)).map(|index| Item { index, epoch: 0 }).collect();
         let ids = data[0].batch(&items, run.device)?.inputs;
@@ -182,6 +185,7 @@ fn from_nothing(
     Ok(Beginning {
         network: with_gradients(&model, run.device)?,
         outside: outside(&model),
+        tied: model.tied(),
         config,
         tokenizer,
         vocab,
@@ -232,6 +236,7 @@ fn from_checkpoint(run: &Run<'_>, start: Checkpoint, pairs: bool) -> Result<Begi
     Ok(Beginning {
         network: with_gradients(&model, run.device)?,
         outside: outside(&model),
+        tied: model.tied(),
         config,
         tokenizer,
         vocab,

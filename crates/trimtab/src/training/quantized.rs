@@ -123,6 +123,8 @@ pub(super) struct AllWidths<'a, 'r, D: Dataset> {
     pub config: Option<Value>,
     /// Of the checkpoint.
     pub metadata: &'a BTreeMap<String, String>,
+    /// Whether the head is the embedding.
+    pub tied: bool,
 }
 
 /// How it went.
@@ -157,7 +159,7 @@ impl<D: Dataset> AllWidths<'_, '_, D> {
             Ok(AtWidth { bits, loss: measured.loss, accuracy: measured.accuracy })
         };
         let widths = self.settings.widths.iter().enumerate().map(at_width).collect::<Result<_>>()?;
-        let exported = switching::export(&trained, self.config)?;
+        let exported = switching::export(&trained, self.config, self.tied)?;
         Run::write_tensors(out, &exported.tensors, self.metadata)?;
         out.put_file("config.json", pretty(&exported.config).as_bytes())?;
         out.put_file(switching::WIDTHS, &exported.widths)?;
@@ -208,6 +210,7 @@ impl Job<'_, '_> {
             unit: "images",
             config: self.zoo.config()?,
             metadata: &self.zoo.metadata(self.colours),
+            tied: false,
         };
         let first = |network: &Network, ctx: &mut Ctx<'_>| Ok(logits(network, images, ctx).map(drop)?);
         let (trained, params) = training.train(network, objective, first, &mut out, monitor)?;

@@ -178,6 +178,7 @@ fn texts_go_on_from_a_model_and_one_code_serves_all_widths_of_it() {
         // No other program has to know of widths.
         let config: Value = serde_json::from_slice(&place.bytes(&name, "config.json")).unwrap();
         assert_eq!(config["quantization_config"]["quant_method"], "compressed-tensors");
+        assert_eq!(config["quantization_config"]["ignore"], serde_json::json!(["lm_head"]));
     }
     let error = place.train(&start(WEIGHTS), "stopped", &mut StopAt(4 * 12)).unwrap_err();
     assert!(matches!(error, Error::Interrupted { .. }), "{error}");
