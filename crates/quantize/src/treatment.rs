@@ -305,11 +305,11 @@ mod tests {
                 damage += outcome.damage;
             }
             assert_eq!(values(&found), apart, "{order:?}");
-            assert!((found.damage / damage - 1.0).abs() < 1e-9, "{order:?}: {} {damage}", found.damage);
+            assert!((found.damage / damage - 1.0).abs() < 1e-6, "{order:?}: {} {damage}", found.damage);
             // Control: by the mean over groups the codes are others, and worse.
-            let mixed = treat(solver, &conv, &weight, &seen.mean().clone().into());
+            let mixed = treat(alone, &conv, &weight, &seen.mean().clone().into());
             let mixed = site_error(&weight, &values(&mixed), Some(&seen)).unwrap();
-            assert!(mixed > 1.1 * damage, "{order:?}: {mixed} {damage}");
+            assert!(mixed > 1.02 * damage, "{order:?}: {mixed} {damage}");
         }
         // A group that saw nothing but zeros goes by what the others saw.
         let silent = Moment::of_groups(vec![low, Square::diagonal_matrix(&vec![0.0; cols])]).unwrap();
