@@ -30,16 +30,12 @@ const FIRST: usize = 4;
 
 /// A language model to begin with, and what is written beside it.
 struct Beginning {
-    network: Network,
+    model: Model,
     config: Value,
     tokenizer: Tokenizer,
     vocab: usize,
     ends: Ends,
     files: Vec<(String, Bytes)>,
-    /// Sites outside of the blocks.
-    outside: Vec<String>,
-    /// Whether the head is the embedding.
-    tied: bool,
 }
 
 pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary> {
@@ -72,7 +68,10 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
         Some(begun) => begun,
         None => from_nothing(run, &documents[0], pairs, monitor)?,
     };
-    let Beginning { network, config, tokenizer, vocab, ends, files, outside, tied } = begin;
+    let Beginning { model, config, tokenizer, vocab, ends, files } = begin;
+    let (network, outside, tied) = (with_gradients(&model, run.device)?, outside(&model), model.tied());
+    // Its weights are those of the network now.
+    drop(model);
     let [text, rest] = tokens(&tokenizer, ends.end, documents)?;
     let count = text.len();
     let windows = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
@@ -182,16 +181,7 @@ fn from_nothing(
     ] {
         files.push((name.to_string(), format!("{value:#}\n").into_bytes().into()));
     }
-    Ok(Beginning {
-        network: with_gradients(&model, run.device)?,
-        outside: outside(&model),
-        tied: model.tied(),
-        config,
-        tokenizer,
-        vocab,
-        ends,
-        files,
-    })
+    Ok(Beginning { model, config, tokenizer, vocab, ends, files })
 }
 
 /// A checkpoint with its own tokenizer.
@@ -233,16 +223,7 @@ fn from_checkpoint(run: &Run<'_>, start: Checkpoint, pairs: bool) -> Result<Begi
         (Task::Pairs, Some(vocab)) if pairs => vocab,
         _ => return Err(refused("is no language model".into())),
     };
-    Ok(Beginning {
-        network: with_gradients(&model, run.device)?,
-        outside: outside(&model),
-        tied: model.tied(),
-        config,
-        tokenizer,
-        vocab,
-        ends,
-        files,
-    })
+    Ok(Beginning { model, config, tokenizer, vocab, ends, files })
 }
 
 /// Sites outside of the blocks that every text passes.
@@ -384,9 +365,8 @@ pub(super) fn split(text: &str, share: f64) -> (String, String) {
 /// The documents of both splits as one stream of tokens each; `end` is the token that ends a document.
 fn tokens(tokenizer: &Tokenizer, end: u32, documents: [Vec<String>; 2]) -> Result<[Vec<u32>; 2]> {
     let encode = |documents: &[String]| -> Result<Vec<u32>> {
-        let text = |document: &'_ String| document.strip_suffix(END_OF_TEXT).unwrap_or(document).to_string();
-        let texts: Vec<String> = documents.iter().map(text).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let texts = documents.iter().map(|document| document.strip_suffix(END_OF_TEXT).unwrap_or(document));
+        let texts: Vec<&str> = texts.collect();
         let mut all = Vec::new();
         for (ids, document) in tokenizer.encode_batch(&texts, false, usize::MAX)?.into_iter().zip(documents) {
             all.extend(ids);
