@@ -61,18 +61,15 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
     }
     let widths = recipe.quantization.as_ref().map(|settings| widths(recipe, settings)).transpose()?;
     let documents = documents(recipe, run.base)?;
-    // What is wrong with it is said before anything is written.
-    let begun = start.map(|start| from_checkpoint(run, start, pairs)).transpose()?;
-    let mut out = run.open(&documents)?;
-    let begin = match begun {
-        Some(begun) => begun,
+    let begin = match start {
+        Some(start) => from_checkpoint(run, start, pairs)?,
         None => from_nothing(run, &documents[0], pairs, monitor)?,
     };
     let Beginning { model, config, tokenizer, vocab, ends, files } = begin;
     let (network, outside, tied) = (with_gradients(&model, run.device)?, outside(&model), model.tied());
     // Its weights are those of the network now.
     drop(model);
-    let [text, rest] = tokens(&tokenizer, ends.end, documents)?;
+    let [text, rest] = tokens(&tokenizer, ends.end, &documents)?;
     let count = text.len();
     let windows = |tokens, what| TokenWindows::new(tokens, window, vocab, what);
     let summary = if let Some(settings) = widths {
@@ -93,16 +90,17 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
         let items: Vec<Item> = (0..data[0].len().min(FIRST)).map(|index| Item { index, epoch: 0 }).collect();
         let ids = data[0].batch(&items, run.device)?.inputs;
         let first = |network: &Network, ctx: &mut Ctx<'_>| Ok(logits(network, ids, ctx).map(drop)?);
+        let mut out = run.open(&documents)?;
         let (trained, params) = training.train(network, &NextToken(logits), first, &mut out, monitor)?;
         put(&out, &files)?;
         let Trained { outcome, measured, widths } = trained;
         let summary = run.publish(out, outcome, measured, [params, data[0].len()])?;
         Summary { widths, ..summary }
     } else {
-        let (outcome, measured, items) = match &recipe.denoise {
+        let (mut out, outcome, measured, items) = match &recipe.denoise {
             None => {
                 let data = [windows(text, TEXT)?, windows(rest, HELDOUT)?];
-                fit(run, network, &data, &NextToken(logits), &out, monitor)?
+                fit(run, network, &data, &NextToken(logits), &documents, monitor)?
             }
             Some(settings) => {
                 let mixture = mixture(settings, &tokenizer, ends, window)?;
@@ -110,12 +108,12 @@ pub(super) fn train(run: &Run<'_>, monitor: &mut dyn Monitor) -> Result<Summary>
                 if pairs {
                     let cut = |tokens, what| DenoisedPairs::new(tokens, mixture.clone(), vocab, seed, what);
                     let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
-                    fit(run, network, &data, &DenoisePairs(pair_logits), &out, monitor)?
+                    fit(run, network, &data, &DenoisePairs(pair_logits), &documents, monitor)?
                 } else {
                     let cut =
                         |tokens, what| DenoisedText::new(tokens, mixture.clone(), window, vocab, seed, what);
                     let data = [cut(text, TEXT)?, cut(rest, HELDOUT)?];
-                    fit(run, network, &data, &Denoise(logits), &out, monitor)?
+                    fit(run, network, &data, &Denoise(logits), &documents, monitor)?
                 }
             }
         };
@@ -232,19 +230,21 @@ fn outside(model: &Model) -> Vec<String> {
     stages.flat_map(|stage| &stage.sites).map(|site| site.name.clone()).collect()
 }
 
-/// Trains on the first of two data sets and measures on the second; the items of the first.
+/// Trains on the first of two data sets, which are made of these documents, and measures on the second; also the items of the first. The output
+/// is begun here, where the data are known to be sound.
 fn fit<D: Dataset, O: Objective<Network, D::Batch>>(
     run: &Run<'_>,
     network: Network,
     [data, heldout]: &[D; 2],
     objective: &O,
-    out: &Output,
+    documents: &[Vec<String>; 2],
     monitor: &mut dyn Monitor,
-) -> Result<(Outcome<Network>, Measured, usize)> {
+) -> Result<(Output, Outcome<Network>, Measured, usize)> {
+    let out = run.open(documents)?;
     let mut trainer = Trainer::new(data, objective, &run.recipe.training, run.device.clone());
     trainer.heldout = Some(heldout);
-    let (outcome, measured) = run.go(&mut trainer, network, out, "tokens", monitor)?;
-    Ok((outcome, measured, data.len()))
+    let (outcome, measured) = run.go(&mut trainer, network, &out, "tokens", monitor)?;
+    Ok((out, outcome, measured, data.len()))
 }
 
 /// The tokens that denoisers need, by the names of the released checkpoints.
@@ -363,7 +363,7 @@ pub(super) fn split(text: &str, share: f64) -> (String, String) {
 }
 
 /// The documents of both splits as one stream of tokens each; `end` is the token that ends a document.
-fn tokens(tokenizer: &Tokenizer, end: u32, documents: [Vec<String>; 2]) -> Result<[Vec<u32>; 2]> {
+fn tokens(tokenizer: &Tokenizer, end: u32, documents: &[Vec<String>; 2]) -> Result<[Vec<u32>; 2]> {
     let encode = |documents: &[String]| -> Result<Vec<u32>> {
         let texts = documents.iter().map(|document| document.strip_suffix(END_OF_TEXT).unwrap_or(document));
         let texts: Vec<&str> = texts.collect();

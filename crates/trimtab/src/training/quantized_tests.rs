@@ -193,6 +193,9 @@ fn texts_go_on_from_a_model_and_one_code_serves_all_widths_of_it() {
     assert!(quantized.contains("trimtab convert"), "{quantized}");
     let bits = refused(&start("[quantization]\nmethod = \"bivit\"\n"));
     assert!(bits.contains("quantization.method"), "{bits}");
+    let short = refused(&start(WEIGHTS).replace("window = 24", "window = 100000"));
+    assert!(short.contains("one window takes"), "{short}");
+    assert!(!place.path("no.partial").exists(), "nothing is begun on data that will not do");
     let masked = refused(&format!("{}[denoise]\n", start(WEIGHTS)));
     assert!(masked.contains("denoise"), "{masked}");
 }
