@@ -375,5 +375,5 @@ fn tokens(tokenizer: &Tokenizer, end: u32, documents: &[Vec<String>; 2]) -> Resu
         Ok(all)
     };
     let [train, heldout] = documents;
-    Ok([encode(&train)?, encode(&heldout)?])
+    Ok([encode(train)?, encode(heldout)?])
 }
