@@ -5,7 +5,9 @@
 
 use std::error::Error;
 
-use trimtab_nn::kernels::bench::{Measurement, Precision, Setting, dense, memory_bandwidth, packed};
+use trimtab_nn::kernels::bench::{
+    Measurement, Precision, Setting, dense, integers, memory_bandwidth, packed,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let threads = std::env::args().nth(1).map_or(Ok(2), |threads| threads.parse())?;
@@ -17,9 +19,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     {
         show(&packed(one_row, bits, group_size)?);
     }
+    for bits in [8, 4] {
+        show(&integers(one_row, bits)?);
+    }
     for n in [4, 16, 256] {
         let setting = Setting { n, matrices: 10, rounds: 3, ..one_row };
         show(&dense(setting, Precision::Bf16)?);
+        show(&packed(setting, 8, 5632)?);
+        show(&integers(setting, 8)?);
+        show(&integers(setting, 4)?);
         show(&packed(setting, 4, 128)?);
         show(&packed(setting, 3, 128)?);
     }

@@ -1,13 +1,15 @@
 //! Activations in few bits: what a site reads is rounded to integer codes before it is multiplied.
 //!
 //! Codes are unsigned inside, `0 ..= 2^b - 1`, and mean `x̂ = s (q - z)` with a step `s > 0` and an integer zero `z`, so that 0 is a
-//! code itself; symmetric codes have `z = 2^(b-1)`. Rounding is half to even. What is computed is the simulation, exact to the
-//! last bit: `x̂` in single precision, then the product. With gradients, rounding passes them on and clipping stops them.
+//! code itself; symmetric codes have `z = 2^(b-1)`. Rounding is half to even. On the CPU and without gradients, where the weight has integer
+//! codes with one scale a row and a row of the input has one step, the codes are multiplied as integers, and their sum is exact; elsewhere
+//! `x̂` is multiplied in single precision. With gradients, rounding passes them on and clipping stops them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::kernels::CodeRows;
 use crate::straight_through;
 use crate::weight::{host, on_host};
 use burn::module::Module;
@@ -23,12 +25,37 @@ fn round(step: ActivationStep, values: &mut [f32], highest: u8) {
     values.iter_mut().for_each(|x| *x = step.scale * whole(*x / step.scale, low, high));
 }
 
+/// Between 2^23 and 2^24 floats are the whole numbers: what is added to this one is rounded, as the processor does, half to even.
+const WHOLE: f32 = 12_582_912.0;
+
 /// The nearest whole number between two whole numbers, half to even; what is no number stays so.
 #[inline(always)]
 fn whole(x: f32, low: f32, high: f32) -> f32 {
-    // Between 2^23 and 2^24 floats are the whole numbers: the sum rounds, as the processor does, half to even.
-    const WHOLE: f32 = 12_582_912.0;
     x.clamp(low, high) + WHOLE - WHOLE
+}
+
+/// [`ActivationStep::code`] of many numbers.
+fn encode(step: ActivationStep, values: &[f32], highest: u8, codes: &mut [u8]) {
+    let zero = f32::from(step.zero);
+    let (low, high) = (-zero, f32::from(highest) - zero);
+    for (code, x) in codes.iter_mut().zip(values) {
+        // What is no number has the code 0. The low byte of the sum is that of the whole number.
+        let sum = (x / step.scale).max(low).min(high) + WHOLE;
+        *code = (sum.to_bits() as u8).wrapping_add(step.zero);
+    }
+}
+
+/// Rows of codes that integers can multiply: each row has one step.
+pub(crate) struct CodedRows {
+    codes: Vec<u8>,
+    steps: Vec<ActivationStep>,
+}
+
+impl CodedRows {
+    /// As the kernels read them.
+    pub(crate) fn view(&self) -> CodeRows<'_> {
+        CodeRows { codes: &self.codes, steps: &self.steps }
+    }
 }
 
 /// What rounds the input of a site.
@@ -125,13 +152,36 @@ impl ActivationQuantizer {
     ///
     /// If rows are of another width than its channels.
     pub fn codes(&self, rows: &[f32], channels: usize) -> Vec<u8> {
-        let (steps, highest) = (self.steps_of(rows, [channels, 1]), self.scheme().highest());
-        let at = |i: usize| match self.scheme().granularity {
-            ActivationGranularity::Channel => steps[i % channels],
-            ActivationGranularity::Token => steps[i / channels],
-            ActivationGranularity::Tensor | ActivationGranularity::Call => steps[0],
-        };
-        rows.iter().enumerate().map(|(i, &x)| at(i).code(x, highest)).collect()
+        if let Some(coded) = self.coded(rows, channels) {
+            return coded.codes;
+        }
+        let (steps, highest) = (&self.parts.steps, self.scheme().highest());
+        rows.iter().enumerate().map(|(i, &x)| steps[i % channels].code(x, highest)).collect()
+    }
+
+    /// Whether a row has one step for all its channels.
+    pub(crate) fn steps_rows(&self) -> bool {
+        self.scheme().granularity != ActivationGranularity::Channel
+    }
+
+    /// Codes of rows `[n, channels]`, where a row [has one step](Self::steps_rows); that of a row that holds what is no number is none.
+    pub(crate) fn coded(&self, rows: &[f32], channels: usize) -> Option<CodedRows> {
+        if !self.steps_rows() {
+            return None;
+        }
+        let (width, highest) = (channels.max(1), self.scheme().highest());
+        let mut steps = self.steps_of(rows, [channels, 1]).into_owned();
+        if self.scheme().granularity != ActivationGranularity::Token {
+            steps = vec![steps[0]; rows.len() / width];
+        }
+        let mut codes = vec![0u8; rows.len()];
+        for ((row, codes), step) in rows.chunks(width).zip(codes.chunks_mut(width)).zip(&mut steps) {
+            encode(*step, row, highest, codes);
+            if row.iter().any(|x| x.is_nan()) {
+                step.scale = f32::NAN;
+            }
+        }
+        Some(CodedRows { codes, steps })
     }
 
     /// Rows `[n, channels]`, rounded.

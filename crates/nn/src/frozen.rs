@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use trimtab_io::{AffineTensor, Coded, Dtype, RawTensor, RealTensor};
 
-use crate::kernels::{self, DenseView, PackedView};
+use crate::kernels::{self, CodeRows, DenseView, PackedView};
 
 /// Rows that are decoded at a time.
 const TILE: usize = 128;
@@ -63,6 +63,17 @@ impl Frozen {
             _ => self.multiply_decoded(x, n, y),
         }
         .expect(AGREE);
+    }
+
+    /// Whether [`Self::multiply_codes`] has a kernel: integer codes with one scale a row.
+    pub fn takes_codes(&self) -> bool {
+        matches!(self, Self::Packed(tensor) if tensor.g_idx.is_none() && kernels::integers::takes(&view(tensor)))
+    }
+
+    /// [`Self::multiply`] for rows of codes, in integers.
+    pub fn multiply_codes(&self, x: CodeRows<'_>, y: &mut [f32]) {
+        let Self::Packed(tensor) = self else { unreachable!("asked for by `takes_codes`") };
+        kernels::matmul_codes(&view(tensor), x, y).expect(AGREE);
     }
 
     fn multiply_decoded(&self, x: &[f32], n: usize, y: &mut [f32]) -> kernels::Result<()> {

@@ -294,16 +294,25 @@ impl Site {
         let x = self.beside_branches(x.reshape([n, dims[D - 1]]));
         let constant = self.constant.as_ref().filter(|_| !x.device().is_autodiff());
         let constant = constant.map(|constant| (constant, constant.places(&host(x.clone()))));
-        let x = self.prepare(x);
+        let unrounded = self.prepare(x);
+        let integers = self.integers(&unrounded, ctx);
+        let x = match self.input.last() {
+            // Where integers are multiplied, rounded numbers are only for those who look at them.
+            Some(InputOp::Quantize(quantizer)) if integers.is_none() || self.shows_input(ctx) => {
+                quantizer.rows(unrounded.clone())
+            }
+            _ => unrounded.clone(),
+        };
         self.show_input(&x, None, ctx);
         if ctx.is_done() {
             dims[D - 1] = self.meta.rows;
             return Tensor::zeros(dims, &x.device());
         }
         let added: Vec<Tensor<2>> = self.branches.iter().map(|branch| branch.forward(x.clone())).collect();
-        let mut y = match self.takes_signs() {
-            true => self.weight.multiply_signs(x.clone()),
-            false => self.weight.multiply(x.clone()),
+        let mut y = match integers {
+            Some(quantizer) => self.weight.multiply_codes(quantizer, unrounded),
+            None if self.takes_signs() => self.weight.multiply_signs(x.clone()),
+            None => self.weight.multiply(x.clone()),
         };
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
@@ -391,8 +400,22 @@ impl Site {
         if trained { x.autodiff() } else { x }
     }
 
+    /// The input after all operations, but for a last one that rounds it.
     fn prepare(&self, x: Tensor<2>) -> Tensor<2> {
-        self.input.iter().fold(x, |x, op| op.rows(x))
+        let rounds = matches!(self.input.last(), Some(InputOp::Quantize(_)));
+        self.input[..self.input.len() - usize::from(rounds)].iter().fold(x, |x, op| op.rows(x))
+    }
+
+    /// What makes codes of the input, where codes are multiplied as integers.
+    fn integers(&self, x: &Tensor<2>, ctx: &Ctx<'_>) -> Option<&ActivationQuantizer> {
+        let Some(InputOp::Quantize(quantizer)) = self.input.last() else { return None };
+        let possible = on_host(&x.device()) && ctx.capture.is_none() && quantizer.steps_rows();
+        (possible && self.weight.takes_codes()).then_some(quantizer)
+    }
+
+    /// Whether somebody but the weight reads the input.
+    fn shows_input(&self, ctx: &Ctx<'_>) -> bool {
+        !self.branches.is_empty() || ctx.taps.as_ref().is_some_and(|taps| taps.observes(self.name()))
     }
 
     /// `run`: [`TapRows::run`], where it is not all rows.

@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use trimtab_io::{AffineTensor, Coded, RawTensor, RealTensor};
 
+use crate::activation::ActivationQuantizer;
 use crate::differentiable;
 use crate::frozen::Frozen;
 use crate::kernels::binary;
@@ -151,6 +152,21 @@ impl Weight {
             Self::Packed(packed) => Frozen::Packed(Arc::clone(&packed.tensor)),
             Self::Coded(codes) => Frozen::Coded(Arc::clone(&codes.matrix)),
         })
+    }
+
+    /// Whether [`Weight::multiply_codes`] has a kernel for it.
+    pub(crate) fn takes_codes(&self) -> bool {
+        self.frozen().is_some_and(|matrix| matrix.takes_codes())
+    }
+
+    /// [`Weight::multiply`] for the codes of rows `x` on the host, in integers; only where it [takes codes](Weight::takes_codes) and the
+    /// quantizer [steps rows](ActivationQuantizer::steps_rows).
+    pub(crate) fn multiply_codes(&self, quantizer: &ActivationQuantizer, x: Tensor<2>) -> Tensor<2> {
+        let ([n, cols], [out, _], device) = (x.dims(), self.dims(), x.device());
+        let coded = quantizer.coded(&host(x), cols).expect("rows have a step each");
+        let mut y = vec![0.0f32; n * out];
+        self.frozen().expect("dense weights take no codes").multiply_codes(coded.view(), &mut y);
+        Tensor::from_data(TensorData::new(y, [n, out]), &device)
     }
 
     /// [`Weight::multiply`] for rows of signs; on the host by counting bits where the matrix has signs and a scale a row.

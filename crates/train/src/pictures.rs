@@ -71,7 +71,7 @@ impl Dataset for Pictures {
                 Targets::Classes(items.iter().map(|item| self.images.labels[item.index] as usize).collect())
             }
         };
-        Ok(ImageBatch { images: tensor(images, device), targets })
+        Ok(ImageBatch::new(tensor(images, device), targets))
     }
 }
 
@@ -83,12 +83,16 @@ fn tensor(images: Vec<Image<f32>>, device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values, [n, c, h, w]), device)
 }
 
-/// Mixes the images of a batch with each other, and their labels; a teacher's logits are those of the mixed images already.
+/// Mixes the images of a batch with each other, and their labels; a teacher's logits as targets are those of the mixed images already. What
+/// was asked about the images as they were ([`Teach`](crate::objectives::Teach)) is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix<'a>(pub &'a Mixer);
 
 impl BatchTransform<ImageBatch> for Mix<'_> {
     fn apply(&self, batch: ImageBatch, stream: &mut Stream, _: f64) -> Result<ImageBatch> {
+        if batch.taught.is_some() {
+            return Err(Error::setting("objective.mix", "comes after the teacher was asked; mix before"));
+        }
         let labels: Vec<i64> = match &batch.targets {
             Targets::Classes(classes) => classes.iter().map(|&class| class as i64).collect(),
             Targets::Teacher(logits) => vec![0; logits.dims()[0]],
@@ -109,6 +113,6 @@ impl BatchTransform<ImageBatch> for Mix<'_> {
             Targets::Teacher(logits) => Targets::Teacher(logits),
             _ => Targets::Mixed(pairs.map(label).collect()),
         };
-        Ok(ImageBatch { images: tensor(mixed.images, &device), targets })
+        Ok(ImageBatch::new(tensor(mixed.images, &device), targets))
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 
 /// Names of the measurements.
-pub const KERNELS: [&str; 6] = ["memory", "packed", "dense", "gptq", "eora", "decoupleq"];
+pub const KERNELS: [&str; 7] = ["memory", "packed", "integers", "dense", "gptq", "eora", "decoupleq"];
 
 /// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -55,6 +55,7 @@ pub fn run(
         match name {
             "memory" => found.push(memory(threads)?),
             "packed" => found.extend(packed(threads)?),
+            "integers" => found.extend(integers(threads)?),
             "dense" => found.extend(dense(threads)?),
             "gptq" => found.push(gptq_of_one_site()?),
             "eora" => found.extend(branch(problem)?),
@@ -95,6 +96,19 @@ fn packed(threads: usize) -> Result<Vec<Measured>> {
     let shapes = [(4, 1), (8, 1), (4, 16), (4, 256)];
     let one = |(bits, n)| Ok(of(bench::packed(setting(threads, n), bits, 128).map_err(failed)?));
     shapes.into_iter().map(one).collect()
+}
+
+/// Rows of 8-bit codes with codes that have one scale a row; the float product beside them.
+fn integers(threads: usize) -> Result<Vec<Measured>> {
+    let mut found = Vec::new();
+    for n in [1, 16, 256] {
+        let setting = setting(threads, n);
+        for bits in [8, 4] {
+            found.push(of(bench::integers(setting, bits).map_err(failed)?));
+        }
+        found.push(of(bench::packed(setting, 8, setting.cols).map_err(failed)?));
+    }
+    Ok(found)
 }
 
 fn dense(threads: usize) -> Result<Vec<Measured>> {

@@ -209,7 +209,7 @@ impl Dataset for Images {
         let logits = Tensor::cat(items.iter().map(|i| self.logits.clone().slice([one(i)])).collect(), 0);
         let images = Tensor::from_data(images.into_data(), device);
         let logits = Tensor::from_data(logits.into_data(), device);
-        Ok(ImageBatch { images, targets: Targets::Teacher(logits.into()) })
+        Ok(ImageBatch::new(images, Targets::Teacher(logits.into())))
     }
 }
 

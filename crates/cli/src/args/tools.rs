@@ -28,7 +28,7 @@ pub struct Report {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  trimtab bench\n  trimtab bench packed gptq --json")]
 pub struct Bench {
-    /// memory, packed, dense, gptq, eora, decoupleq [default: all].
+    /// memory, packed, integers, dense, gptq, eora, decoupleq [default: all].
     pub kernels: Vec<String>,
     /// A problem for eora (safetensors: error `[out, in]`, moment `[in, in]`) instead of a random one.
     #[arg(long, value_name = "FILE")]

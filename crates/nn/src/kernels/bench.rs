@@ -6,7 +6,9 @@ use std::time::Instant;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{DenseView, Error, PackedView, Result, matmul_dense, matmul_packed};
+use trimtab_io::ActivationStep;
+
+use super::{CodeRows, DenseView, Error, PackedView, Result, matmul_codes, matmul_dense, matmul_packed};
 
 /// One kernel at one shape.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +101,27 @@ pub fn packed(setting: Setting, bits: u8, group_size: usize) -> Result<Measureme
     measure(name, setting, |i| {
         (view.codes, view.scales, view.zeros) = (&codes[i], &scales[i], Some(zeros[i].as_slice()));
         matmul_packed(&view, &x, n, &mut y)?;
+        Ok(view.bytes())
+    })
+}
+
+/// Times the product of rows of 8-bit codes with packed matrices of `bits` bits and a scale and zero point a row.
+///
+/// # Errors
+///
+/// A width that does not exist, or threads that cannot be started.
+pub fn integers(setting: Setting, bits: u8) -> Result<Measurement> {
+    let Setting { n, rows, cols, .. } = setting;
+    let (scales, zeros) = (vec![0.01f32; rows], vec![1u8; rows]);
+    let mut view =
+        PackedView { rows, cols, bits, group_size: cols, codes: &[], scales: &scales, zeros: Some(&zeros) };
+    let mut noise = Noise(1);
+    let codes: Vec<Vec<u8>> = (0..setting.matrices).map(|_| noise.bytes(rows * view.row_bytes())).collect();
+    let (x, steps) = (noise.bytes(n * cols), vec![ActivationStep { scale: 0.01, zero: 128 }; n]);
+    let mut y = vec![0.0; n * rows];
+    measure(format!("integers {bits} bits by 8 bits"), setting, |i| {
+        view.codes = &codes[i];
+        matmul_codes(&view, CodeRows { codes: &x, steps: &steps }, &mut y)?;
         Ok(view.bytes())
     })
 }
@@ -215,8 +238,11 @@ mod tests {
     #[test]
     fn figures_of_a_measurement_agree_with_each_other() {
         let setting = Setting { n: 2, rows: 64, cols: 256, matrices: 2, rounds: 3, threads: 2 };
-        for m in [packed(setting, 4, 128).unwrap(), dense(setting, Precision::Bf16).unwrap()] {
-            let bytes = if m.name.starts_with("packed") { 64 * (128 + 2 * 5) } else { 64 * 256 * 2 };
+        for (m, bytes) in [
+            (packed(setting, 4, 128).unwrap(), 64 * (128 + 2 * 5)),
+            (integers(setting, 8).unwrap(), 64 * (256 + 5)),
+            (dense(setting, Precision::Bf16).unwrap(), 64 * 256 * 2),
+        ] {
             assert!(m.seconds > 0.0);
             assert!((m.gb_per_s * m.seconds * 1e9 / f64::from(bytes) - 1.0).abs() < 1e-9, "{m:?}");
             assert!((m.gflops * m.seconds * 1e9 / f64::from(2 * 2 * 64 * 256) - 1.0).abs() < 1e-9, "{m:?}");

@@ -1,10 +1,10 @@
-//! The instruction sets that kernels exist for.
+//! The instruction sets that kernels of floats exist for; products of integers have one more ([`integers`](super::integers)).
 
 use std::fmt;
 
 use super::{Error, Result};
 
-/// An instruction set with kernels of its own.
+/// An instruction set with kernels of floats of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {

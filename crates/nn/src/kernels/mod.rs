@@ -6,6 +6,8 @@
 //! groups whose ends are no multiple of eight columns, decode tiles that stay in the cache of one core and run a
 //! register-blocked product on them.
 //!
+//! What rounds the rows of `x` to codes, too, multiplies integers: [`integers`] says how exactly. What follows is of floats.
+//!
 //! # Accuracy
 //!
 //! With `e = 2^-24`, `u` the code, `z` the zero point and `s` the scale of an element, every output obeys
@@ -31,6 +33,7 @@ pub(crate) mod channels;
 mod conv;
 mod decode;
 mod error;
+pub mod integers;
 mod isa;
 mod parallel;
 mod portable;
@@ -38,12 +41,16 @@ mod portable;
 mod tests;
 mod tile;
 mod view;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // Instructions that a processor may lack.
+mod vnni;
 
 pub use conv::{
     ConvShape, channel_sums, conv2d, conv2d_input_gradient, conv2d_input_gradient_with,
     conv2d_weight_gradient, conv2d_weight_gradient_with, conv2d_with, patches,
 };
 pub use error::{Error, Result};
+pub use integers::{CodeRows, matmul_codes};
 pub use isa::Isa;
 pub use parallel::awake;
 pub use view::{DenseView, PackedView};

@@ -82,7 +82,7 @@ impl Packed {
 }
 
 /// Bit by bit: what the layout says, as slowly as it can be said.
-fn pack(plain: &[u8], cols: usize, bits: usize) -> Vec<u8> {
+pub(super) fn pack(plain: &[u8], cols: usize, bits: usize) -> Vec<u8> {
     let row_bytes = (cols * bits).div_ceil(32) * 4;
     let mut codes = vec![0u8; plain.len() / cols * row_bytes];
     for (i, &code) in plain.iter().enumerate() {

@@ -50,7 +50,7 @@ const INPUTS: usize = 64;
 pub(super) fn multiply(isa: Isa, matrix: &impl Tiled, x: &[f32], n: usize, y: &mut [f32]) {
     let [rows, cols] = matrix.dims();
     let scratch = || vec![0.0f32; CHUNK * TILE_COLS];
-    let fill = |w_rows: Span, x_rows: Span, out: &mut [f32], stride: usize, scratch: &mut [f32]| {
+    let fill = |w_rows: Span, x_rows: Span, out: &mut [f32], stride: usize, scratch: &mut Vec<f32>| {
         for start in (0..cols).step_by(TILE_COLS) {
             let span = Span { start, len: TILE_COLS.min(cols - start) };
             let w = matrix.tile(isa, w_rows, span, scratch);
@@ -64,6 +64,17 @@ pub(super) fn multiply(isa: Isa, matrix: &impl Tiled, x: &[f32], n: usize, y: &m
             );
         }
     };
+    over_tiles([rows, cols, n], y, scratch, fill);
+}
+
+/// Fills `y` (`[n, rows]`) tile by tile on all threads: `fill(rows of W, rows of x, out, stride, scratch)` adds to the zeros of `out`, whose
+/// rows, one for each row of `x`, lie `stride` apart.
+pub(super) fn over_tiles<S: Send>(
+    [rows, cols, n]: [usize; 3],
+    y: &mut [f32],
+    scratch: impl Fn() -> S + Sync + Send,
+    fill: impl Fn(Span, Span, &mut [f32], usize, &mut S) + Sync + Send,
+) {
     if n < 2 * INPUTS {
         over_rows([rows, cols, n], y, scratch, |first, part, scratch| {
             let w_rows = Span { start: first, len: part.len() / n };

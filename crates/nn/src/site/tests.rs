@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use burn::tensor::TensorData;
+use trimtab_io::{AffineScheme, AffineTensor};
 
 use super::*;
 use crate::activation::{ActivationGranularity, ActivationScheme};
@@ -69,6 +70,105 @@ fn a_quantized_input_is_what_the_weight_the_branch_and_the_taps_see() {
     let channel = ActivationScheme { granularity: ActivationGranularity::Channel, ..scheme };
     let refused = site.set_activation(Some(ActivationQuantizer::new(channel, steps).unwrap()));
     assert!(refused.unwrap_err().to_string().contains("2 channels"));
+}
+
+/// A site of codes with one scale a row multiplies integers: what comes out is the rounded exact sum, which floats would miss.
+#[test]
+fn codes_of_rows_and_weights_are_multiplied_as_integers() {
+    let (n, rows, cols) = (5, 7, 203);
+    let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919) % 1009) as f32 / 300.0 - 1.2).collect();
+    let input = || tensor(&x, [1, n, cols]);
+    for bits in [4, 8] {
+        let scheme = AffineScheme { bits, group_size: None, symmetric: false };
+        let codes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 251) as u8 & scheme.max_code()).collect();
+        let zeros: Vec<u8> = (0..rows).map(|o| (3 * o) as u8 & scheme.max_code()).collect();
+        let scales: Vec<f32> = (0..rows).map(|o| 0.013 + 0.01 * o as f32).collect();
+        let of = |scheme: AffineScheme, groups: usize| {
+            let each = |values: &[f32]| values.iter().flat_map(|v| vec![*v; groups]).collect::<Vec<f32>>();
+            let zeros = zeros.iter().flat_map(|z| vec![*z; groups]).collect();
+            AffineTensor::from_codes(
+                rows,
+                cols,
+                scheme,
+                &codes,
+                each(&scales),
+                Some(zeros),
+                None,
+                trimtab_io::Dtype::F32,
+            )
+        };
+        let packed = |scheme, groups| Weight::packed(of(scheme, groups).unwrap());
+        let mut integers = Site::new(SiteMeta::linear("up", rows, cols), packed(scheme, 1), None).unwrap();
+        // The same numbers with a scale for each half have no such kernel.
+        let halves = AffineScheme { group_size: Some(cols.div_ceil(2)), ..scheme };
+        let mut floats = Site::new(SiteMeta::linear("up", rows, cols), packed(halves, 2), None).unwrap();
+        for words in ["int8 token", "int8 token sym", "int8 tensor", "int4 tensor dynamic", "int8 channel"] {
+            let scheme: ActivationScheme = words.parse().unwrap();
+            let steps = match scheme.granularity {
+                ActivationGranularity::Tensor => vec![scheme.step(-1.0, 1.5)],
+                ActivationGranularity::Channel => vec![scheme.step(-1.0, 1.5); cols],
+                _ => Vec::new(),
+            };
+            let quantizer = ActivationQuantizer::new(scheme, steps).unwrap();
+            let plain = host(floats.forward(input(), &mut Ctx::default()));
+            for site in [&mut integers, &mut floats] {
+                site.set_activation(Some(quantizer.clone())).unwrap();
+            }
+            let found = host(integers.forward(input(), &mut Ctx::default()));
+            let simulated = host(floats.forward(input(), &mut Ctx::default()));
+            floats.set_activation(None).unwrap();
+            let size = simulated.iter().fold(0.0f32, |size, y| size.max(y.abs()));
+            let far =
+                |other: &[f32]| found.iter().zip(other).fold(0.0f32, |far, (a, b)| far.max((a - b).abs()));
+            assert!(far(&simulated) < 2e-6 * size, "{words}, {bits} bits: {} of {size}", far(&simulated));
+            assert!(far(&plain) > 1e-4 * size, "control: {words} rounds");
+            let seen = summed(|ctx| host(integers.forward(input(), ctx)));
+            let rounded = host(quantizer.rows(tensor(&x, [n, cols])));
+            let sum: f64 = rounded.iter().map(|&x| f64::from(x)).sum();
+            assert!(
+                seen.0 == found && (seen.1 - sum).abs() < 1e-6,
+                "taps see rounded rows, and change nothing"
+            );
+            let Some(coded) = quantizer.coded(&x, cols) else { continue };
+            let view = coded.view();
+            let exact = |at: usize| {
+                let (t, o) = (at / rows, at % rows);
+                let zero = i64::from(view.steps[t].zero);
+                let q = view.codes[t * cols..][..cols].iter().map(|&q| i64::from(q) - zero);
+                let w = codes[o * cols..][..cols].iter().map(|&u| i64::from(u) - i64::from(zeros[o]));
+                q.zip(w).map(|(q, w)| q * w).sum::<i64>() as f32 * scales[o] * view.steps[t].scale
+            };
+            assert_eq!(found, (0..n * rows).map(exact).collect::<Vec<f32>>(), "{words}, {bits} bits");
+        }
+        // Behind another operation, and beside a branch, which reads what the weight reads.
+        let quantizer = ActivationQuantizer::dynamic("int8 token".parse().unwrap()).unwrap();
+        let half = Param::from_tensor(tensor(&vec![0.5; cols], [cols]));
+        let a = Param::from_tensor(tensor(&x[..2 * cols], [2, cols]));
+        let b = Param::from_tensor(tensor(&x[..2 * rows], [rows, 2]));
+        for site in [&mut integers, &mut floats] {
+            site.set_activation(None).unwrap();
+            site.input.push(InputOp::Scale(half.clone()));
+            site.set_activation(Some(quantizer.clone())).unwrap();
+            site.set_branches(vec![Branch::LowRank(LowRank { a: a.clone(), b: b.clone(), scale: 1.0 })])
+                .unwrap();
+        }
+        let run = |site: &Site| host(site.forward(input(), &mut Ctx::default()));
+        let [found, simulated] = [&integers, &floats].map(run);
+        let size = simulated.iter().fold(0.0f32, |size, y| size.max(y.abs()));
+        let far = found.iter().zip(&simulated).fold(0.0f32, |far, (a, b)| far.max((a - b).abs()));
+        assert!(far < 2e-6 * size, "{far} of {size}");
+        for site in [&mut integers, &mut floats] {
+            site.input.clear();
+            site.set_branches(Vec::new()).unwrap();
+        }
+        let mut holed = x.clone();
+        holed[cols + 3] = f32::NAN;
+        integers
+            .set_activation(Some(ActivationQuantizer::dynamic("int8 token".parse().unwrap()).unwrap()))
+            .unwrap();
+        let y = host(integers.forward(tensor(&holed, [1, n, cols]), &mut Ctx::default()));
+        assert!(y.iter().enumerate().all(|(at, y)| y.is_nan() == (at / rows == 1)), "no number stays none");
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Batches of images, and the classification of them.
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
+use trimtab_math::random::Stream;
 use trimtab_nn::Ctx;
 
 use super::decoupled_mixup::DecoupledMixup;
+use crate::data::BatchTransform;
 use crate::error::Result;
 use crate::objective::{Loss, Objective, Pass};
 
@@ -68,6 +70,15 @@ pub struct ImageBatch {
     pub images: Tensor<4>,
     /// One for each image.
     pub targets: Targets,
+    /// What a teacher says of these images beside their targets, logits `[B, C]`; see [`Teach`].
+    pub taught: Option<Tensor<2>>,
+}
+
+impl ImageBatch {
+    /// Images that no teacher was asked about.
+    pub fn new(images: Tensor<4>, targets: Targets) -> Self {
+        Self { images, targets, taught: None }
+    }
 }
 
 /// Two views of the same images.
@@ -85,7 +96,55 @@ pub fn soft_cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     (activation::log_softmax(logits, 1) * targets).sum().neg() / n as f64
 }
 
-/// Cross-entropy of the class; mixed images by the decoupled loss if there is one. The first field maps a model, images and a
+/// How much a network listens to a teacher beside the labels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Listening {
+    /// Share of the loss in `[0, 1]` that is the teacher's: the divergence from what it says, times the temperature squared, as the
+    /// gradients shrink with that.
+    pub share: f64,
+    /// Temperature that both distributions are softened by, positive.
+    pub temperature: f64,
+}
+
+impl Listening {
+    /// What makes no sense, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let Self { share, temperature } = self;
+        if !(0.0..=1.0).contains(share) {
+            return Some(format!("share must lie in [0, 1], found {share}"));
+        }
+        (!(*temperature > 0.0 && temperature.is_finite()))
+            .then(|| format!("temperature must be positive, found {temperature}"))
+    }
+}
+
+/// Asks a teacher about the images of every batch as the network sees them, mixed ones too (Hinton et al., arXiv:1503.02531).
+pub struct Teach<'a, M, F> {
+    /// The network that is asked, without gradients.
+    pub teacher: &'a M,
+    /// Its forward pass: logits `[B, C]`.
+    pub logits: F,
+    /// What is done to a batch before.
+    pub before: Option<&'a dyn BatchTransform<ImageBatch>>,
+}
+
+impl<M: Sync, F> BatchTransform<ImageBatch> for Teach<'_, M, F>
+where
+    F: Fn(&M, Tensor<4>, &mut Ctx<'_>) -> trimtab_nn::Result<Tensor<2>> + Sync,
+{
+    fn apply(&self, batch: ImageBatch, stream: &mut Stream, progress: f64) -> Result<ImageBatch> {
+        let batch = match self.before {
+            Some(before) => before.apply(batch, stream, progress)?,
+            None => batch,
+        };
+        let images = batch.images.clone().without_autodiff();
+        let taught = (self.logits)(self.teacher, images, &mut Ctx::default())?;
+        Ok(ImageBatch { taught: Some(taught), ..batch })
+    }
+}
+
+/// Cross-entropy of the class; mixed images by the decoupled loss if there is one; beside them, of images that a teacher was asked about,
+/// the divergence from it. The first field maps a model, images and a
 /// context to logits `[B, C]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Classify<F> {
@@ -95,12 +154,14 @@ pub struct Classify<F> {
     pub smoothing: f64,
     /// Added for mixed images.
     pub decoupled: Option<DecoupledMixup>,
+    /// Of batches that a teacher was asked about, how much of the loss is that of its words.
+    pub listening: Option<Listening>,
 }
 
 impl<F> Classify<F> {
     /// Plain cross-entropy.
     pub fn new(logits: F) -> Self {
-        Self { logits, smoothing: 0.0, decoupled: None }
+        Self { logits, smoothing: 0.0, decoupled: None, listening: None }
     }
 }
 
@@ -115,7 +176,11 @@ where
         let correct = batch.targets.classes().map(|classes| right(&logits, classes));
         let mut mean = soft_cross_entropy(logits.clone(), targets);
         if let (Some(decoupled), Targets::Mixed(labels)) = (&self.decoupled, &batch.targets) {
-            mean = decoupled.loss(logits, labels, mean);
+            mean = decoupled.loss(logits.clone(), labels, mean);
+        }
+        if let (Some(Listening { share, temperature }), Some(teacher)) = (self.listening, &batch.taught) {
+            let apart = softened_divergence(teacher.clone(), logits, temperature);
+            mean = mean * (1.0 - share) + apart * (share * temperature.powi(2));
         }
         Ok(Loss { mean, terms: n, correct })
     }
@@ -141,11 +206,16 @@ where
         };
         let logits = (self.logits)(model, batch.images.clone(), &mut pass.ctx())?;
         let [n, _] = logits.dims();
-        let softened = |logits: Tensor<2>| activation::log_softmax(logits / self.temperature, 1);
-        let (teacher, student) = (softened((**teacher).clone()), softened(logits));
-        let mean = (teacher.clone().exp() * (teacher - student)).sum() / n as f64;
-        Ok(Loss::new(mean, n))
+        Ok(Loss::new(softened_divergence((**teacher).clone(), logits, self.temperature), n))
     }
+}
+
+/// `KL(softmax(t / T) || softmax(s / T))` of logits `[B, C]`, the mean over the batch, nats.
+fn softened_divergence(teacher: Tensor<2>, student: Tensor<2>, temperature: f64) -> Tensor<1> {
+    let [n, _] = student.dims();
+    let softened = |logits: Tensor<2>| activation::log_softmax(logits / temperature, 1);
+    let (teacher, student) = (softened(teacher), softened(student));
+    (teacher.clone().exp() * (teacher - student)).sum() / n as f64
 }
 
 /// How many rows have their largest entry at the class.
@@ -158,8 +228,10 @@ fn right(logits: &Tensor<2>, classes: &[usize]) -> usize {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use trimtab_io::augment::Mixer;
 
     use super::*;
+    use crate::pictures::Mix;
 
     #[test]
     fn targets_are_distributions() {
@@ -173,6 +245,64 @@ mod tests {
         assert_eq!(numbers(Targets::Mixed(vec![mixed]), 0.0), [0.75, 0.0, 0.0, 0.25]);
         let same = MixedLabel { a: 1, b: 1, lambda: 0.75 };
         assert_eq!(numbers(Targets::Mixed(vec![same]), 0.0), [0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_listener_adds_the_divergence_from_its_teacher_to_what_the_labels_say() {
+        let device = Device::flex();
+        let tensor = |values: [[f32; 3]; 2]| Tensor::<2>::from_floats(values, &device);
+        let (student, teacher) = ([[0.3, -1.0, 2.0], [0.0, 0.5, 0.1]], [[1.5, 0.2, -0.4], [0.0, 3.0, 1.0]]);
+        let forward = |_: &(), _: Tensor<4>, _: &mut Ctx<'_>| Ok(tensor(student));
+        let batch = |taught: bool| ImageBatch {
+            taught: taught.then(|| tensor(teacher)),
+            ..ImageBatch::new(Tensor::zeros([2, 1, 1, 1], &device), Targets::Classes(vec![2, 0]))
+        };
+        let loss = |share: f64, temperature: f64, taught: bool| {
+            let listening = Some(Listening { share, temperature });
+            let objective = Classify { listening, ..Classify::new(forward) };
+            let mean = objective.loss(&(), &batch(taught), &mut Pass::default()).unwrap().mean;
+            f64::from(mean.into_scalar::<f32>())
+        };
+        let softmax = |row: [f32; 3], temperature: f64| {
+            let powers = row.map(|x| (f64::from(x) / temperature).exp());
+            powers.map(|power| power / powers.iter().sum::<f64>())
+        };
+        let labels = -(softmax(student[0], 1.0)[2].ln() + softmax(student[1], 1.0)[0].ln()) / 2.0;
+        for (share, temperature) in [(0.0, 3.0), (0.3, 1.0), (0.7, 4.0), (1.0, 2.0)] {
+            let apart = |i: usize| -> f64 {
+                let (t, s) = (softmax(teacher[i], temperature), softmax(student[i], temperature));
+                t.iter().zip(s).map(|(t, s)| t * (t / s).ln()).sum()
+            };
+            let apart = temperature.powi(2) * (apart(0) + apart(1)) / 2.0;
+            let expected = (1.0 - share) * labels + share * apart;
+            let found = loss(share, temperature, true);
+            assert!((found - expected).abs() < 1e-5, "{share} {temperature}: {found} {expected}");
+            assert!(
+                (loss(share, temperature, false) - labels).abs() < 1e-5,
+                "without a teacher, labels alone"
+            );
+        }
+    }
+
+    #[test]
+    fn a_teacher_sees_the_images_that_the_network_sees() {
+        let device = Device::flex();
+        let batch = || {
+            let pixels: Vec<f32> = (0..3 * 16).map(|i| i as f32).collect();
+            let images = Tensor::from_data(TensorData::new(pixels, [3, 1, 4, 4]), &device);
+            ImageBatch::new(images, Targets::Classes(vec![0, 1, 2]))
+        };
+        let flat = |_: &(), images: Tensor<4>, _: &mut Ctx<'_>| Ok(images.reshape([3, 16]));
+        let (mixer, stream) = (Mixer::Mixup { alpha: 1.0 }, || Stream::new(3, "mix", 0, 0));
+        let mix = Mix(&mixer);
+        let teach = Teach { teacher: &(), logits: flat, before: Some(&mix) };
+        let mixed = teach.apply(batch(), &mut stream(), 0.0).unwrap();
+        let numbers = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().collect::<Vec<f32>>();
+        let seen = numbers(mixed.images.clone().reshape([3, 16]));
+        assert_eq!(numbers(mixed.taught.clone().unwrap()), seen);
+        assert_ne!(numbers(batch().images.reshape([3, 16])), seen, "control: they are mixed");
+        let error = mix.apply(mixed, &mut stream(), 0.0).unwrap_err().to_string();
+        assert!(error.contains("objective.mix") && error.contains("before"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod teacher;
 
 pub use contrastive::{Contrastive, ContrastiveKind, info_nce_share};
 pub use decoupled_mixup::{DecoupledMixup, Head, Mode};
-pub use images::{Classify, ImageBatch, Imitate, MixedLabel, Targets, ViewBatch, soft_cross_entropy};
+pub use images::{
+    Classify, ImageBatch, Imitate, Listening, MixedLabel, Targets, Teach, ViewBatch, soft_cross_entropy,
+};
 pub use masked::log_sum_exp;
 pub use teacher::{FollowTeacher, TaughtBatch, TaughtWindows};

@@ -6,10 +6,10 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use trimtab_io::augment::{Augment, Mixer, Normalize, Pipeline};
 use trimtab_io::{Checkpoint, ImageFolder, ImageSet};
-use trimtab_models::{Normalization, Zoo};
+use trimtab_models::{Model, Normalization, Zoo};
 use trimtab_nn::{Ctx, Flow, Network};
 use trimtab_train::distil::{DistilledSet, Replay};
-use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, Imitate};
+use trimtab_train::objectives::{Classify, DecoupledMixup, ImageBatch, Imitate, Listening, Teach};
 use trimtab_train::{BatchSize, BatchTransform, Dataset, Mix, Objective, Pictures, Settings, Trainer};
 
 use super::{Output, Run, Summary, quantized};
@@ -75,6 +75,76 @@ pub struct ImageObjective {
     pub mix: Option<Mixer>,
     /// Added for mixed images.
     pub decoupled: Option<DecoupledMixup>,
+    /// A network that is listened to beside the labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherSource>,
+}
+
+/// A trained network of the same classes, asked about every image as it is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherSource {
+    /// Its checkpoint, relative to the recipe; by default what the run starts from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Share of the loss that is the divergence from what it says; the rest is that of the labels.
+    #[serde(default = "half")]
+    pub share: f64,
+    /// Temperature that its words and those of the network are softened by.
+    #[serde(default = "one")]
+    pub temperature: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl TeacherSource {
+    fn listening(&self) -> Listening {
+        Listening { share: self.share, temperature: self.temperature }
+    }
+
+    /// The teacher, which must tell as many classes apart and see the same colours.
+    fn open(
+        &self,
+        run: &Run<'_>,
+        classes: usize,
+        colours: &Normalization,
+        image: [usize; 3],
+    ) -> Result<Network> {
+        let path = run.recipe.teacher().ok_or_else(|| Error::Setting {
+            what: "objective.teacher",
+            message: "has no path, and the run starts from no checkpoint\nhint: path = \"MODEL\"".into(),
+        })?;
+        let at = run.base.join(path);
+        let wrong = |message: String| Error::Setting {
+            what: "objective.teacher",
+            message: format!("{}: {message}", path.display()),
+        };
+        let checkpoint = Checkpoint::open(&at).map_err(|error| wrong(error.to_string()))?;
+        let teacher = Model::from_checkpoint(checkpoint, None, run.device.clone())
+            .map_err(|error| wrong(error.to_string()))?;
+        let own = teacher.normalization().map_err(|error| wrong(error.to_string()))?;
+        if own != *colours {
+            let Normalization { mean, std } = own;
+            return Err(wrong(format!(
+                "it sees colours by mean {mean:?} and std {std:?}, the data have mean {:?} and std {:?}",
+                colours.mean, colours.std
+            )));
+        }
+        let network = teacher.network().map_err(|error| wrong(error.to_string()))?;
+        let [c, h, w] = image;
+        let said = logits(&network, Tensor::zeros([1, c, h, w], run.device), &mut Ctx::default());
+        let [_, found] = said.map_err(|error| wrong(error.to_string()))?.dims();
+        match found == classes {
+            true => Ok(network),
+            false => Err(wrong(format!("it tells {found} classes apart, the network {classes}"))),
+        }
+    }
 }
 
 impl ImageObjective {
@@ -83,8 +153,11 @@ impl ImageObjective {
             let message = format!("must lie in [0, 1), found {}", self.smoothing);
             return Err(Error::Setting { what: "objective.smoothing", message });
         }
-        match self.decoupled.and_then(|decoupled| decoupled.problem()) {
-            Some(message) => Err(Error::Setting { what: "objective.decoupled", message }),
+        if let Some(message) = self.decoupled.and_then(|decoupled| decoupled.problem()) {
+            return Err(Error::Setting { what: "objective.decoupled", message });
+        }
+        match self.teacher.as_ref().and_then(|teacher| teacher.listening().problem()) {
+            Some(message) => Err(Error::Setting { what: "objective.teacher", message }),
             None => Ok(()),
         }
     }
@@ -122,6 +195,11 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
             return Err(Error::Setting { what: "data.images", message });
         }
     }
+    let colours = Normalization { mean: source.mean.clone(), std: source.std.clone() };
+    let [_, c, h, w] = train.shape;
+    let teacher = recipe.objective.teacher.as_ref();
+    let listening = teacher.map(TeacherSource::listening);
+    let teacher = teacher.map(|teacher| teacher.open(run, zoo.classes(), &colours, [c, h, w])).transpose()?;
     let out = run.open((&train.labels, &test.labels, train.pixels(0..train.len())))?;
     let normalize = Some(Normalize { mean: source.mean.clone(), std: source.std.clone() });
     let plain = Pipeline { augment: Vec::new(), normalize: normalize.clone() };
@@ -129,10 +207,13 @@ pub(super) fn train(run: &Run<'_>, source: &ImageSource, monitor: &mut dyn Monit
     let seed = recipe.training.seed;
     let data = Pictures::new(train, augmented, seed, zoo.classes())?;
     let heldout = Pictures::new(test, plain, seed, zoo.classes())?;
-    let colours = Normalization { mean: source.mean.clone(), std: source.std.clone() };
-    let ImageObjective { smoothing, mix, decoupled } = &recipe.objective;
-    let objective = Classify { logits, smoothing: *smoothing, decoupled: *decoupled };
-    go(run, zoo, &colours, [&data, &heldout], &objective, mix.as_ref(), out, monitor)
+    let ImageObjective { smoothing, mix, decoupled, .. } = &recipe.objective;
+    let objective = Classify { logits, smoothing: *smoothing, decoupled: *decoupled, listening };
+    let mix = mix.as_ref().map(Mix);
+    let mix = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
+    let teach = teacher.as_ref().map(|teacher| Teach { teacher, logits, before: mix });
+    let transform = teach.as_ref().map_or(mix, |teach| Some(teach));
+    go(run, zoo, &colours, [&data, &heldout], &objective, transform, out, monitor)
 }
 
 /// Trains on images that `trimtab distil` made: exactly the batches that their soft labels belong to.
@@ -185,7 +266,9 @@ pub(super) fn train_distilled(
     let Normalize { mean, std } = replay.normalize;
     let objective = Imitate { logits, temperature: source.temperature };
     let colours = Normalization { mean, std };
-    go(run, zoo, &colours, [&data, &heldout], &objective, replay.mix.as_ref(), out, monitor)
+    let mix = replay.mix.as_ref().map(Mix);
+    let mix = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
+    go(run, zoo, &colours, [&data, &heldout], &objective, mix, out, monitor)
 }
 
 /// Refuses steps that soft labels of mixtures were not made for: who is mixed with whom is drawn by step and process.
@@ -236,20 +319,18 @@ fn go(
     colours: &Normalization,
     [data, heldout]: [&Pictures; 2],
     objective: &impl Objective<Network, ImageBatch>,
-    mix: Option<&Mixer>,
+    transform: Option<&dyn BatchTransform<ImageBatch>>,
     mut out: Output,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary> {
     let network = start(run, zoo, colours)?;
-    let mix = mix.map(Mix);
     if let Some(settings) = &run.recipe.quantization {
-        let transform = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
         let job = quantized::Job { run, zoo, colours, data: [data, heldout], transform };
         return job.train(network, settings, objective, out, monitor);
     }
     let mut trainer = Trainer::new(data, objective, &run.recipe.training, run.device.clone());
     trainer.heldout = Some(heldout);
-    trainer.transform = mix.as_ref().map(|mix| mix as &dyn BatchTransform<ImageBatch>);
+    trainer.transform = transform;
     let (outcome, measured) = run.go(&mut trainer, network, &out, "images", monitor)?;
     let params = run.write(&mut out, outcome.result(), &zoo.metadata(colours))?;
     if let Some(config) = zoo.config()? {

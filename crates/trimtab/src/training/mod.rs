@@ -261,6 +261,11 @@ impl Recipe {
         }
         Ok(())
     }
+
+    /// The checkpoint that is listened to, if one is, relative to the recipe.
+    fn teacher(&self) -> Option<&PathBuf> {
+        self.objective.teacher.as_ref().and_then(|teacher| teacher.path.as_ref().or(self.start.as_ref()))
+    }
 }
 
 /// Trains by `recipe` (whose relative paths start at `base`) and writes a checkpoint directory to `output`.
@@ -304,6 +309,11 @@ pub fn train_among(
     if recipe.upscaler.is_some() && !matches!(recipe.data, DataSource::Patches(_)) {
         let message = "belongs to [data.patches]: it makes patches of pictures larger".into();
         return Err(Error::Setting { what: "upscaler", message });
+    }
+    let of_images = matches!(recipe.data, DataSource::Images(_) | DataSource::Distilled(_));
+    if !of_images && recipe.objective != ImageObjective::default() {
+        let message = "belongs to [data.images]: it says what is minimized on images with classes".into();
+        return Err(Error::Setting { what: "objective", message });
     }
     match &recipe.data {
         DataSource::Stories { .. } | DataSource::Text { .. } => language::train(&run, monitor),
@@ -351,7 +361,13 @@ impl Run<'_> {
         // Without `prefetch`, which is not serialized: it changes nothing.
         json!(self.recipe).to_string().hash(&mut hash);
         data.hash(&mut hash);
-        if let Some(path) = &self.recipe.start {
+        let start = self.recipe.start.as_ref();
+        let teacher = self.recipe.teacher();
+        if let Some(path) = teacher {
+            // Of a teacher the configuration counts, too: what it computes is that of its file.
+            Checkpoint::open(self.base.join(path))?.fingerprint().hash(&mut hash);
+        }
+        for path in start.into_iter().chain(teacher.filter(|teacher| Some(*teacher) != start)) {
             let start = Checkpoint::open(self.base.join(path))?;
             for file in start.files() {
                 start.content_sha256(&file.name)?.hash(&mut hash);

@@ -5,7 +5,7 @@ use trimtab_models::Model;
 use trimtab_nn::Weight;
 use trimtab_train::{NextToken, TokenWindows};
 
-use super::tests::{PICTURES, Place, StopAt};
+use super::tests::{PICTURES, Place, StopAt, labelled};
 use super::*;
 use crate::judge::Judge;
 use crate::monitor::Quiet;
@@ -193,6 +193,8 @@ fn texts_go_on_from_a_model_and_one_code_serves_all_widths_of_it() {
     assert!(quantized.contains("trimtab convert"), "{quantized}");
     let bits = refused(&start("[quantization]\nmethod = \"bivit\"\n"));
     assert!(bits.contains("quantization.method"), "{bits}");
+    let images = refused(&format!("{}\n[objective]\nsmoothing = 0.1\n", start(WEIGHTS)));
+    assert!(images.contains("objective") && images.contains("[data.images]"), "{images}");
     let short = refused(&start(WEIGHTS).replace("window = 24", "window = 100000"));
     assert!(short.contains("one window takes"), "{short}");
     assert!(!place.path("no.partial").exists(), "nothing is begun on data that will not do");
@@ -274,6 +276,31 @@ rate = 3e-3
 optimizer = { kind = "adamw", weight_decay = 0.0 }
 schedule = { kind = "cosine" }
 "#;
+
+/// Labels that are all wrong do not matter to what listens to a teacher alone.
+#[test]
+fn networks_for_few_bits_listen_to_a_teacher_by_every_method() {
+    let place = Place::new();
+    place.train(PICTURES, "plain", &mut Quiet::default()).unwrap();
+    labelled(&place.path("wrong.safetensors"), 1);
+    let rate = |recipe: String| recipe.replace("rate = 0.1", "rate = 0.03");
+    for (recipe, name) in [
+        (rate(with("method = \"double_rounding\"\nwidths = [8, 4]")), "double_rounding"),
+        (with("method = \"adapt\"\nlookback = [4, 10]\nl1 = 1e-6"), "adapt"),
+        (BITS.to_string(), "bivit"),
+    ] {
+        let recipe = recipe.replace("pictures.safetensors", "wrong.safetensors");
+        let right = |recipe: &str, name: &str| {
+            place.train(recipe, name, &mut Quiet::default()).unwrap().accuracy.unwrap()
+        };
+        let taught = format!("{recipe}\n[objective]\nteacher = {{ path = \"plain\", share = 1.0 }}\n");
+        let [by_labels, by_teacher] = [right(&recipe, name), right(&taught, &format!("{name}_taught"))];
+        assert!(
+            by_labels > 0.5 && by_teacher < 0.3,
+            "{name}: {by_labels} right by wrong labels, {by_teacher}"
+        );
+    }
+}
 
 #[test]
 fn a_transformer_becomes_one_bit_by_phases_and_its_file_counts_bits() {

@@ -334,6 +334,11 @@ impl Place {
 
 /// Images of three classes, told apart by their brightest colour.
 pub(super) fn pictures(path: &Path) {
+    labelled(path, 0);
+}
+
+/// [`pictures`] whose labels are so many classes further on.
+pub(super) fn labelled(path: &Path, further: i64) {
     let (n, size) = (60usize, 8usize);
     let mut stream = trimtab_math::random::Stream::new(1, "pictures", 0, 0);
     let mut tensors = Vec::new();
@@ -347,7 +352,7 @@ pub(super) fn pictures(path: &Path) {
             }
         }
         let images = RawTensor::new(Dtype::U8, vec![n, 3, size, size], pixels.into()).unwrap();
-        let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+        let labels: Vec<u8> = labels.iter().flat_map(|label| ((label + further) % 3).to_le_bytes()).collect();
         let labels = RawTensor::new(Dtype::I64, vec![n], labels.into()).unwrap();
         tensors.push((format!("{split}.images"), images));
         tensors.push((format!("{split}.labels"), labels));
@@ -406,6 +411,62 @@ fn a_classifier_learns_resumes_and_is_evaluated_as_the_loop_measured_it() {
     assert!(run(&short, "short", &mut Quiet::default()).unwrap_err().to_string().contains("main.epochs"));
     let none = Recipe { network: None, ..recipe };
     assert!(run(&none, "none", &mut Quiet::default()).unwrap_err().to_string().contains("network"));
+}
+
+#[test]
+fn a_teacher_is_listened_to_as_much_as_the_recipe_says_whatever_the_labels() {
+    let place = Place::new();
+    let quiet = &mut Quiet::default();
+    place.train(PICTURES, "plain", quiet).unwrap();
+    // All labels are wrong here: what is right by them is what the teacher did not teach.
+    labelled(&place.path("wrong.safetensors"), 1);
+    let listening = |settings: &str, more: &str| {
+        let wrong = PICTURES.replace("pictures.safetensors", "wrong.safetensors");
+        format!("{more}{wrong}\n[objective]\nteacher = {{ {settings} }}\n")
+    };
+    let right = |share: f64, name: &str| {
+        let recipe = listening(&format!("path = \"plain\", share = {share}, temperature = 2.0"), "");
+        place.train(&recipe, name, &mut Quiet::default()).unwrap().accuracy.unwrap()
+    };
+    let [all, none] = [right(1.0, "all"), right(0.0, "none")];
+    assert!(all < 0.1 && none > 0.9, "right by wrong labels: {all} with a teacher alone, {none} without");
+    // Beside labels it is another run than without; interrupted and resumed it ends in the same bytes.
+    let half = listening("path = \"plain\"", "").replace("wrong.safetensors", "pictures.safetensors");
+    let mixed = format!("{half}mix = {{ kind = \"mixup\", alpha = 1.0 }}\n");
+    for (recipe, name) in [(&half, "half"), (&mixed, "mixed")] {
+        assert!(place.train(recipe, name, quiet).unwrap().accuracy.unwrap() > 0.8, "{name}");
+        let stopped = format!("{name}_stopped");
+        assert!(matches!(place.train(recipe, &stopped, &mut StopAt(7 * 12)), Err(Error::Interrupted { .. })));
+        place.train(recipe, &stopped, quiet).unwrap();
+        assert!(
+            place.bytes(name, "model.safetensors") == place.bytes(&stopped, "model.safetensors"),
+            "{name}"
+        );
+        assert!(place.bytes(name, "model.safetensors") != place.bytes("plain", "model.safetensors"));
+    }
+    // Mixed images are asked about as they are mixed: labels that are all wrong do not matter then either.
+    let mix = "mix = { kind = \"mixup\", alpha = 1.0 }\n";
+    let mixed = format!("{}{mix}", listening("path = \"plain\", share = 1.0", ""));
+    assert!(place.train(&mixed, "mixed_all", quiet).unwrap().accuracy.unwrap() < 0.1);
+    // A network that starts from a checkpoint listens to that one.
+    let own = listening("share = 1.0", "start = \"plain\"\n").replace("rate = 0.1", "rate = 1e-3");
+    assert!(place.train(&own, "own", quiet).unwrap().accuracy.unwrap() < 0.1);
+    let four = PICTURES.replace("classes = 3", "classes = 4");
+    for (recipe, expected) in [
+        (listening("share = 1.5, path = \"plain\"", ""), "share must lie in [0, 1], found 1.5"),
+        (listening("temperature = 0.0, path = \"plain\"", ""), "temperature must be positive"),
+        (listening("share = 0.5", ""), "starts from no checkpoint"),
+        (listening("path = \"nowhere\"", ""), "nowhere"),
+        (listening("path = \"plain\"", "").replace("0.25, 0.25, 0.25", "0.25, 0.25, 0.3"), "colours by mean"),
+        (
+            format!("{four}\n[objective]\nteacher = {{ path = \"plain\" }}\n"),
+            "3 classes apart, the network 4",
+        ),
+    ] {
+        let error = place.train(&recipe, "refused", quiet).unwrap_err().to_string();
+        assert!(error.contains("objective.teacher") && error.contains(expected), "{error}");
+        assert!(!place.path("refused").exists());
+    }
 }
 
 const DISTILLED: &str = r#"

@@ -1,4 +1,5 @@
-//! Kernels for AVX2 and FMA. Everything here is reached only past [`Isa::require`](super::Isa).
+//! Kernels for AVX2 and FMA. Everything here is reached only past [`Isa::require`](super::Isa), dot products of bytes past a choice of
+//! their own.
 
 pub(super) mod conv;
 pub(super) mod decode;
@@ -6,6 +7,7 @@ pub(super) mod dense;
 mod digits;
 mod fixed;
 mod float;
+pub(super) mod integers;
 mod lanes;
 pub(super) mod stream;
 

@@ -22,7 +22,7 @@ fn singles() -> Result<(Vec<Vec<f64>>, SampleStatistics), Cause> {
     let batch = |from: usize, count: usize| {
         let pixels = pixels[from * SIDE * SIDE..(from + count) * SIDE * SIDE].to_vec();
         let images = Tensor::from_data(TensorData::new(pixels, [count, 1, SIDE, SIDE]), &device);
-        ImageBatch { images, targets: Targets::Classes((from..from + count).collect()) }
+        ImageBatch::new(images, Targets::Classes((from..from + count).collect()))
     };
     let objective = Classify::new(logits);
     let mut all = Vec::new();

@@ -3,11 +3,12 @@
 mod identities;
 mod verdict;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use trimtab::floors::io::ImageSet;
 use trimtab::floors::models::Zoo;
 use trimtab::floors::nn::Network;
-use trimtab::floors::train::objectives::Classify;
+use trimtab::floors::train::objectives::{Classify, Listening, Teach};
 use trimtab::floors::train::quantized::{Attention, Binary, Bivit as Bits, InBits, Scales, Stages};
 use trimtab::floors::train::{OptimizerConfig, Settings, Silent, Trainer};
 use trimtab::training::logits;
@@ -21,6 +22,8 @@ use verdict::{Found, judge};
 const BATCH: usize = 50;
 const SEEDS: u64 = 3;
 const RATE: f64 = 2e-3;
+/// How much of the loss is the teacher's.
+const LISTENING: Listening = Listening { share: 0.5, temperature: 1.0 };
 
 /// How much is trained.
 #[derive(Clone, Copy)]
@@ -87,12 +90,13 @@ fn begun(images: &[ImageSet; 2], size: Size, seed: u64) -> std::result::Result<(
     pictures::classifier(&zoo, channels, [&train, &test], &settings(seed, &size.epochs[..1]))
 }
 
-/// The accuracy of an arm, and its bytes as a share of those of float32 in the matrices that are binary.
+/// The accuracy of an arm, and its bytes as a share of those of float32 in the matrices that are binary. `taught`: it listens to the
+/// network that it starts from, else to the labels alone.
 fn trained(
     images: &[ImageSet; 2],
     start: &Network,
     size: Size,
-    arm: Arm,
+    (arm, taught): (Arm, bool),
     seed: u64,
 ) -> std::result::Result<[f64; 2], Cause> {
     let train = pictures::pictures(&images[0], &[], seed + 100)?;
@@ -101,8 +105,11 @@ fn trained(
     // As many passes for all: two phases halve them.
     let epochs = if arm == Arm::Staged { vec![epochs / 2.0; 2] } else { vec![epochs] };
     let settings = settings(seed + 100, &epochs);
-    let objective = InBits(Classify::new(logits));
+    let objective = InBits(Classify { listening: Some(LISTENING), ..Classify::new(logits) });
+    let teacher = start.clone().valid();
+    let teach = Teach { teacher: &teacher, logits, before: None };
     let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
+    trainer.transform = taught.then_some(&teach);
     trainer.heldout = Some(&test);
     let outcome = trainer.run(Binary::new(start.clone(), &arm.settings())?, &mut Silent::default())?;
     let right = pictures::accuracy(&outcome.last);
@@ -131,10 +138,10 @@ impl Experiment for Bivit {
 
     fn rule(&self) -> &'static str {
         "A transformer of 4 blocks and width 64 trained on MNIST in full precision, then trained on with weights, inputs and attention of one \
-         bit, 3 seeds, all arms from the same network and for the same passes. Reproduced if on every seed attention by a share of the \
-         largest probability (SAB) is at least 3 points above attention by signs of scores, and, with scales of rows, two phases (CLB) are \
-         at least as good as one; partly if one of the two holds on every seed. Not reproduced otherwise. Baselines: signs of scores, one \
-         scale a matrix, everything at once."
+         bit, 3 seeds, all arms from the same network and for the same passes, half of the loss being the divergence from that network. \
+         Reproduced if on every seed attention by a share of the largest probability (SAB) is at least 3 points above attention by signs of \
+         scores, and, with scales of rows, two phases (CLB) are at least as good as one; partly if one of the two holds on every seed. Not \
+         reproduced otherwise. Baselines: signs of scores, one scale a matrix, everything at once. The same arms by the labels alone stand beside them and are not judged."
     }
 
     fn check(&self) -> Result<Vec<Check>> {
@@ -153,28 +160,29 @@ impl Experiment for Bivit {
             lab.tell(&format!("seed {seed}: full precision"))?;
             begun(&images, size, seed).map_err(self.failed("training"))
         })?;
-        let cells: Vec<(u64, Arm)> = seeds.iter().flat_map(|&seed| Arm::ALL.map(|arm| (seed, arm))).collect();
-        let found = side_by_side(&cells, |&(seed, arm)| {
-            lab.tell(&format!("seed {seed}: {}", arm.name()))?;
-            trained(&images, &starts[seed as usize].0, size, arm, seed).map_err(self.failed("training"))
+        let ways = [true, false].map(|taught| Arm::ALL.map(|arm| (arm, taught)));
+        let cells: Vec<(u64, (Arm, bool))> =
+            seeds.iter().flat_map(|&seed| ways.as_flattened().iter().map(move |way| (seed, *way))).collect();
+        let found = side_by_side(&cells, |&(seed, way)| {
+            let (arm, taught) = way;
+            let by = if taught { "with a teacher" } else { "by labels alone" };
+            lab.tell(&format!("seed {seed}: {}, {by}", arm.name()))?;
+            trained(&images, &starts[seed as usize].0, size, way, seed).map_err(self.failed("training"))
         })?;
-        let of = |arm: Arm| {
-            cells
-                .iter()
-                .zip(&found)
-                .filter(|((_, other), _)| *other == arm)
-                .map(|(_, found)| *found)
-                .collect()
+        let of = |way: (Arm, bool)| {
+            let own = cells.iter().zip(&found).filter(|((_, other), _)| *other == way);
+            own.map(|(_, found)| *found).collect()
         };
         let full = starts.iter().map(|(_, right)| *right).collect();
-        Ok(judge(&Found { full, arms: Arm::ALL.map(|arm| (arm, of(arm))) }, size))
+        let [taught, labelled] = ways.map(|ways| ways.map(|way| (way.0, of(way))));
+        Ok(judge(&Found { full, arms: taught, labelled }, size))
     }
 
     fn recorded(&self) -> Option<Measurement> {
-        let figure = "signs of scores 68.6 %, SAB 73.3 %, with scales of rows 74.1 %, in two phases 72.6 %, full \
+        let figure = "signs of scores 67.4 %, SAB 73.0 %, with scales of rows 74.6 %, in two phases 75.7 %, full \
                       precision 83.4 %; binary matrices take 1/16.9 of float32";
-        let scale =
-            "ViT, 4 blocks, width 64, MNIST, 4000 images, 8 epochs in full precision, 8 of one bit; 3 seeds";
-        Some(Measurement::new(Verdict::NotReproduced, figure, scale))
+        let scale = "ViT, 4 blocks, width 64, MNIST, 4000 images, 8 epochs in full precision, 8 of one bit with it as a \
+                     teacher; 3 seeds";
+        Some(Measurement::new(Verdict::Partly, figure, scale))
     }
 }

@@ -7,7 +7,10 @@ use crate::experiments::figures::{mean, percents};
 /// What was found: accuracy, and bytes as a share of float32.
 pub(super) struct Found {
     pub(super) full: Vec<f64>,
+    /// With a teacher: what is judged.
     pub(super) arms: [(Arm, Vec<[f64; 2]>); 4],
+    /// By the labels alone.
+    pub(super) labelled: [(Arm, Vec<[f64; 2]>); 4],
 }
 
 impl Found {
@@ -43,14 +46,18 @@ pub(super) fn judge(found: &Found, size: Size) -> Measurement {
     );
     let Size { images, epochs: [first, then], seeds } = size;
     let scale = format!(
-        "ViT, 4 blocks, width 64, MNIST, {images} images, {first} epochs in full precision, {then} of one bit; {seeds} seeds"
+        "ViT, 4 blocks, width 64, MNIST, {images} images, {first} epochs in full precision, {then} of one bit with it as a teacher; {seeds} seeds"
     );
-    let arms = found.arms.iter().map(|(arm, _)| vec![arm.name().to_string(), percents(&found.of(*arm, 0))]);
-    let rows =
-        std::iter::once(vec!["full precision".to_string(), percents(&found.full)]).chain(arms).collect();
+    let first = |found: &[[f64; 2]]| percents(&found.iter().map(|found| found[0]).collect::<Vec<_>>());
+    let arms =
+        found.arms.iter().zip(&found.labelled).map(|((arm, taught), (_, labelled))| {
+            vec![arm.name().to_string(), first(taught), first(labelled)]
+        });
+    let full = vec!["full precision".to_string(), "-".into(), percents(&found.full)];
+    let rows = std::iter::once(full).chain(arms).collect();
     let table = Table {
         title: format!("Accuracy, %, mean and spread of {seeds} seeds"),
-        columns: ["", "accuracy"].map(String::from).into(),
+        columns: ["", "with a teacher", "by labels alone"].map(String::from).into(),
         rows,
     };
     Measurement { tables: vec![table], ..Measurement::new(verdict, figure, scale) }
@@ -71,7 +78,7 @@ mod tests {
                 (Arm::Rows, arm([0.6; 2])),
                 (Arm::Staged, arm([staged; 2])),
             ];
-            judge(&Found { full: vec![0.9; 2], arms }, size).verdict
+            judge(&Found { full: vec![0.9; 2], labelled: arms.clone(), arms }, size).verdict
         };
         assert_eq!(verdict([0.56, 0.54], 0.6), Verdict::Reproduced);
         assert_eq!(verdict([0.56, 0.52], 0.6), Verdict::Partly, "one seed gains less");

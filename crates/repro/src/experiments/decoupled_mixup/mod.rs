@@ -123,7 +123,7 @@ fn trained(
         _ => None,
     };
     let smoothing = if arm == Arm::Smoothed { SMOOTHING } else { 0.0 };
-    let objective = Classify { logits, smoothing, decoupled };
+    let objective = Classify { smoothing, decoupled, ..Classify::new(logits) };
     let mix = Mix(&MIXUP);
     let mut trainer = Trainer::new(&train, &objective, &settings, Device::flex());
     trainer.heldout = Some(&test);

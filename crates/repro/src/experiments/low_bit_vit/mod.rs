@@ -130,7 +130,7 @@ fn trained(images: &ImageSet, size: Size, seed: u64) -> std::result::Result<Trai
         ..Phase::new(1, RATE, optimizer)
     };
     let settings = Settings { seed, ..Settings::new(BATCH, vec![phase]) };
-    let objective = Classify { logits, smoothing: 0.0, decoupled: None };
+    let objective = Classify::new(logits);
     let trainer = Trainer::new(&data, &objective, &settings, Device::flex());
     let outcome = trainer.run(pictures::network(&zoo, channels, seed)?, &mut Silent::default())?;
     let tensors = outcome.module.tensors().into_iter();
