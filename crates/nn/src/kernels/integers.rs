@@ -156,14 +156,16 @@ fn add_products<'a>(
         let mut t = 0;
         while t < count {
             let taken = (count - t).min(dots.width());
+            // Past the end, the last row is multiplied again and left out.
+            let x = |k: usize| &x(t + k.min(taken - 1))[part.clone()];
             for (block, products) in products.chunks_exact_mut(BLOCK * count).enumerate() {
                 let w = tile.rows(BLOCK * block).map(|row| &row[part.clone()]);
-                let mut add = Add { dots, w, x, part: part.clone(), count, products };
+                let sums = products.chunks_exact_mut(count).map(|products| &mut products[t..t + taken]);
                 match taken {
-                    1 => add.rows::<1>(t),
-                    2 => add.rows::<2>(t),
-                    3 | 4 => add.rows::<4>(t),
-                    _ => add.rows::<6>(t),
+                    1 => add_block::<1>(dots, w, x, sums),
+                    2 => add_block::<2>(dots, w, x, sums),
+                    3 | 4 => add_block::<4>(dots, w, x, sums),
+                    _ => add_block::<6>(dots, w, x, sums),
                 }
             }
             t += taken;
@@ -171,25 +173,16 @@ fn add_products<'a>(
     }
 }
 
-/// A block of rows of a matrix on its way along the rows of `x`.
-struct Add<'a, 's, X> {
+/// Adds the products of a block of rows of the matrix with `N` rows of `x` to the sums of each of its rows.
+fn add_block<'a, 's, const N: usize>(
     dots: Dots,
-    w: [&'a [u8]; BLOCK],
-    x: &'a X,
-    part: std::ops::Range<usize>,
-    count: usize,
-    products: &'s mut [i64],
-}
-
-impl<'x, X: Fn(usize) -> &'x [i8]> Add<'_, '_, X> {
-    /// Adds the products with `N` rows of `x` from `t` on; past the end, the last row is multiplied again and left out.
-    fn rows<const N: usize>(&mut self, t: usize) {
-        let taken = N.min(self.count - t);
-        let rows = std::array::from_fn(|k| &(self.x)(t + k.min(taken - 1))[self.part.clone()]);
-        let found: [[i32; N]; BLOCK] = self.dots.of(self.w, rows);
-        for (products, found) in self.products.chunks_exact_mut(self.count).zip(found) {
-            products[t..].iter_mut().zip(found).take(taken).for_each(|(sum, found)| *sum += i64::from(found));
-        }
+    w: [&[u8]; BLOCK],
+    x: impl Fn(usize) -> &'a [i8],
+    sums: impl Iterator<Item = &'s mut [i64]>,
+) {
+    let products: [[i32; N]; BLOCK] = dots.of(w, std::array::from_fn(x));
+    for (sums, products) in sums.zip(products) {
+        sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += i64::from(product));
     }
 }
 
