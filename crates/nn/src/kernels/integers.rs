@@ -77,6 +77,13 @@ fn portable(w: &[u8], x: &[i8]) -> i32 {
     w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
 }
 
+/// Length of the shortest of the rows, up to which all can be read.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn shortest(w: &[&[u8]], x: &[&[i8]]) -> usize {
+    w.iter().map(|row| row.len()).chain(x.iter().map(|row| row.len())).min().unwrap_or(0)
+}
+
 /// Rows of `w` in a block.
 const BLOCK: usize = 4;
 

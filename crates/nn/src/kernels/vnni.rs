@@ -2,6 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::integers;
+use super::integers::shortest;
+
 /// Bytes of a register.
 const STEP: usize = 64;
 
@@ -21,7 +24,7 @@ pub(super) fn dots<const R: usize, const N: usize>(w: [&[u8]; R], x: [&[i8]; N])
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn wide<const R: usize, const N: usize>(w: [&[u8]; R], x: [&[i8]; N]) -> [[i32; N]; R] {
-    let len = w.iter().map(|row| row.len()).chain(x.iter().map(|row| row.len())).min().unwrap_or(0);
+    let len = shortest(&w, &x);
     let whole = len - len % STEP;
     let mut sums = [[_mm512_setzero_si512(); N]; R];
     for start in (0..whole).step_by(STEP) {
@@ -65,8 +68,5 @@ fn add_tails<const R: usize, const N: usize>(found: &mut [[i32; N]; R], w: [&[u8
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sum_lanes(v: __m512i) -> i32 {
-    let eight = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
-    let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
-    let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+    integers::sum_lanes(_mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v)))
 }

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::Isa;
+use crate::kernels::integers::shortest;
 
 /// Bytes that are widened at a time.
 const STEP: usize = 16;
@@ -18,7 +19,7 @@ pub(crate) fn dots<const R: usize, const N: usize>(w: [&[u8]; R], x: [&[i8]; N])
 
 #[target_feature(enable = "avx2,fma")]
 fn wide<const R: usize, const N: usize>(w: [&[u8]; R], x: [&[i8]; N]) -> [[i32; N]; R] {
-    let len = w.iter().map(|row| row.len()).chain(x.iter().map(|row| row.len())).min().unwrap_or(0);
+    let len = shortest(&w, &x);
     let whole = len - len % STEP;
     let mut sums = [[_mm256_setzero_si256(); N]; R];
     for i in (0..whole).step_by(STEP) {
@@ -68,7 +69,7 @@ unsafe fn add<const R: usize, const N: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn sum_lanes(v: __m256i) -> i32 {
+pub(crate) fn sum_lanes(v: __m256i) -> i32 {
     let four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
     let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
     _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
