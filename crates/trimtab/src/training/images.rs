@@ -116,19 +116,16 @@ impl TeacherSource {
         colours: &Normalization,
         image: [usize; 3],
     ) -> Result<Network> {
-        let path = run.recipe.teacher().ok_or_else(|| Error::Setting {
-            what: "objective.teacher",
-            message: "has no path, and the run starts from no checkpoint\nhint: path = \"MODEL\"".into(),
+        let refused = |message: String| Error::Setting { what: "objective.teacher", message };
+        let path = run.recipe.teacher().ok_or_else(|| {
+            refused("has no path, and the run starts from no checkpoint\nhint: path = \"MODEL\"".into())
         })?;
-        let at = run.base.join(path);
-        let wrong = |message: String| Error::Setting {
-            what: "objective.teacher",
-            message: format!("{}: {message}", path.display()),
-        };
-        let checkpoint = Checkpoint::open(&at).map_err(|error| wrong(error.to_string()))?;
+        // Errors of files name them; what is found of a network does not.
+        let wrong = |message: String| refused(format!("{}: {message}", path.display()));
+        let checkpoint = Checkpoint::open(run.base.join(path)).map_err(|error| refused(error.to_string()))?;
         let teacher = Model::from_checkpoint(checkpoint, None, run.device.clone())
-            .map_err(|error| wrong(error.to_string()))?;
-        let own = teacher.normalization().map_err(|error| wrong(error.to_string()))?;
+            .map_err(|error| refused(error.to_string()))?;
+        let own = teacher.normalization().map_err(|error| refused(error.to_string()))?;
         if own != *colours {
             let Normalization { mean, std } = own;
             return Err(wrong(format!(
@@ -136,7 +133,7 @@ impl TeacherSource {
                 colours.mean, colours.std
             )));
         }
-        let network = teacher.network().map_err(|error| wrong(error.to_string()))?;
+        let network = teacher.network().map_err(|error| refused(error.to_string()))?;
         let [c, h, w] = image;
         let said = logits(&network, Tensor::zeros([1, c, h, w], run.device), &mut Ctx::default());
         let [_, found] = said.map_err(|error| wrong(error.to_string()))?.dims();
